@@ -1,0 +1,224 @@
+"""The plain decoder: one forward for a ragged batch of rows, in readable PyTorch.
+
+Submodules carry the names of Hugging Face checkpoints, so that their tensors load as they are.
+Every faster path in this project is held against this one.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from labkit.model.cache import Held, KVCache, StaticCache
+from labkit.model.config import ModelConfig
+from labkit.model.rows import Rows, Span
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * weight (Zhang and Sennrich, 1910.07467); the mean is taken in float32."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x.float(), self.weight.shape, None, self.eps).to(x.dtype) * self.weight
+
+
+def rope_frequencies(config: ModelConfig) -> Tensor:
+    """Angle per position of each pair of dimensions, (head_dim / 2,) float32.
+
+    Plain RoPE (Su et al., 2104.09864), linear scaling, or the stretch of low frequencies that
+    Llama 3.1 introduced for longer contexts.
+    """
+    steps = torch.arange(0, config.head_dim, 2, dtype=torch.int64, device="cpu").float()
+    frequencies = 1.0 / (config.rope_theta ** (steps / config.head_dim))
+    scaling = config.rope_scaling
+    if scaling is None:
+        return frequencies
+    factor = float(scaling["factor"])
+    if scaling["rope_type"] == "linear":
+        return frequencies / factor
+    low, high = float(scaling["low_freq_factor"]), float(scaling["high_freq_factor"])
+    turns = float(scaling["original_max_position_embeddings"]) * frequencies / (2 * math.pi)
+    keep = ((turns - low) / (high - low)).clamp(0, 1)  # 1: untouched, 0: stretched by factor
+    return keep * frequencies + (1 - keep) * frequencies / factor
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate x (rows, heads, head_dim) by its row's angles; cos, sin (rows, 1, head_dim)."""
+    low, high = x.chunk(2, dim=-1)
+    return x * cos + torch.cat((-high, low), dim=-1) * sin
+
+
+def visible(positions: Tensor, held: Tensor, window: int | None, sinks: int) -> Tensor:
+    """Which held positions (n,) each row at `positions` (rows,) may look at, (rows, n) bool."""
+    rows, keys = positions[:, None], held[None, :]
+    mask = keys <= rows
+    if window is not None:
+        mask &= (keys > rows - window) | (keys < sinks)
+    return mask
+
+
+def attend(queries: Tensor, held: Held, mask: Tensor | None, causal: bool) -> Tensor:
+    """Grouped-query attention (Ainslie et al., 2305.13245) of one slot's rows.
+
+    queries (rows, heads, head_dim), mask (rows, n) or None -> (rows, heads, head_dim).
+    """
+    rows, heads, head_dim = queries.shape
+    kv_heads = held.keys.shape[0]
+    keys, values = held.keys[None], held.values[None]  # (1, kv_heads, n, head_dim)
+    if causal:
+        q = queries.transpose(0, 1)[None]
+        out = F.scaled_dot_product_attention(q, keys, values, is_causal=True, enable_gqa=True)
+        return out[0].transpose(0, 1)
+    # Query heads that share a KV head become rows of one product: nothing is repeated in memory.
+    group = heads // kv_heads
+    q = queries.view(rows, kv_heads, group, head_dim).transpose(0, 1)
+    q = q.reshape(1, kv_heads, rows * group, head_dim)
+    if mask is not None:
+        mask = mask.repeat_interleave(group, dim=0)
+    out = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask)
+    return out[0].view(kv_heads, rows, group, head_dim).transpose(0, 1).reshape(queries.shape)
+
+
+class Attention(nn.Module):
+    """Projections, rotation, cache and grouped-query attention of one layer."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.layer, self.config = layer, config
+        queries, kv = config.heads * config.head_dim, config.kv_heads * config.head_dim
+        bias = config.attention_bias
+        self.q_proj = nn.Linear(config.hidden_size, queries, bias=bias)
+        self.k_proj = nn.Linear(config.hidden_size, kv, bias=bias)
+        self.v_proj = nn.Linear(config.hidden_size, kv, bias=bias)
+        self.o_proj = nn.Linear(queries, config.hidden_size, bias=config.output_bias)
+        if config.qk_norm:
+            self.q_norm = RMSNorm(config.head_dim, config.rms_norm_eps)
+            self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps)
+
+    def project(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Rotated queries and keys, and values, each (rows, its heads, head_dim)."""
+        shape = (x.shape[0], -1, self.config.head_dim)
+        queries, keys = self.q_proj(x).view(shape), self.k_proj(x).view(shape)
+        if self.config.qk_norm:
+            queries, keys = self.q_norm(queries), self.k_norm(keys)
+        return rotate(queries, cos, sin), rotate(keys, cos, sin), self.v_proj(x).view(shape)
+
+    def forward(
+        self, x: Tensor, rope: tuple[Tensor, Tensor], rows: Rows, cache: KVCache
+    ) -> Tensor:
+        queries, keys, values = self.project(x, *rope)
+        cache.append(self.layer, rows, keys, values)
+        mixed = [self._attend(queries[s.rows], rows, s, cache) for s in rows.spans]
+        out = mixed[0] if len(mixed) == 1 else torch.cat(mixed)
+        return self.o_proj(out.reshape(len(rows), -1))
+
+    def _attend(self, queries: Tensor, rows: Rows, span: Span, cache: KVCache) -> Tensor:
+        held = cache.read(self.layer, span)
+        window, sinks = cache.window, cache.sinks
+        if window is None:
+            window, sinks = self.config.sliding_window, 0
+        free = window is None or span.end <= window
+        if span.count == 1 and free:  # one row sees all that is held
+            return attend(queries, held, None, causal=False)
+        if span.start == 0 and free:
+            return attend(queries, held, None, causal=True)
+        mask = visible(rows.positions[span.rows], held.positions, window, sinks)
+        return attend(queries, held, mask, causal=False)
+
+
+class SwiGLU(nn.Module):
+    """down(silu(gate(x)) * up(x)) (Shazeer, 2002.05202)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        sizes, bias = (config.hidden_size, config.intermediate_size), config.mlp_bias
+        self.gate_proj = nn.Linear(*sizes, bias=bias)
+        self.up_proj = nn.Linear(*sizes, bias=bias)
+        self.down_proj = nn.Linear(*reversed(sizes), bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Layer(nn.Module):
+    """One pre-norm block: attention, then the feed-forward, each added to the stream."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.self_attn = Attention(config, layer)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp = SwiGLU(config)
+
+    def forward(
+        self, x: Tensor, rope: tuple[Tensor, Tensor], rows: Rows, cache: KVCache
+    ) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), rope, rows, cache)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class Decoder(nn.Module):
+    """A decoder-only transformer of the Llama, Qwen2 or Qwen3 family."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Layer(config, i) for i in range(config.layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.register_buffer("frequencies", rope_frequencies(config), persistent=False)
+        self.tie()
+
+    def tie(self) -> None:
+        """Let the head share the embedding's tensor where the family says so."""
+        if self.config.tied_head:
+            self.lm_head.weight = self.embed_tokens.weight
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.embed_tokens.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.embed_tokens.weight.device
+
+    def new_cache(self, slots: int, capacity: int) -> StaticCache:
+        """A static cache for this model, of this model's dtype, on its device."""
+        return StaticCache(self.config, slots, capacity, self.dtype, self.device)
+
+    def rope(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """cos and sin of each row's angles, (rows, 1, head_dim), in the model's dtype."""
+        angles = positions[:, None].float() * self.frequencies  # (rows, head_dim / 2)
+        angles = torch.cat((angles, angles), dim=-1)[:, None]
+        return angles.cos().to(self.dtype), angles.sin().to(self.dtype)
+
+    def hidden(self, rows: Rows, cache: KVCache) -> Tensor:
+        """The residual stream after the last layer, before the final norm, (rows, hidden)."""
+        cache.reserve(rows)
+        rows = rows.to(self.device)
+        x = self.embed_tokens(rows.tokens)
+        rope = self.rope(rows.positions)
+        for layer in self.layers:
+            x = layer(x, rope, rows, cache)
+        return x
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Logits (n, vocab) float32 of the stream (n, hidden)."""
+        return self.lm_head(self.norm(hidden)).float()
+
+    @torch.inference_mode()
+    def forward(self, rows: Rows, cache: KVCache) -> Tensor:
+        """Logits of the rows that ask for them, (wanted, vocab) float32.
+
+        Raises CacheError, before anything is written, for rows that do not fit the cache.
+        """
+        hidden = self.hidden(rows, cache)
+        return self.head(hidden[rows.wanted.to(self.device)])

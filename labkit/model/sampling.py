@@ -1,0 +1,66 @@
+"""From logits to a token: greedy, and temperature, top-k, top-p with a seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from labkit.errors import ParameterError
+
+Sample = Callable[[Tensor], int]
+
+
+def greedy(logits: Tensor) -> int:
+    """The most likely token of logits (vocab,); the lowest number among equals."""
+    return int(logits.argmax())
+
+
+def target_probs(
+    logits: Tensor, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0
+) -> Tensor:
+    """The distribution a sampler draws from, over the last dimension of logits.
+
+    Temperature first, then the top_k most likely, then the smallest set of them whose mass
+    reaches top_p (Holtzman et al., 1904.09751); what is left is scaled to sum to 1.
+    """
+    probs = torch.softmax(logits.float() / temperature, dim=-1)
+    if top_k:
+        kth = probs.topk(min(top_k, probs.shape[-1]), dim=-1).values[..., -1:]
+        probs = torch.where(probs >= kth, probs, 0)
+    probs = probs / probs.sum(-1, keepdim=True)
+    if top_p < 1:
+        ordered, order = probs.sort(dim=-1, descending=True)
+        before = ordered.cumsum(-1) - ordered  # mass of the likelier ones: the first always stays
+        kept = torch.where(before < top_p, ordered, 0)
+        probs = torch.zeros_like(probs).scatter(-1, order, kept)
+    return probs / probs.sum(-1, keepdim=True)
+
+
+class Sampler:
+    """Draws from `target_probs` with a random stream of its own; temperature 0 is greedy."""
+
+    def __init__(
+        self, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, seed: int = 0
+    ) -> None:
+        if temperature < 0 or top_k < 0 or not 0 < top_p <= 1:
+            raise ParameterError(
+                f"temperature {temperature}, top_k {top_k}, top_p {top_p}: allowed are "
+                "temperature >= 0, top_k >= 0 (0: all), 0 < top_p <= 1."
+            )
+        self.temperature, self.top_k, self.top_p = temperature, top_k, top_p
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def probs(self, logits: Tensor) -> Tensor:
+        """The distribution drawn from, for logits (..., vocab)."""
+        if self.temperature == 0:
+            best = logits.argmax(-1, keepdim=True)
+            return torch.zeros_like(logits, dtype=torch.float32).scatter(-1, best, 1.0)
+        return target_probs(logits, self.temperature, self.top_k, self.top_p)
+
+    def __call__(self, logits: Tensor) -> int:
+        if self.temperature == 0:
+            return greedy(logits)
+        probs = self.probs(logits).cpu()
+        return int(torch.multinomial(probs, 1, generator=self.generator))
