@@ -1,0 +1,149 @@
+"""The ledger: the bytes and FLOPs that a model and a workload cannot do without.
+
+Counted from the config alone, and held by tests against torch's own FLOP counter and against the
+bytes of real tensors and caches. Where LLM-Viewer (2402.16363) charges the KV cache by all query
+heads, grouped-query attention is charged here by its KV heads: that is what is stored and read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from labkit.model.config import ModelConfig
+
+ELEMENT_BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "int8": 1.0, "int4": 0.5}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one forward pass must do; bytes and floating-point operations (2 a multiply-add).
+
+    activation_bytes is told but not charged: at these sizes activations stay in the caches.
+    """
+
+    weight_bytes: float
+    kv_read_bytes: float
+    kv_write_bytes: float
+    activation_bytes: float
+    matrix_flops: float
+    attention_flops: float
+    dtype: str = "float32"
+
+    @property
+    def flops(self) -> float:
+        return self.matrix_flops + self.attention_flops
+
+    @property
+    def read_bytes(self) -> float:
+        """Bytes that must come from memory: weights, and what the KV cache already holds."""
+        return self.weight_bytes + self.kv_read_bytes
+
+    @property
+    def intensity(self) -> float:
+        """Arithmetic intensity, FLOPs a byte read."""
+        return self.flops / self.read_bytes
+
+
+def _layer_matrices(config: ModelConfig) -> dict[str, tuple[int, int]]:
+    """(inputs, outputs) of every matrix product of a layer."""
+    hidden, ffn = config.hidden_size, config.intermediate_size
+    queries, kv = config.heads * config.head_dim, config.kv_heads * config.head_dim
+    return {
+        "q_proj": (hidden, queries),
+        "k_proj": (hidden, kv),
+        "v_proj": (hidden, kv),
+        "o_proj": (queries, hidden),
+        "gate_proj": (hidden, ffn),
+        "up_proj": (hidden, ffn),
+        "down_proj": (ffn, hidden),
+    }
+
+
+def matrix_parameters(config: ModelConfig) -> dict[str, int]:
+    """Weights of all layers' matrices, of the head, and of the embedding table."""
+    layer = sum(inputs * outputs for inputs, outputs in _layer_matrices(config).values())
+    table = config.vocab_size * config.hidden_size
+    return {"layers": layer * config.layers, "head": table, "embedding": table}
+
+
+def vector_parameters(config: ModelConfig) -> int:
+    """Norm weights and biases: few, but counted."""
+    queries, kv = config.heads * config.head_dim, config.kv_heads * config.head_dim
+    a_layer = 2 * config.hidden_size
+    a_layer += (queries + 2 * kv) * config.attention_bias
+    a_layer += config.hidden_size * config.output_bias
+    a_layer += (2 * config.intermediate_size + config.hidden_size) * config.mlp_bias
+    a_layer += 2 * config.head_dim * config.qk_norm
+    return a_layer * config.layers + config.hidden_size
+
+
+def parameters(config: ModelConfig) -> int:
+    """All parameters, a tied table counted once."""
+    parts = matrix_parameters(config)
+    total = parts["layers"] + parts["head"] + vector_parameters(config)
+    return total if config.tied_head else total + parts["embedding"]
+
+
+def weight_bytes(config: ModelConfig, dtype: str = "float32") -> float:
+    """Bytes of all weights in memory."""
+    return parameters(config) * ELEMENT_BYTES[dtype]
+
+
+def weight_read_bytes(config: ModelConfig, rows: int, dtype: str = "float32") -> float:
+    """Bytes of weights a pass reads: all but an untied embedding table, of which it reads rows."""
+    unread = 0 if config.tied_head else matrix_parameters(config)["embedding"]
+    looked_up = 0 if config.tied_head else rows * config.hidden_size
+    return (parameters(config) - unread + looked_up) * ELEMENT_BYTES[dtype]
+
+
+def _activation_elements(config: ModelConfig, rows: int, logits: int) -> float:
+    """Elements written by matrix products, each read once by the next."""
+    outputs = sum(outputs for _, outputs in _layer_matrices(config).values())
+    return rows * outputs * config.layers + logits * config.vocab_size
+
+
+def pass_cost(
+    config: ModelConfig,
+    spans: Sequence[tuple[int, int]],
+    logits: int,
+    dtype: str = "float32",
+    kv_dtype: str | None = None,
+    count_masked: bool = False,
+) -> Cost:
+    """Cost of one forward pass over spans of (tokens already held, new rows).
+
+    logits: rows whose logits are asked for. count_masked: charge attention for the positions a
+    causal mask hides too, as torch's counter does; a limit needs only what is seen.
+    """
+    rows = sum(new for _, new in spans)
+    parts = matrix_parameters(config)
+    if count_masked:
+        seen = sum(new * (held + new) for held, new in spans)
+    else:
+        seen = sum(new * held + new * (new + 1) / 2 for held, new in spans)
+    a_token = config.kv_bytes_per_token(ELEMENT_BYTES[kv_dtype or dtype])
+    return Cost(
+        weight_bytes=weight_read_bytes(config, rows, dtype),
+        kv_read_bytes=sum(held for held, _ in spans) * a_token,
+        kv_write_bytes=rows * a_token,
+        activation_bytes=_activation_elements(config, rows, logits) * ELEMENT_BYTES[dtype],
+        matrix_flops=2.0 * (rows * parts["layers"] + logits * parts["head"]),
+        attention_flops=4.0 * config.layers * config.heads * config.head_dim * seen,
+        dtype=dtype,
+    )
+
+
+def prefill_cost(config: ModelConfig, tokens: int, batch: int = 1, dtype: str = "float32") -> Cost:
+    """Cost of reading `batch` prompts of `tokens`, logits of the last row of each."""
+    return pass_cost(config, [(0, tokens)] * batch, logits=batch, dtype=dtype)
+
+
+def decode_cost(config: ModelConfig, context: int, batch: int = 1, dtype: str = "float32") -> Cost:
+    """Cost of one decode step of `batch` sequences that each hold `context` tokens."""
+    return pass_cost(config, [(context, 1)] * batch, logits=batch, dtype=dtype)
+
+
+def with_weights(cost: Cost, nbytes: float) -> Cost:
+    """The same pass over weights that take `nbytes`: a quantized model's ledger."""
+    return replace(cost, weight_bytes=nbytes)

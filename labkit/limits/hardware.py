@@ -1,0 +1,173 @@
+"""This machine, measured: read bandwidth by working set, matrix rate by dtype.
+
+The result is kept for each machine, device, thread count and torch version; `remeasure=True`
+measures again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from labkit.limits import probe
+from labkit.limits.probe import BandwidthProbe
+from labkit.paths import atomic_write, cache_dir
+from labkit.timing.environment import cores_allowed, device_name, memory_bytes
+
+__all__ = ["BandwidthProbe", "Hardware", "Reading", "measure_hardware"]
+
+_VERSION = 2  # of the measurement: a new one does not read old files
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One measured rate: the fastest sample, the median, and the spread.
+
+    `spread` is the distance between the quartiles over the median: how far the machine wanders.
+    """
+
+    best: float
+    median: float
+    spread: float
+
+    @staticmethod
+    def of(samples: Sequence[float]) -> Reading:
+        low, middle, high = statistics.quantiles(samples, n=4)
+        return Reading(max(samples), middle, (high - low) / middle)
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What a machine allows. Bandwidth in bytes/s by working set, rates in FLOP/s by dtype."""
+
+    name: str
+    device: str
+    threads: int
+    bandwidth_points: dict[int, Reading]
+    matrix: dict[str, Reading]
+    capacity: int = 0
+    by_threads: dict[int, dict[str, Reading]] = field(default_factory=dict)
+    measured_at: str = ""
+    source: str = "measured"
+
+    def bandwidth(self, working_set: float) -> float:
+        """bytes/s when `working_set` bytes are read in turn, over and over.
+
+        Between two measured sizes it is interpolated over the logarithm of the size; beyond the
+        largest it stays.
+        """
+        sizes = sorted(self.bandwidth_points)
+        rates = [self.bandwidth_points[size].best for size in sizes]
+        return float(np.interp(np.log(max(working_set, 1)), np.log(sizes), rates))
+
+    def rate(self, dtype: str) -> float:
+        """FLOP/s of a dense matrix product; the float32 rate where the dtype has none."""
+        reading = self.matrix.get(dtype) or self.matrix.get("float32")
+        if reading is None:
+            reading = max(self.matrix.values(), key=lambda r: r.best)
+        return reading.best
+
+    def describe(self) -> dict[str, Any]:
+        """What a finding says of its hardware."""
+        largest = max(self.bandwidth_points)
+        return {
+            "name": self.name,
+            "device": self.device,
+            "threads": self.threads,
+            "memory_bandwidth": self.bandwidth_points[largest].best,
+            "matrix_rate": {dtype: reading.best for dtype, reading in self.matrix.items()},
+            "source": self.source,
+        }
+
+
+def _measure_bandwidth(device: str, threads: int, sizes: list[int], seconds: float) -> Any:
+    points = {}
+    for size in tqdm(sizes, desc=f"memory, {threads} threads", unit="size", leave=False):
+        points[size] = Reading.of(BandwidthProbe(size, threads, device).rates(seconds, least=5))
+    return points
+
+
+def _dtypes(device: str) -> dict[str, torch.dtype]:
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    if device != "mps":
+        known["int8"] = torch.int8
+    return known | ({"float16": torch.float16} if device != "cpu" else {})
+
+
+def _measure_matrix(device: str, threads: int, seconds: float) -> dict[str, Reading]:
+    """The better of two sizes for each dtype: small ones suit caches, large ones accelerators."""
+    sizes = (768, 1536) if device == "cpu" else (2048, 8192)
+    rates = {}
+    with probe.threads(threads):
+        for name, dtype in tqdm(_dtypes(device).items(), desc="matrix product", leave=False):
+            both = [Reading.of(probe.matrix_rates(dtype, n, device, seconds)) for n in sizes]
+            rates[name] = max(both, key=lambda reading: reading.best)
+    return rates
+
+
+def _measure(device: str, threads: int, seconds: float) -> Hardware:
+    from datetime import UTC, datetime
+
+    largest = probe.LARGEST_PROBE if device == "cpu" else 4 * 2**30
+    points = _measure_bandwidth(device, threads, probe.working_sets(largest), seconds)
+    by_threads: dict[int, dict[str, Reading]] = {}
+    counts = sorted({2**k for k in range(10) if 2**k < threads} | {threads})
+    for count in counts if device == "cpu" else []:
+        memory = BandwidthProbe(probe.LARGEST_PROBE, count).rates(seconds, least=5)
+        with probe.threads(count):
+            product = probe.matrix_rates(torch.float32, 1536, device, seconds)
+        by_threads[count] = {"bandwidth": Reading.of(memory), "matrix": Reading.of(product)}
+    return Hardware(
+        name=device_name(device),
+        device=device,
+        threads=threads,
+        bandwidth_points=points,
+        matrix=_measure_matrix(device, threads, seconds),
+        capacity=memory_bytes(device),
+        by_threads=by_threads,
+        measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _from_json(text: str) -> Hardware:
+    raw = json.loads(text)
+    raw["bandwidth_points"] = {int(k): Reading(**v) for k, v in raw["bandwidth_points"].items()}
+    raw["matrix"] = {k: Reading(**v) for k, v in raw["matrix"].items()}
+    raw["by_threads"] = {
+        int(k): {name: Reading(**v) for name, v in both.items()}
+        for k, both in raw["by_threads"].items()
+    }
+    return Hardware(**raw)
+
+
+def measure_hardware(
+    device: str = "cpu",
+    threads: int | None = None,
+    remeasure: bool = False,
+    seconds: float = 0.15,
+) -> Hardware:
+    """Measure this machine, or read what was measured before.
+
+    device: cpu, cuda or mps. threads: torch threads (default: the cores this process may use).
+    seconds: time spent on each point. Takes about 15 s on two cores.
+    """
+    count = threads or cores_allowed()
+    mark = f"{_VERSION}|{device_name(device)}|{device}|{count}|{cores_allowed()}|{torch.__version__}"
+    key = hashlib.sha256(mark.encode()).hexdigest()[:12]
+    path = cache_dir() / "hardware" / f"{key}.json"
+    if path.exists() and not remeasure:
+        try:
+            return _from_json(path.read_text(encoding="utf-8"))
+        except (ValueError, KeyError, TypeError):
+            pass  # written by a cut-off process or by hand: measure again
+    hardware = _measure(device, count, seconds)
+    atomic_write(path, json.dumps(asdict(hardware), indent=1))
+    return hardware

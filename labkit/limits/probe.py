@@ -1,0 +1,101 @@
+"""Timing what the hardware can do: reading memory and multiplying matrices.
+
+Every probe returns all its samples. The fastest is what the hardware allows - a limit that a
+slow moment of the machine would lower is none - and the others tell how far it wanders.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+# Beyond this many bytes a larger buffer is no slower: it is far past every cache.
+LARGEST_PROBE = 256 * 2**20
+
+
+def synchronize(device: str) -> None:
+    """Wait for the device: its clock stops when its work is done, not when it was queued."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    elif device == "mps":
+        torch.mps.synchronize()
+
+
+@contextmanager
+def threads(count: int | None) -> Iterator[None]:
+    """Run torch with `count` threads inside the block."""
+    before = torch.get_num_threads()
+    if count is not None and count != before:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        if torch.get_num_threads() != before:
+            torch.set_num_threads(before)
+
+
+def samples(work: Callable[[], object], device: str, seconds: float, least: int = 5) -> list[float]:
+    """Durations of `work`, repeated for `seconds` and at least `least` times, in seconds."""
+    work()
+    synchronize(device)
+    taken: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(taken) < least or time.perf_counter() < end:
+        start = time.perf_counter()
+        work()
+        synchronize(device)
+        taken.append(time.perf_counter() - start)
+    return taken
+
+
+def buffer(nbytes: int, device: str = "cpu") -> Tensor:
+    """nbytes of float32, written once so that every page is really there."""
+    return torch.ones(max(1, nbytes // 4), device=device)
+
+
+class BandwidthProbe:
+    """Reads a working set again and again; a call gives bytes/s of this moment.
+
+    Holds its buffer, so that a comparison can ask within each of its rounds. A sum is the read
+    with the least else to do that torch has on every device; it keeps up with the memory.
+    """
+
+    def __init__(self, nbytes: int, threads: int | None = None, device: str = "cpu") -> None:
+        self.nbytes = min(int(nbytes), LARGEST_PROBE)
+        self.threads, self.device = threads, device
+        self._buffer = buffer(self.nbytes, device)
+
+    def rates(self, seconds: float = 0.05, least: int = 3) -> list[float]:
+        """bytes/s of every pass over the buffer."""
+        with threads(self.threads):
+            taken = samples(self._buffer.sum, self.device, seconds, least)
+        return [self._buffer.nbytes / t for t in taken]
+
+    def __call__(self) -> float:
+        return max(self.rates())
+
+
+def matrix_rates(
+    dtype: torch.dtype, size: int, device: str = "cpu", seconds: float = 0.3
+) -> list[float]:
+    """FLOP/s of every size x size matrix product in `dtype`; int8 accumulates in int32."""
+    if dtype == torch.int8:
+        left = torch.randint(-127, 127, (size, size), dtype=dtype, device=device)
+        taken = samples(lambda: torch._int_mm(left, left), device, seconds)
+    else:
+        left = torch.randn(size, size, device=device).to(dtype)
+        out = torch.empty_like(left)
+        taken = samples(lambda: torch.mm(left, left, out=out), device, seconds)
+    return [2 * size**3 / t for t in taken]
+
+
+def working_sets(largest: int = LARGEST_PROBE, smallest: int = 64 * 2**10) -> list[int]:
+    """Sizes to probe: powers of two, with one between each from 8 MiB on, where caches end."""
+    sizes = [2**k for k in range(int(math.log2(smallest)), int(math.log2(largest)) + 1)]
+    between = [size * 3 // 2 for size in sizes if 8 * 2**20 <= size < largest]
+    return sorted(sizes + between)

@@ -1,0 +1,72 @@
+"""The limit: cost over hardware (Williams et al., Roofline, 2009; LLM-Viewer, 2402.16363).
+
+A pass takes at least max(bytes / bandwidth, FLOPs / rate): reading and computing may overlap,
+neither can be skipped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from labkit.limits.cost import Cost, decode_cost, prefill_cost, weight_bytes
+from labkit.limits.hardware import Hardware
+from labkit.model.config import ModelConfig
+
+
+@dataclass(frozen=True)
+class Limit:
+    """The least time of a pass in seconds, and what sets it."""
+
+    memory_seconds: float
+    compute_seconds: float
+
+    @property
+    def seconds(self) -> float:
+        return max(self.memory_seconds, self.compute_seconds)
+
+    @property
+    def bound(self) -> str:
+        return "memory" if self.memory_seconds >= self.compute_seconds else "compute"
+
+    def rate(self, tokens: int = 1) -> float:
+        """tokens/s when the pass yields (or reads) `tokens`."""
+        return tokens / self.seconds
+
+
+def limit(cost: Cost, hardware: Hardware, bandwidth: float | None = None) -> Limit:
+    """The limit of a pass; `bandwidth` (bytes/s) replaces the kept one with this moment's."""
+    if bandwidth is None:
+        bandwidth = hardware.bandwidth(cost.read_bytes)
+    return Limit(cost.read_bytes / bandwidth, cost.flops / hardware.rate(cost.dtype))
+
+
+def prefill_limit(config: ModelConfig, hardware: Hardware, tokens: int, dtype: str) -> Limit:
+    """The limit of reading one prompt."""
+    return limit(prefill_cost(config, tokens, dtype=dtype), hardware)
+
+
+def decode_limit(
+    config: ModelConfig, hardware: Hardware, context: int, dtype: str, batch: int = 1
+) -> Limit:
+    """The limit of one decode step of `batch` sequences at a context."""
+    return limit(decode_cost(config, context, batch, dtype), hardware)
+
+
+def mean_decode_limit(
+    config: ModelConfig, hardware: Hardware, contexts: Iterable[int], dtype: str
+) -> float:
+    """Seconds a token, averaged over the contexts a generation passes through."""
+    steps = [decode_limit(config, hardware, context, dtype).seconds for context in contexts]
+    return sum(steps) / len(steps)
+
+
+def critical_batch(config: ModelConfig, hardware: Hardware, dtype: str) -> float:
+    """Batch at which a decode step at no context turns from memory to compute bound."""
+    one = decode_cost(config, 0, 1, dtype)
+    return hardware.rate(dtype) * one.weight_bytes / hardware.bandwidth(one.weight_bytes) / one.flops
+
+
+def fits(config: ModelConfig, hardware: Hardware, dtype: str) -> bool:
+    """Whether the weights fit the machine's memory at all."""
+    return hardware.capacity == 0 or weight_bytes(config, dtype) <= hardware.capacity
