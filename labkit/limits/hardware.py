@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -69,11 +70,14 @@ class Hardware:
         return float(np.interp(np.log(max(working_set, 1)), np.log(sizes), rates))
 
     def rate(self, dtype: str) -> float:
-        """FLOP/s of a dense matrix product; the float32 rate where the dtype has none."""
-        reading = self.matrix.get(dtype) or self.matrix.get("float32")
-        if reading is None:
-            reading = max(self.matrix.values(), key=lambda r: r.best)
-        return reading.best
+        """FLOP/s of a dense matrix product; a near dtype's where this one has none.
+
+        Infinite where no rate is known at all: the limit is then the memory's alone.
+        """
+        for known in dict.fromkeys((dtype, "bfloat16", "float32")):
+            if known in self.matrix:
+                return self.matrix[known].best
+        return math.inf
 
     def describe(self) -> dict[str, Any]:
         """What a finding says of its hardware."""

@@ -1,0 +1,126 @@
+"""`labkit limit`: the limit of a model on a machine, as text for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from labkit.errors import ModelError, ParameterError
+from labkit.limits.cost import ELEMENT_BYTES, Cost, decode_cost, parameters, prefill_cost
+from labkit.limits.datasheet import machine as datasheet_machine
+from labkit.limits.hardware import Hardware, measure_hardware
+from labkit.limits.roofline import Limit, critical_batch, fits, limit
+from labkit.model.config import ModelConfig, read_config
+from labkit.units import scaled
+
+
+def _row(cells: Iterable[str]) -> str:
+    first, *rest = cells
+    return f"  {first:<20}" + "".join(f"{cell:>17}" for cell in rest)
+
+
+def _rate(found: Limit, tokens: int = 1) -> str:
+    rate = found.rate(tokens)
+    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
+
+
+def _phase(name: str, cost: Cost, found: Limit, tokens: int) -> str:
+    return _row(
+        [
+            name,
+            scaled(cost.read_bytes, "B"),
+            scaled(cost.flops, "FLOP"),
+            f"{found.seconds * 1e3:.3g} ms",
+            f"{_rate(found, tokens)} tok/s",
+            found.bound,
+        ]
+    )
+
+
+def _machine_lines(hardware: Hardware, dtype: str) -> list[str]:
+    largest = max(hardware.bandwidth_points)
+    lines = [
+        f"machine   {hardware.name}",
+        f"          reads {scaled(hardware.bandwidth(largest), 'B/s')}, multiplies "
+        f"{scaled(hardware.rate(dtype), 'FLOP/s')} in {dtype}",
+    ]
+    if hardware.source == "measured":
+        spread = hardware.bandwidth_points[largest].spread
+        lines.append(f"          measured {hardware.measured_at}, wanders by {spread:.0%}")
+    else:
+        lines.append(f"          {hardware.source}")
+    return lines
+
+
+def _dtype_line(config: ModelConfig, hardware: Hardware, context: int, dtype: str) -> str:
+    found = limit(decode_cost(config, context, dtype=dtype), hardware)
+    room = "" if fits(config, hardware, dtype) else "does not fit"
+    return _row([f"decode, {dtype}", "", "", "", f"{_rate(found)} tok/s", room])
+
+
+def _check(config: ModelConfig, dtype: str, prompt_tokens: int, new_tokens: int) -> None:
+    if dtype not in ELEMENT_BYTES:
+        raise ParameterError(f"dtype {dtype!r} is unknown; allowed: {', '.join(ELEMENT_BYTES)}.")
+    if prompt_tokens < 1 or new_tokens < 1:
+        raise ParameterError(
+            f"prompt and new tokens must be at least 1; got {prompt_tokens} and {new_tokens}."
+        )
+    if prompt_tokens + new_tokens > config.max_positions:
+        raise ModelError(
+            f"{prompt_tokens} prompt tokens and {new_tokens} new ones exceed the model's context "
+            f"of {config.max_positions}."
+        )
+
+
+def limit_text(
+    config: ModelConfig,
+    hardware: Hardware,
+    name: str,
+    dtype: str,
+    prompt_tokens: int,
+    new_tokens: int,
+) -> str:
+    """The limit of prefill and decode of one request, by phase and by dtype."""
+    _check(config, dtype, prompt_tokens, new_tokens)
+    prefill = prefill_cost(config, prompt_tokens, dtype=dtype)
+    first = decode_cost(config, prompt_tokens, dtype=dtype)
+    last = decode_cost(config, prompt_tokens + new_tokens - 1, dtype=dtype)
+    kv = config.kv_bytes_per_token(ELEMENT_BYTES[dtype])
+    lines = [
+        *_machine_lines(hardware, dtype),
+        f"model     {name}: {scaled(parameters(config), '').strip()} parameters, "
+        f"{config.layers} layers, {scaled(kv, 'B')} of KV cache a token",
+        "",
+        _row(["limit", "reads", "computes", "least time", "at most", "set by"]),
+        _phase(f"prefill {prompt_tokens}", prefill, limit(prefill, hardware), prompt_tokens),
+        _phase(f"decode at {prompt_tokens}", first, limit(first, hardware), 1),
+        _phase(f"decode at {prompt_tokens + new_tokens - 1}", last, limit(last, hardware), 1),
+        "",
+    ]
+    lines += [_dtype_line(config, hardware, prompt_tokens, other) for other in ELEMENT_BYTES]
+    batch = critical_batch(config, hardware, dtype)
+    lines += [
+        "",
+        f"decoding turns from memory to compute bound at a batch of {batch:.3g} ({dtype}).",
+    ]
+    return "\n".join(lines)
+
+
+def limit_report(
+    model: str | None,
+    device: str,
+    dtype: str,
+    prompt_tokens: int,
+    new_tokens: int,
+    remeasure: bool = False,
+    machine: str | None = None,
+) -> str:
+    """The text for a model (name, directory, GGUF or hub id) here or on a machine of the table."""
+    from labkit.model.load import locate, resolve_device
+
+    hardware = datasheet_machine(machine) if machine else None
+    name, directory, _ = locate(model)
+    config = read_config(directory)
+    _check(config, dtype, prompt_tokens, new_tokens)
+    if hardware is None:
+        hardware = measure_hardware(resolve_device(device), remeasure=remeasure)
+    return limit_text(config, hardware, name, dtype, prompt_tokens, new_tokens)

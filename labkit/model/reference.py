@@ -1,0 +1,56 @@
+"""transformers' own model and `generate`: the baseline everyone knows, and the judge of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from labkit.model.load import LoadedModel
+
+
+def load_reference(model: LoadedModel) -> Any:
+    """transformers' model of the same directory, dtype and device, as it comes."""
+    from transformers import AutoModelForCausalLM, GenerationConfig
+
+    reference = AutoModelForCausalLM.from_pretrained(model.directory, dtype=model.decoder.dtype)
+    # Its defaults may sample or stop; a comparison asks for greedy tokens and their full number.
+    reference.generation_config = GenerationConfig(do_sample=False, pad_token_id=0)
+    return reference.to(model.decoder.device).eval()
+
+
+class _Push:
+    """A streamer that hands on each new token; `generate` puts the prompt first."""
+
+    def __init__(self, push: Callable[[int], None]) -> None:
+        self._push, self._prompt_seen = push, False
+
+    def put(self, value: Tensor) -> None:
+        if self._prompt_seen:
+            self._push(int(value.reshape(-1)[0]))
+        self._prompt_seen = True
+
+    def end(self) -> None:
+        """Nothing is held back."""
+
+
+@torch.inference_mode()
+def reference_generate(
+    reference: Any, prompt_ids: Sequence[int], max_new_tokens: int, push: Callable[[int], None]
+) -> None:
+    """Run `generate` greedily for exactly max_new_tokens, handing each token to `push`."""
+    ids = torch.tensor([list(prompt_ids)], device=reference.device)
+    reference.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=max_new_tokens,
+        streamer=_Push(push),
+    )
+
+
+@torch.inference_mode()
+def reference_logits(reference: Any, ids: Sequence[int]) -> Tensor:
+    """Logits of every position, (tokens, vocab) float32."""
+    return reference(torch.tensor([list(ids)], device=reference.device)).logits[0].float()

@@ -1,0 +1,161 @@
+"""Interleaved comparison: every variant once a round, and the baseline twice.
+
+What a shared machine does to one variant it should do to all, so they take turns; the order is
+rotated and reversed from round to round so that none always goes first. The baseline's second
+turn, the A/A control, is the measurement's own test: where it differs from the first, nothing
+else is to be believed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from labkit.timing.statistics import FEWEST_ROUNDS, Ratio, outliers, paired_ratio
+from labkit.timing.trace import Trace
+
+Variant = Callable[[int], Trace]
+
+
+@dataclass
+class Comparison:
+    """Raw traces of every variant and round, and what follows from them.
+
+    bandwidth holds the read bandwidth (bytes/s) of the moment each trace was taken, where a probe
+    was given. first holds the first call of each variant, which is no part of any round.
+    """
+
+    baseline: str
+    traces: dict[str, list[Trace]]
+    first: dict[str, Trace]
+    bandwidth: dict[str, list[float]] = field(default_factory=dict)
+    interrupted: bool = False
+
+    @property
+    def control(self) -> str:
+        """The name of the baseline's second turn."""
+        return again(self.baseline)
+
+    @property
+    def rounds(self) -> int:
+        return len(self.traces[self.baseline])
+
+    def values(self, variant: str, metric: str = "tpot") -> list[float]:
+        """A metric's value in every round; ValueError where a trace has none."""
+        found = [getattr(trace, metric) for trace in self.traces[variant]]
+        if None in found:
+            raise ValueError(f"{variant}: {metric} is not defined for a trace of one token.")
+        return found
+
+    def median(self, variant: str, metric: str = "tpot") -> float:
+        """The median over rounds."""
+        return float(np.median(self.values(variant, metric)))
+
+    def speedup(self, variant: str, metric: str = "tpot") -> Ratio:
+        """Paired speedup over the baseline; `metric` is a time in seconds."""
+        return paired_ratio(self.values(self.baseline, metric), self.values(variant, metric))
+
+    def trusted(self, metric: str = "tpot") -> bool:
+        """Whether the A/A control came out inconclusive, as it must."""
+        return self.speedup(self.control, metric).verdict == "inconclusive"
+
+    def verdict(self, variant: str, metric: str = "tpot") -> str:
+        """faster, slower or inconclusive; always inconclusive where the control failed."""
+        return self.speedup(variant, metric).verdict if self.trusted(metric) else "inconclusive"
+
+    def fractions(
+        self, variant: str, limit_seconds: Callable[[float], float], metric: str = "tpot"
+    ) -> list[float]:
+        """Limit time over measured time, each round with its own bandwidth.
+
+        limit_seconds: from bytes/s to the least seconds the metric could have taken.
+        """
+        pairs = zip(self.bandwidth[variant], self.values(variant, metric), strict=True)
+        return [limit_seconds(rate) / seconds for rate, seconds in pairs]
+
+    def flagged(self, variant: str, metric: str = "tpot") -> list[int]:
+        """Rounds whose value lies far out: shown, never dropped."""
+        return outliers(self.values(variant, metric))
+
+    def to_dict(self) -> dict[str, Any]:
+        """All raw samples, for the traces folder of a run."""
+        return {
+            "baseline": self.baseline,
+            "interrupted": self.interrupted,
+            "first": {name: trace.to_dict() for name, trace in self.first.items()},
+            "rounds": {
+                name: [trace.to_dict() for trace in traces] for name, traces in self.traces.items()
+            },
+            "bandwidth": self.bandwidth,
+        }
+
+
+def again(name: str) -> str:
+    """What the A/A control of a baseline is called."""
+    return f"{name} (again)"
+
+
+def order(names: Sequence[str], round_number: int) -> list[str]:
+    """The turn order of a round: rotated by one each round, and reversed every other one."""
+    shift = (round_number // 2) % len(names)
+    rotated = [*names[shift:], *names[:shift]]
+    return rotated[::-1] if round_number % 2 else rotated
+
+
+def compare(
+    variants: Mapping[str, Variant],
+    baseline: str,
+    rounds: int = 12,
+    probe: Callable[[], float] | None = None,
+    label: str = "rounds",
+) -> Comparison:
+    """Run all variants interleaved for `rounds` rounds and return every trace.
+
+    variants: name -> function of the round number (0 for the first call, then 1, 2, ...), which
+    picks that round's prompt and returns its Trace. probe: bytes/s of the moment; it is asked
+    before and after every turn, and the higher answer is kept, so that a limit is never set too
+    low by a probe that was itself disturbed. Ctrl-C keeps the finished rounds if they are enough
+    to speak of. Raises ValueError for an unknown baseline or too few rounds.
+    """
+    if baseline not in variants:
+        raise ValueError(f"baseline {baseline!r} is not among {', '.join(variants)}.")
+    if rounds < FEWEST_ROUNDS:
+        raise ValueError(f"{rounds} rounds are too few; at least {FEWEST_ROUNDS} are needed.")
+    runs = dict(variants) | {again(baseline): variants[baseline]}
+    first = {name: run(0) for name, run in tqdm(variants.items(), desc="first calls", leave=False)}
+    result = Comparison(baseline, {name: [] for name in runs}, first)
+    if probe:
+        result.bandwidth = {name: [] for name in runs}
+    try:
+        for number in tqdm(range(1, rounds + 1), desc=label, unit="round"):
+            _one_round(result, runs, number, probe)
+    except KeyboardInterrupt:
+        if result.rounds < FEWEST_ROUNDS:
+            raise
+        result.interrupted = True
+        print(f"Interrupted: going on with the {result.rounds} rounds that are complete.")
+    return result
+
+
+def _one_round(
+    result: Comparison,
+    runs: Mapping[str, Variant],
+    number: int,
+    probe: Callable[[], float] | None,
+) -> None:
+    """One turn of each; kept only when all are there, so that rounds stay paired."""
+    traces: dict[str, Trace] = {}
+    rates: dict[str, float] = {}
+    before = probe() if probe else 0.0
+    for name in order(list(runs), number):
+        traces[name] = runs[name](number)
+        after = probe() if probe else 0.0
+        rates[name], before = max(before, after), after
+    for name, trace in traces.items():
+        result.traces[name].append(trace)
+        if probe:
+            result.bandwidth[name].append(rates[name])

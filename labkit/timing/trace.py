@@ -1,0 +1,114 @@
+"""Trace: the raw timestamps of one request. Every metric is derived from it.
+
+Timestamps are seconds of the monotonic clock, taken after a device synchronize.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from labkit.limits.probe import synchronize
+
+
+@dataclass(frozen=True)
+class Trace:
+    """When a request was due and when each of its tokens was there.
+
+    A piece of work that yields no tokens is a trace with one timestamp, its end.
+    """
+
+    due: float
+    times: tuple[float, ...]
+    prompt_tokens: int = 0
+    tokens: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.times:
+            raise ValueError("a trace needs at least one timestamp.")
+        if any(b < a for a, b in zip((self.due, *self.times), self.times, strict=False)):
+            raise ValueError("timestamps of a trace must not go back.")
+
+    @property
+    def ttft(self) -> float:
+        """Time to first token, from when the request was due, in seconds."""
+        return self.times[0] - self.due
+
+    @property
+    def e2e_latency(self) -> float:
+        """Last token minus due, in seconds."""
+        return self.times[-1] - self.due
+
+    @property
+    def itl(self) -> list[float]:
+        """Inter-token latencies in seconds: each gap between consecutive tokens."""
+        return [b - a for a, b in zip(self.times, self.times[1:], strict=False)]
+
+    @property
+    def tpot(self) -> float | None:
+        """Time per output token after the first, in seconds; None below two tokens."""
+        if len(self.times) < 2:
+            return None
+        return (self.times[-1] - self.times[0]) / (len(self.times) - 1)
+
+    @property
+    def decode_rate(self) -> float | None:
+        """tokens/s of this one stream, 1 / TPOT; None where that is undefined."""
+        return 1 / self.tpot if self.tpot else None
+
+    @property
+    def prefill_rate(self) -> float:
+        """Prompt tokens over the time to the first token, tokens/s."""
+        return self.prompt_tokens / self.ttft
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for the traces folder of a run."""
+        return asdict(self)
+
+
+def record(
+    stream: Callable[[], Iterable[int]], prompt_tokens: int = 0, device: str = "cpu"
+) -> Trace:
+    """Run a stream of tokens to its end and stamp each token.
+
+    stream: called when the clock has started, so that its set-up counts. The request is due now:
+    in-process and alone there is no queue.
+    """
+    times: list[float] = []
+    tokens: list[int] = []
+    synchronize(device)
+    due = time.perf_counter()
+    for token in stream():
+        synchronize(device)
+        times.append(time.perf_counter())
+        tokens.append(int(token))
+    return Trace(due, tuple(times), prompt_tokens, tuple(tokens))
+
+
+def record_pushed(
+    run: Callable[[Callable[[int], None]], object], prompt_tokens: int = 0, device: str = "cpu"
+) -> Trace:
+    """The same for a library that pushes its tokens into a callback instead of yielding them."""
+    times: list[float] = []
+    tokens: list[int] = []
+
+    def push(token: int) -> None:
+        synchronize(device)
+        times.append(time.perf_counter())
+        tokens.append(token)
+
+    synchronize(device)
+    due = time.perf_counter()
+    run(push)
+    return Trace(due, tuple(times), prompt_tokens, tuple(tokens))
+
+
+def clock(work: Callable[[], object], device: str = "cpu") -> Trace:
+    """Time one call of `work` from start to end, the device's queue emptied on both sides."""
+    synchronize(device)
+    due = time.perf_counter()
+    work()
+    synchronize(device)
+    return Trace(due, (time.perf_counter(),))
