@@ -164,7 +164,9 @@ def measure_hardware(
     seconds: time spent on each point. Takes about 15 s on two cores.
     """
     count = threads or cores_allowed()
-    mark = f"{_VERSION}|{device_name(device)}|{device}|{count}|{cores_allowed()}|{torch.__version__}"
+    mark = (
+        f"{_VERSION}|{device_name(device)}|{device}|{count}|{cores_allowed()}|{torch.__version__}"
+    )
     key = hashlib.sha256(mark.encode()).hexdigest()[:12]
     path = cache_dir() / "hardware" / f"{key}.json"
     if path.exists() and not remeasure:

@@ -64,7 +64,9 @@ def mean_decode_limit(
 def critical_batch(config: ModelConfig, hardware: Hardware, dtype: str) -> float:
     """Batch at which a decode step at no context turns from memory to compute bound."""
     one = decode_cost(config, 0, 1, dtype)
-    return hardware.rate(dtype) * one.weight_bytes / hardware.bandwidth(one.weight_bytes) / one.flops
+    return (
+        hardware.rate(dtype) * one.weight_bytes / hardware.bandwidth(one.weight_bytes) / one.flops
+    )
 
 
 def fits(config: ModelConfig, hardware: Hardware, dtype: str) -> bool:

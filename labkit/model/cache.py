@@ -103,7 +103,9 @@ class _Slots:
 
     def _shorten(self, slot: int, length: int) -> None:
         if not 0 <= length <= self.length(slot):
-            raise CacheError(f"cannot truncate slot {slot} to {length}: it holds {self.length(slot)}.")
+            raise CacheError(
+                f"cannot truncate slot {slot} to {length}: it holds {self.length(slot)}."
+            )
         self._lengths[slot] = length
 
     def _free_slot(self) -> int:

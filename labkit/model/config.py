@@ -58,7 +58,9 @@ def _rope(raw: Mapping[str, Any]) -> tuple[float, Mapping[str, Any] | None]:
     if kind == "default":
         return theta, None
     if kind not in ("linear", "llama3"):
-        raise ModelError(f"RoPE scaling {kind!r} is not supported; allowed: default, linear, llama3.")
+        raise ModelError(
+            f"RoPE scaling {kind!r} is not supported; allowed: default, linear, llama3."
+        )
     return theta, {**scaling, "rope_type": kind}
 
 

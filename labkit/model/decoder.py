@@ -110,9 +110,7 @@ class Attention(nn.Module):
             queries, keys = self.q_norm(queries), self.k_norm(keys)
         return rotate(queries, cos, sin), rotate(keys, cos, sin), self.v_proj(x).view(shape)
 
-    def forward(
-        self, x: Tensor, rope: tuple[Tensor, Tensor], rows: Rows, cache: KVCache
-    ) -> Tensor:
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], rows: Rows, cache: KVCache) -> Tensor:
         queries, keys, values = self.project(x, *rope)
         cache.append(self.layer, rows, keys, values)
         mixed = [self._attend(queries[s.rows], rows, s, cache) for s in rows.spans]
@@ -157,9 +155,7 @@ class Layer(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = SwiGLU(config)
 
-    def forward(
-        self, x: Tensor, rope: tuple[Tensor, Tensor], rows: Rows, cache: KVCache
-    ) -> Tensor:
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], rows: Rows, cache: KVCache) -> Tensor:
         x = x + self.self_attn(self.input_layernorm(x), rope, rows, cache)
         return x + self.mlp(self.post_attention_layernorm(x))
 

@@ -83,8 +83,9 @@ def hf_config(reader: Any, path: Path) -> dict[str, Any]:
     heads = field(reader, f"{arch}.attention.head_count")
     hidden = field(reader, f"{arch}.embedding_length")
     return {
-        "architectures": [{"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM"}.get(
-            arch, "Qwen3ForCausalLM")],
+        "architectures": [
+            {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM"}.get(arch, "Qwen3ForCausalLM")
+        ],
         "model_type": arch,
         "hidden_act": "silu",
         "vocab_size": _tensor(reader, "token_embd.weight", path).shape[-1].item(),

@@ -123,7 +123,7 @@ def _from_hub(name: str) -> Path:
     if name.count("/") != 1 or name.startswith((".", "/", "~")) or name.endswith(".gguf"):
         raise ModelError(f"no model at {name!r}; {allowed}.")
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         return Path(snapshot_download(name, allow_patterns=_HUB_FILES))
@@ -136,7 +136,8 @@ def _from_hub(name: str) -> Path:
         ) from error
 
 
-def _weight_files(directory: Path) -> list[Path]:
+def weight_files(directory: Path) -> list[Path]:
+    """The safetensors files of a directory; ModelError where there are none."""
     files = sorted(directory.glob("*.safetensors"))
     if files:
         return files
@@ -154,7 +155,7 @@ def read_tensors(directory: Path) -> Iterator[tuple[str, Tensor]]:
     """(name without the `model.` prefix, tensor) of every weight in a directory."""
     from safetensors import SafetensorError, safe_open
 
-    for file in _weight_files(directory):
+    for file in weight_files(directory):
         try:
             with safe_open(file, framework="pt") as opened:
                 for name in opened.keys():  # noqa: SIM118 - not a dict

@@ -1,0 +1,71 @@
+"""What if: the limit of a model on a machine, neither of which has to be here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import cache
+from importlib import resources
+
+import yaml
+
+from labkit.limits.cost import ELEMENT_BYTES, decode_cost, prefill_cost, weight_bytes
+from labkit.limits.hardware import Hardware
+from labkit.limits.roofline import limit
+from labkit.model.config import ModelConfig
+from labkit.units import scaled
+
+
+@cache
+def shapes() -> dict[str, ModelConfig]:
+    """Well-known models by short name (shapes.yaml, with sources)."""
+    text = resources.files("labkit.limits").joinpath("shapes.yaml").read_text(encoding="utf-8")
+    table: dict[str, dict[str, object]] = yaml.safe_load(text)
+    fixed = {"rms_norm_eps": 1e-5, "rope_theta": 1e4}  # neither changes bytes or FLOPs
+    return {
+        name: ModelConfig(**{k: v for k, v in row.items() if k != "source"} | fixed)  # type: ignore[arg-type]
+        for name, row in table.items()
+    }
+
+
+def held_bytes(config: ModelConfig, dtype: str, context: int, batch: int) -> float:
+    """Memory for the weights and the KV cache of `batch` sequences."""
+    kv = config.kv_bytes_per_token(max(ELEMENT_BYTES[dtype], 1.0)) * context * batch
+    return weight_bytes(config, dtype) + kv
+
+
+def what_if(
+    hardware: Hardware,
+    config: ModelConfig,
+    dtype: str = "bfloat16",
+    context: int = 1024,
+    batch: int = 1,
+) -> dict[str, object]:
+    """One row of the calculator: the limits of decode and prefill, or that it does not fit."""
+    held = held_bytes(config, dtype, context, batch)
+    if hardware.capacity and held > hardware.capacity:
+        return {"holds": scaled(held, "B"), "decode": "does not fit", "prefill": ""}
+    step = limit(decode_cost(config, context, batch, dtype), hardware)
+    prompt = limit(prefill_cost(config, context, batch, dtype), hardware)
+    return {
+        "holds": scaled(held, "B"),
+        "decode": f"{step.rate(batch):,.0f} tok/s ({step.bound})",
+        "prefill": f"{prompt.rate(context * batch):,.0f} tok/s ({prompt.bound})",
+    }
+
+
+def calculator(
+    machines: Mapping[str, Hardware],
+    models: Iterable[str],
+    dtype: str = "bfloat16",
+    context: int = 1024,
+    batch: int = 1,
+) -> list[dict[str, object]]:
+    """Decode limits in tokens/s, a row a machine, a column a model."""
+    rows: list[dict[str, object]] = []
+    for name, hardware in machines.items():
+        row: dict[str, object] = {"machine": name}
+        for model in models:
+            found = what_if(hardware, shapes()[model], dtype, context, batch)["decode"]
+            row[model] = str(found).split(" tok/s")[0]
+        rows.append(row)
+    return rows

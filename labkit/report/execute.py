@@ -1,0 +1,59 @@
+"""One notebook in a process of its own: `python -m labkit.report.execute IN OUT PARAMETERS`.
+
+The kernel is this very interpreter, whatever kernels the user has registered.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+CELL_FAILED, KERNEL_DIED, OTHER = 1, 3, 4
+
+
+def _use_this_interpreter(folder: Path) -> str:
+    """Make a kernel of this interpreter, first on Jupyter's path; returns its name."""
+    spec = folder / "kernels" / "labkit" / "kernel.json"
+    spec.parent.mkdir(parents=True)
+    argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    described = {"argv": argv, "display_name": "labkit", "language": "python"}
+    spec.write_text(json.dumps(described), encoding="utf-8")
+    before = os.environ.get("JUPYTER_PATH")
+    os.environ["JUPYTER_PATH"] = os.pathsep.join([str(folder), *([before] if before else [])])
+    return "labkit"
+
+
+def execute(source: Path, target: Path, parameters: dict[str, object]) -> int:
+    """Run a notebook; 0, or a number that says how it ended. `target` holds what there is."""
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+
+    with tempfile.TemporaryDirectory(prefix="labkit-kernel-") as folder:
+        kernel = _use_this_interpreter(Path(folder))
+        try:
+            papermill.execute_notebook(
+                str(source),
+                str(target),
+                parameters=parameters,
+                kernel_name=kernel,
+                cwd=str(source.parent),
+                progress_bar=sys.stderr.isatty(),
+                log_output=False,
+            )
+        except papermill.exceptions.PapermillExecutionError as error:
+            print(f"cell {error.exec_count}: {error.ename}: {error.evalue}", file=sys.stderr)
+            return CELL_FAILED
+        except DeadKernelError:
+            print("the kernel died (often: out of memory)", file=sys.stderr)
+            return KERNEL_DIED
+        except Exception as error:
+            print(f"{type(error).__name__}: {error}", file=sys.stderr)
+            return OTHER
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(execute(Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])))

@@ -1,0 +1,197 @@
+"""An executed notebook as one page that opens anywhere: no request, no script, no fonts to fetch.
+
+Markdown is rendered with raw HTML escaped; HTML outputs stand as they are only where our own
+helpers made them (labkit.report.plots), and are shown as text otherwise.
+"""
+
+from __future__ import annotations
+
+import ast
+import html
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import mistune
+import nbformat
+from latex2mathml.converter import convert as to_mathml
+from pygments import highlight
+from pygments.formatters import HtmlFormatter
+from pygments.lexers import PythonLexer
+
+from labkit.paths import atomic_write
+from labkit.report import words
+from labkit.report.finding import Finding
+
+_ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
+_PROGRESS = re.compile(r"\d+%\||\bit/s\b|s/it\b|\?it|/s\]\s*$")
+_CODE_OR_MATH = re.compile(
+    r"(```.*?```|`[^`\n]*`)|\$\$(.+?)\$\$|\$([^\s$](?:[^$\n]*[^\s$])?)\$", re.S
+)
+
+
+@cache
+def environment() -> jinja2.Environment:
+    """The templates of every page, with escaping on."""
+    loader = jinja2.PackageLoader("labkit.report", "templates")
+    made = jinja2.Environment(
+        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )  # fmt: skip
+    made.filters |= {f.__name__: f for f in (words.times, words.amount, words.phase, words.answers)}
+    return made
+
+
+def math(tex: str, display: str) -> str:
+    """TeX as MathML; TeX that cannot be parsed is shown as it was written."""
+    try:
+        return to_mathml(tex.strip(), display=display)
+    except Exception:  # the converter raises many kinds; a formula must never cost a page
+        return f"<code>{html.escape(tex)}</code>"
+
+
+def markdown(text: str) -> str:
+    """Markdown with formulas in dollars, as HTML; raw HTML in it is escaped."""
+    formulas: list[str] = []
+
+    def keep(match: re.Match[str]) -> str:
+        if match[1] is not None:
+            return match[0]
+        tex = match[2] if match[2] is not None else match[3]
+        formulas.append(math(tex, "block" if match[2] is not None else "inline"))
+        return f"\ue000{len(formulas) - 1}\ue001"
+
+    marked = _CODE_OR_MATH.sub(keep, text)
+    page = str(mistune.create_markdown(escape=True, plugins=["table", "strikethrough"])(marked))
+    page = page.replace("<table>", '<div class="table"><table>').replace(
+        "</table>", "</table></div>"
+    )
+    return re.sub("\ue000(\\d+)\ue001", lambda m: formulas[int(m[1])], page)
+
+
+def code(source: str) -> str:
+    """Highlighted Python."""
+    return str(highlight(source, PythonLexer(), HtmlFormatter(nowrap=True)))
+
+
+def _without_progress(text: str) -> str:
+    lines = re.split(r"[\r\n]+", _ANSI.sub("", text))
+    return "\n".join(line for line in lines if line.strip() and not _PROGRESS.search(line))
+
+
+def _joined(value: Any) -> str:
+    return "".join(value) if isinstance(value, list) else str(value)
+
+
+def _data(output: Mapping[str, Any]) -> str:
+    data = output["data"]
+    if "application/vnd.jupyter.widget-view+json" in data:
+        return ""
+    ours = output.get("metadata", {}).get("text/html", {}).get("labkit", False)
+    if ours and "text/html" in data:
+        return _joined(data["text/html"])
+    if "text/markdown" in data:
+        return markdown(_joined(data["text/markdown"]))
+    if "image/png" in data:
+        picture = html.escape(_joined(data["image/png"]).strip(), quote=True)
+        return f'<img alt="output of this cell" src="data:image/png;base64,{picture}">'
+    text = _joined(data.get("text/plain", data.get("text/html", "")))
+    return f"<pre>{html.escape(text)}</pre>"
+
+
+def render_output(output: Mapping[str, Any]) -> str:
+    """One output of a cell as HTML; empty for progress bars and widgets."""
+    kind = output["output_type"]
+    if kind == "stream":
+        text = _joined(output["text"])
+        text = _without_progress(text) if output["name"] == "stderr" else _ANSI.sub("", text)
+        shade = ' class="stderr"' if output["name"] == "stderr" else ""
+        return f"<pre{shade}>{html.escape(text)}</pre>" if text.strip() else ""
+    if kind == "error":
+        trace = _ANSI.sub("", "\n".join(output["traceback"]))
+        return f'<pre class="error">{html.escape(trace)}</pre>'
+    return _data(output)
+
+
+def assignments(source: str) -> dict[str, str]:
+    """Names and values of a parameter cell's assignments, as source text."""
+    try:
+        body = ast.parse(source).body
+    except SyntaxError:
+        return {}
+    found: dict[str, str] = {}
+    for node in body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            found[node.targets[0].id] = ast.unparse(node.value)
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value:
+            found[node.target.id] = ast.unparse(node.value)
+    return found
+
+
+def _hint(source: str) -> str:
+    first = next((line for line in source.splitlines() if line.strip()), "")
+    return first[:60] + ("…" if len(first) > 60 else "")
+
+
+def _cells(notebook: Any) -> Iterator[dict[str, Any]]:
+    """Cells as the page shows them: parameters as a table, papermill's own marks left out."""
+    parameters: dict[str, str] = {}
+    for cell in notebook.cells:
+        tags = cell.metadata.get("tags", [])
+        if "papermill-error-cell-tag" in tags:
+            continue
+        if "parameters" in tags or "injected-parameters" in tags:
+            parameters |= assignments(cell.source)
+            continue
+        if parameters:
+            yield {"kind": "parameters", "parameters": parameters}
+            parameters = {}
+        if cell.cell_type == "markdown":
+            yield {"kind": "markdown", "html": markdown(cell.source)}
+        elif cell.cell_type == "code":
+            outputs = [text for out in cell.get("outputs", []) if (text := render_output(out))]
+            failed = any(out["output_type"] == "error" for out in cell.get("outputs", []))
+            yield {
+                "kind": "code", "code": code(cell.source), "hint": _hint(cell.source),
+                "outputs": outputs, "failed": failed,
+            }  # fmt: skip
+
+
+def error_of(notebook: Any) -> str | None:
+    """The last line of the error that stopped a notebook, or None."""
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            if output["output_type"] == "error":
+                return _ANSI.sub("", f"{output['ename']}: {output['evalue']}").strip()
+    return None
+
+
+def render_notebook(
+    executed: Path,
+    target: Path,
+    *,
+    title: str,
+    run_name: str,
+    status: str = "ok",
+    error: str | None = None,
+    findings: Sequence[Finding] = (),
+    neighbours: tuple[str | None, str | None] = (None, None),
+) -> None:
+    """Write the page of an executed notebook, also of one that failed half-way.
+
+    neighbours: names of the notebooks before and after it in the run.
+    """
+    notebook = nbformat.read(executed, as_version=4)
+    cells = list(_cells(notebook))
+    heading = ""
+    if cells and cells[0]["kind"] == "markdown":
+        heading = cells.pop(0)["html"]
+    page = environment().get_template("notebook.html.j2").render(
+        title=title, run_name=run_name, failed=status == "failed",
+        error=error or error_of(notebook), heading=heading, cells=cells, findings=findings,
+        neighbours=neighbours, script_hash=None,
+    )  # fmt: skip
+    atomic_write(target, page)

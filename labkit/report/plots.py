@@ -1,0 +1,179 @@
+"""How a notebook shows things: figures as inline SVG, tables, sentences, model output, source.
+
+Everything shown here is either drawn by matplotlib or escaped, so that a page can be shared.
+"""
+
+from __future__ import annotations
+
+import html
+import inspect
+import io
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from IPython.display import HTML, Markdown, display
+
+from labkit.report.finding import Finding
+
+# Legible on white and on near-black, and apart for colour-blind eyes (after Okabe and Ito).
+COLORS = ("#2f7fc1", "#d9730d", "#1a936f", "#b5559b", "#8a8f98", "#c9a227")
+# Drawn in this colour, written into the page as currentColor: the figure follows the theme.
+_FOREGROUND = "#010203"
+_numbers = itertools.count(1)
+
+_STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "labkit",
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "axes.edgecolor": _FOREGROUND,
+    "axes.labelcolor": _FOREGROUND,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "axes.titlecolor": _FOREGROUND,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": _FOREGROUND,
+    "grid.alpha": 0.12,
+    "grid.linewidth": 0.6,
+    "text.color": _FOREGROUND,
+    "xtick.color": _FOREGROUND,
+    "ytick.color": _FOREGROUND,
+    "legend.frameon": False,
+    "lines.linewidth": 1.8,
+    "figure.constrained_layout.use": True,
+    "path.simplify_threshold": 0.5,
+}
+
+
+def _display(markup: str) -> None:
+    """Show markup of ours; the mark tells the page that it is, and that it may stand as it is."""
+    display(HTML(markup, metadata={"labkit": True}))
+
+
+def new_figure(width: float = 7.2, height: float = 3.6, columns: int = 1) -> tuple[Any, Any]:
+    """A figure and its axes (one, or an array of `columns`), in the project's style; inches."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    mpl.rcParams.update(_STYLE | {"axes.prop_cycle": mpl.cycler(color=COLORS)})
+    figure = Figure(figsize=(width, height))
+    return figure, figure.subplots(1, columns)
+
+
+def svg(figure: Any, alt: str) -> str:
+    """The figure as an <svg> element with a text alternative and ids of its own."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = text.replace(_FOREGROUND, "currentColor")
+    text = re.sub(r"(\d+\.\d{2})\d+", r"\1", text)
+    mark = f"f{next(_numbers)}-"
+    text = re.sub(r'\bid="', f'id="{mark}', text)
+    text = re.sub(r'(xlink:href="#|url\(#)', rf"\g<1>{mark}", text)
+    label = html.escape(alt, quote=True)
+    text = re.sub(
+        r'(<svg\b[^>]*?) width="[^"]*" height="[^"]*"', r"\1", _opening_last(text), count=1
+    )
+    return text.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
+
+
+def _opening_last(text: str) -> str:
+    """matplotlib writes height before width in some versions: put them in one order."""
+    return re.sub(
+        r' height="([^"]*)"([^>]*?) width="([^"]*)"', r' width="\3" height="\1"\2', text, count=1
+    )
+
+
+def show(figure: Any, alt: str, caption: str = "") -> None:
+    """Display a figure inline. alt says in words what it shows; the caption stands below it."""
+    width = figure.get_figwidth() * 96
+    below = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
+    style = f"max-width:{width:.0f}px"
+    _display(f'<figure style="{style}">{svg(figure, alt)}{below}</figure>')
+
+
+def number(value: object) -> str:
+    """A table cell: numbers to three digits, with separators from a thousand on."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if value is None:
+        return "–"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return str(value)
+
+
+def table_html(rows: Sequence[Mapping[str, object]], caption: str = "") -> str:
+    """Rows of the same keys as an HTML table; all of it escaped."""
+    if not rows:
+        return f"<p>{html.escape(caption)}: nothing to show.</p>"
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    head = "".join(f'<th scope="col">{html.escape(column)}</th>' for column in columns)
+    body = "".join(
+        "<tr>" + "".join(_cell(row.get(column, "")) for column in columns) + "</tr>" for row in rows
+    )
+    top = f"<caption>{html.escape(caption)}</caption>" if caption else ""
+    return f'<div class="table"><table>{top}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _cell(value: object) -> str:
+    numeric = isinstance(value, (int, float)) or bool(re.match(r"^[\d<–(.-][\d,.]*\b", str(value)))
+    kind = ' class="number"' if numeric else ""
+    return f"<td{kind}>{html.escape(number(value))}</td>"
+
+
+def table(rows: Sequence[Mapping[str, object]], caption: str = "") -> None:
+    """Display rows as a table."""
+    _display(table_html(rows, caption))
+
+
+def say(text: str) -> None:
+    """Display a sentence (Markdown) that was rendered from the run's own data."""
+    display(Markdown(text))
+
+
+def quote(text: str) -> None:
+    """Display model output: data, so it is escaped."""
+    _display(f"<blockquote><pre>{html.escape(text)}</pre></blockquote>")
+
+
+def source(thing: Any) -> None:
+    """Display the source of a function or class of this project, folded."""
+    from pygments import highlight
+    from pygments.formatters import HtmlFormatter
+    from pygments.lexers import PythonLexer
+
+    code = highlight(inspect.getsource(thing), PythonLexer(), HtmlFormatter(nowrap=True))
+    name = html.escape(f"{thing.__module__}.{thing.__qualname__}")
+    _display(
+        f'<details class="source"><summary>source of <code>{name}</code></summary>'
+        f'<div class="highlight"><pre>{code}</pre></div></details>'
+    )
+
+
+def finding_row(finding: Finding) -> dict[str, object]:
+    """A finding in the words of a table."""
+    fraction = finding.fraction_of_limit
+    return {
+        "variant": finding.variant,
+        "against": finding.baseline,
+        "phase": finding.phase.replace("_", " "),
+        finding.unit: finding.value,
+        "speedup": f"{finding.speedup:.2f}x [{finding.speedup_low:.2f}, {finding.speedup_high:.2f}]",
+        "verdict": finding.verdict,
+        "of its limit": "–" if fraction is None else f"{fraction:.0%}",
+    }
+
+
+def show_findings(findings: Sequence[Finding]) -> None:
+    """Display the findings of a notebook as one table."""
+    table([finding_row(finding) for finding in findings], caption="Findings")

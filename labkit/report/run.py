@@ -1,0 +1,302 @@
+"""A run: every notebook one after another, resumed where it stopped, told in pages.
+
+A notebook counts as done when its state file is there, and that is written last. run.json says
+`unfinished` from the first moment to the last, so that nothing cut off looks complete.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from labkit.errors import LabkitError, ParameterError
+from labkit.paths import atomic_write, project_root
+from labkit.report import words
+from labkit.report.finding import Finding, load_findings
+from labkit.report.html import render_notebook
+from labkit.report.index import read_json, write_run_index, write_runs_index
+from labkit.report.notebooks import (
+    Notebook,
+    apply_overrides,
+    discover,
+    read_overrides,
+    read_profile,
+    select,
+)
+from labkit.report.state import resume_key
+from labkit.report.watch import run_notebook
+from labkit.units import seconds as duration
+
+DONE = ("ok", "kept")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for."""
+
+    profile: str = "full"
+    model: str = ""
+    device: str = "auto"
+    dtype: str = "float32"
+    only: str = ""
+    params: Path | None = None
+    name: str = ""
+    force: bool = False
+    outputs: Path = field(default_factory=lambda: project_root() / "outputs")
+    notebooks: Path = field(default_factory=lambda: project_root() / "notebooks")
+
+
+def plan(request: Request) -> tuple[list[Notebook], dict[str, dict[str, Any]]]:
+    """The chosen notebooks and the values each will get; everything checked, nothing run."""
+    every = discover(request.notebooks)
+    chosen = select(every, request.only)
+    profile = read_profile(request.notebooks, request.profile)
+    layers = [(profile, f"profile {request.profile}")]
+    if request.params:
+        layers.append((read_overrides(request.params), str(request.params)))
+    values: dict[str, dict[str, Any]] = {notebook.name: {} for notebook in chosen}
+    for overrides, where in layers:
+        for name, found in apply_overrides(chosen, every, overrides, where).items():
+            values[name] |= found
+    for notebook in chosen:
+        own = {"model": request.model, "device": request.device, "dtype": request.dtype}
+        values[notebook.name] = {k: v for k, v in own.items() if k in notebook.parameters} | values[
+            notebook.name
+        ]
+    return chosen, values
+
+
+def check(request: Request) -> dict[str, Any]:
+    """Identity of model and machine, from a process that may import torch; raises LabkitError."""
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "identity.json"
+        command = [sys.executable, "-m", "labkit.report.check", request.model, request.device]
+        done = subprocess.run(
+            [*command, request.dtype, str(target)], stderr=subprocess.PIPE, text=True, check=False
+        )
+        if done.returncode:
+            raise LabkitError(done.stderr.strip() or "the model could not be checked.")
+        return dict(json.loads(target.read_text(encoding="utf-8")))
+
+
+def default_name(request: Request, identity: Mapping[str, Any]) -> str:
+    """Today, the model, the device and the profile: the same request on one day is one run."""
+    parts = [f"{datetime.now():%Y-%m-%d}", identity["model"], identity["device"]]
+    if request.dtype != "float32":
+        parts.append(request.dtype)
+    return "-".join([*parts, request.profile])
+
+
+def _folder(request: Request, identity: Mapping[str, Any]) -> Path:
+    name = request.name or default_name(request, identity)
+    if name in (".", "..") or any(mark in name for mark in "/\\\0") or name.startswith("."):
+        raise ParameterError(f"RUN={name!r} is no folder name: use letters, digits, - and _.")
+    return request.outputs / name
+
+
+@dataclass
+class Run:
+    """The state of a run folder while it is worked on."""
+
+    folder: Path
+    record: dict[str, Any]
+
+    def save(self) -> None:
+        """Write run.json and the pages that show it."""
+        names = [entry["name"] for entry in self.record["notebooks"]]
+        found: list[Finding] = []
+        for name in names:
+            path = self.folder / "findings" / f"{name}.json"
+            found += load_findings(path) if path.exists() else []
+        text = json.dumps([asdict(finding) for finding in found], indent=1)
+        atomic_write(self.folder / "findings.json", text + "\n")
+        atomic_write(self.folder / "run.json", json.dumps(self.record, indent=1) + "\n")
+        write_run_index(self.folder)
+
+    def entry(self, name: str) -> dict[str, Any]:
+        return next(e for e in self.record["notebooks"] if e["name"] == name)
+
+
+def _open(
+    request: Request, folder: Path, identity: dict[str, Any], chosen: Sequence[Notebook]
+) -> Run:
+    """Start or resume: what other notebooks left in this folder stays listed."""
+    before = read_json(folder / "run.json")
+    known = {entry["name"]: entry for entry in before.get("notebooks", [])}
+    for notebook in chosen:
+        fresh = {"seconds": None, "error": None} | known.get(notebook.name, {})
+        known[notebook.name] = fresh | {
+            "name": notebook.name, "title": notebook.title, "status": "pending",
+        }  # fmt: skip
+    record = {
+        "name": folder.name,
+        "title": folder.name,
+        "profile": request.profile,
+        "status": "unfinished",
+        "started": before.get("started") or datetime.now(UTC).isoformat(timespec="seconds"),
+        "finished": None,
+        "model": identity["model"],
+        "device": identity["device"],
+        "dtype": request.dtype,
+        "parameters": read_overrides(request.params) if request.params else {},
+        "notebooks": [known[name] for name in sorted(known)],
+    }
+    run = Run(folder, record)
+    run.save()
+    return run
+
+
+def _estimate(outputs: Path, names: Sequence[str], profile: str) -> dict[str, float]:
+    """Seconds each notebook took in the latest run of the same profile that has it."""
+    found: dict[str, float] = {}
+    for path in sorted(outputs.glob("*/run.json"), key=lambda p: p.stat().st_mtime):
+        run = read_json(path)
+        for entry in run.get("notebooks", []) if run.get("profile") == profile else []:
+            if entry.get("seconds") and entry["name"] in names:
+                found[entry["name"]] = entry["seconds"]
+    return found
+
+
+def _clear(folder: Path, name: str) -> None:
+    """Take away what an earlier execution left, so that old and new are never mixed."""
+    for part in (f"state/{name}.json", f"findings/{name}.json", f"reports/{name}.html"):
+        (folder / part).unlink(missing_ok=True)
+    shutil.rmtree(folder / "traces" / name, ignore_errors=True)
+
+
+def _one(run: Run, notebook: Notebook, values: dict[str, Any], key: str) -> None:
+    """Execute a notebook and record how it ended."""
+    entry = run.entry(notebook.name)
+    _clear(run.folder, notebook.name)
+    entry |= {"status": "running", "error": None}
+    run.save()
+    start = time.monotonic()
+    error = run_notebook(notebook.path, run.folder, values)
+    entry["seconds"] = round(time.monotonic() - start, 1)
+    if error is None and not (run.folder / "findings" / f"{notebook.name}.json").exists():
+        error = "it ended without saving its findings"
+    entry |= {"status": "failed" if error else "ok", "error": error}
+    if error is None:
+        state = json.dumps({"key": key, "seconds": entry["seconds"]})
+        atomic_write(run.folder / "state" / f"{notebook.name}.json", state)
+    run.save()
+
+
+def _pages(run: Run) -> None:
+    """Render every notebook that was executed; cheap, so always all of them."""
+    entries = [e for e in run.record["notebooks"] if e["status"] in (*DONE, "failed")]
+    names = [entry["name"] for entry in entries]
+    for i, entry in enumerate(entries):
+        executed = run.folder / "notebooks" / f"{entry['name']}.ipynb"
+        if not executed.exists():
+            continue
+        path = run.folder / "findings" / f"{entry['name']}.json"
+        render_notebook(
+            executed,
+            run.folder / "reports" / f"{entry['name']}.html",
+            title=entry["title"],
+            run_name=run.record["title"],
+            status=entry["status"],
+            error=entry["error"],
+            findings=load_findings(path) if path.exists() else [],
+            neighbours=(names[i - 1] if i else None, (names[i + 1 :] or [None])[0]),
+        )
+
+
+def _work(
+    request: Request,
+    run: Run,
+    chosen: Sequence[Notebook],
+    values: Mapping[str, Any],
+    identity: dict[str, Any],
+) -> None:
+    known = _estimate(request.outputs, [n.name for n in chosen], request.profile)
+    for i, notebook in enumerate(chosen):
+        own = values[notebook.name]
+        key = resume_key(notebook, own, identity)
+        state = read_json(run.folder / "state" / f"{notebook.name}.json")
+        head = f"[{i + 1}/{len(chosen)}] {notebook.name}"
+        if state.get("key") == key and not request.force:
+            run.entry(notebook.name)["status"] = "kept"
+            print(f"{head}: kept, nothing changed (FORCE=1 runs it again)", flush=True)
+            continue
+        left = [known.get(n.name) for n in chosen[i:]]
+        guess = f", about {duration(sum(left))} left" if all(left) else ""  # type: ignore[arg-type]
+        print(f"{head}: running{guess} ...", flush=True)
+        _one(run, notebook, own, key)
+        entry = run.entry(notebook.name)
+        end = f"FAILED: {entry['error']}" if entry["error"] else "done"
+        print(f"{head}: {end} in {duration(entry['seconds'])}", flush=True)
+        _pages(run)
+
+
+def _finish(request: Request, run: Run) -> int:
+    _pages(run)
+    good = all(entry["status"] in DONE for entry in run.record["notebooks"])
+    run.record |= {
+        "status": "finished" if good else "failed",
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    run.save()
+    write_runs_index(request.outputs)
+    findings = load_findings(run.folder / "findings.json")
+    for finding in findings:
+        print(f"  {words.sentence(finding)} {words.answers(finding.quality)}.")
+        if finding.defect:
+            print(f"DEFECT: {finding.defect}", file=sys.stderr)
+    print(f"\n{_shown(run.folder / 'index.html')}")
+    return 0 if good else 1
+
+
+def _shown(path: Path) -> str:
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+def run_reports(request: Request) -> int:
+    """Run what was asked; 0 when every notebook ended well, 1 when not, 130 on Ctrl-C.
+
+    Raises LabkitError, with nothing run and nothing written, for anything wrong in the request.
+    """
+    chosen, values = plan(request)
+    identity = check(request)
+    folder = _folder(request, identity)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise LabkitError(
+            f"another `make reports` is working on {folder.name}: wait for it, or take RUN=name."
+        ) from None
+    terminate = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        run = _open(request, folder, identity, chosen)
+        atomic_write(folder / "environment.json", json.dumps(identity["environment"], indent=1))
+        _work(request, run, chosen, values, identity)
+        return _finish(request, run)
+    except KeyboardInterrupt:
+        print(f"\nInterrupted. What is done is kept in {_shown(folder)}; the same command goes on.")
+        return 130
+    except OSError as error:
+        raise LabkitError(
+            f"{_shown(folder)} could not be written: {error.strerror or error}. The run stays "
+            "marked unfinished; the same command goes on once there is room."
+        ) from error
+    finally:
+        signal.signal(signal.SIGTERM, terminate)
+        lock.release()

@@ -1,0 +1,49 @@
+"""Where a token's time goes, measured by leaving parts out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from labkit.model.decoder import Decoder
+
+
+def matrices_only(decoder: Decoder, rows: int = 1) -> Callable[[], None]:
+    """A function that multiplies every weight matrix once by `rows` rows, and does nothing else.
+
+    What is left of a decode step when norms, rotation, attention, cache and all Python between
+    are taken away.
+    """
+    layers = [module for module in decoder.modules() if isinstance(module, nn.Linear)]
+    sizes = {layer.in_features for layer in layers}
+    inputs = {n: torch.randn(rows, n, dtype=decoder.dtype, device=decoder.device) for n in sizes}
+
+    @torch.inference_mode()
+    def work() -> None:
+        for layer in layers:
+            nn.functional.linear(inputs[layer.in_features], layer.weight)
+
+    return work
+
+
+class _Counter(TorchDispatchMode):
+    """Counts the operations that reach torch's dispatcher."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+def count_operations(work: Callable[[], object]) -> int:
+    """How many torch operations `work` dispatches."""
+    with _Counter() as counter:
+        work()
+    return counter.count
