@@ -119,7 +119,7 @@ def pass_cost(
     rows = sum(new for _, new in spans)
     parts = matrix_parameters(config)
     if count_masked:
-        seen = sum(new * (held + new) for held, new in spans)
+        seen = float(sum(new * (held + new) for held, new in spans))
     else:
         seen = sum(new * held + new * (new + 1) / 2 for held, new in spans)
     a_token = config.kv_bytes_per_token(ELEMENT_BYTES[kv_dtype or dtype])

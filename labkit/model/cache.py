@@ -236,6 +236,7 @@ class SlidingWindowCache(_Slots):
         if window < 1 or sinks < 0:
             raise CacheError(f"window must be at least 1 and sinks at least 0: {window}, {sinks}.")
         self.window, self.sinks = window, sinks
+        self._reach = window
         self._inner = GrowingCache(config, slots, dtype, device)
         none = torch.zeros(0, dtype=torch.int64, device=device)
         # Each layer trims on its own append, so each remembers which positions it holds.
@@ -255,7 +256,7 @@ class SlidingWindowCache(_Slots):
     def _trim(self, layer: int, slot: int, start: int) -> None:
         """Drop what the row at `start` may no longer see: the window counts the row itself."""
         positions = self._positions[layer][slot]
-        keep = (positions < self.sinks) | (positions > start - self.window)
+        keep = (positions < self.sinks) | (positions > start - self._reach)
         if bool(keep.all()):
             return
         keys, values = self._inner._held[layer][slot]
@@ -268,7 +269,7 @@ class SlidingWindowCache(_Slots):
 
     def truncate(self, slot: int, length: int) -> None:
         """Only while nothing has been dropped, or back to nothing: what is gone stays gone."""
-        if length and self.length(slot) > self.window + self.sinks:
+        if length and self.length(slot) > self._reach + self.sinks:
             raise CacheError(
                 f"slot {slot} has dropped tokens outside its window of {self.window}: "
                 "it can be truncated to 0 only. Use a static cache to take drafts back."

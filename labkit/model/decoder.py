@@ -136,10 +136,10 @@ class SwiGLU(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        sizes, bias = (config.hidden_size, config.intermediate_size), config.mlp_bias
-        self.gate_proj = nn.Linear(*sizes, bias=bias)
-        self.up_proj = nn.Linear(*sizes, bias=bias)
-        self.down_proj = nn.Linear(*reversed(sizes), bias=bias)
+        hidden, ffn, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
+        self.gate_proj = nn.Linear(hidden, ffn, bias=bias)
+        self.up_proj = nn.Linear(hidden, ffn, bias=bias)
+        self.down_proj = nn.Linear(ffn, hidden, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
@@ -162,6 +162,8 @@ class Layer(nn.Module):
 
 class Decoder(nn.Module):
     """A decoder-only transformer of the Llama, Qwen2 or Qwen3 family."""
+
+    frequencies: Tensor
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

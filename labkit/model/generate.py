@@ -29,7 +29,8 @@ def check_prompt(config: ModelConfig, prompt_ids: Sequence[int], max_new_tokens:
     total = len(prompt_ids) + max_new_tokens
     if not prompt_ids or max_new_tokens < 1:
         raise ModelError(
-            f"{len(prompt_ids)} prompt tokens and {max_new_tokens} new ones: both must be at least 1."
+            f"{len(prompt_ids)} prompt tokens and {max_new_tokens} new ones: both must be at least "
+            "1."
         )
     if total > config.max_positions:
         raise ModelError(

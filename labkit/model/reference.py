@@ -15,10 +15,12 @@ def load_reference(model: LoadedModel) -> Any:
     """transformers' model of the same directory, dtype and device, as it comes."""
     from transformers import AutoModelForCausalLM, GenerationConfig
 
-    reference = AutoModelForCausalLM.from_pretrained(model.directory, dtype=model.decoder.dtype)
+    reference: Any = AutoModelForCausalLM.from_pretrained(
+        model.directory, dtype=model.decoder.dtype
+    )
     # Its defaults may sample or stop; a comparison asks for greedy tokens and their full number.
     reference.generation_config = GenerationConfig(do_sample=False, pad_token_id=0)
-    return reference.to(model.decoder.device).eval()
+    return reference.eval().to(model.decoder.device)
 
 
 class _Push:

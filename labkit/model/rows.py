@@ -56,18 +56,20 @@ class Rows:
         positions: list[int] = []
         wanted: list[int] = []
         spans: list[Span] = []
-        for slot, start, ids, all_logits in parts:
-            if len(ids) == 0:
+        for slot, start, given, all_logits in parts:
+            if len(given) == 0:
                 raise ValueError(f"slot {slot} has no tokens; a span needs at least one.")
-            spans.append(Span(slot, start, len(ids), len(tokens)))
-            first = len(tokens) if all_logits else len(tokens) + len(ids) - 1
-            tokens.extend(int(token) for token in ids)
-            positions.extend(range(start, start + len(ids)))
+            spans.append(Span(slot, start, len(given), len(tokens)))
+            first = len(tokens) if all_logits else len(tokens) + len(given) - 1
+            tokens.extend(int(token) for token in given)
+            positions.extend(range(start, start + len(given)))
             wanted.extend(range(first, len(tokens)))
         if len({span.slot for span in spans}) != len(spans):
             raise ValueError("a slot may appear only once in a pass.")
-        as_tensor = [torch.tensor(part, dtype=torch.int64) for part in (tokens, positions, wanted)]
-        return Rows(*as_tensor, tuple(spans))
+        ids, at, ask = (
+            torch.tensor(part, dtype=torch.int64) for part in (tokens, positions, wanted)
+        )
+        return Rows(ids, at, ask, tuple(spans))
 
     @staticmethod
     def prefill(
@@ -83,5 +85,7 @@ class Rows:
 
     def to(self, device: torch.device | str) -> Rows:
         """The same rows with their tensors on `device`."""
-        move = (self.tokens, self.positions, self.wanted)
-        return Rows(*(tensor.to(device) for tensor in move), self.spans)
+        tokens, positions, wanted = (
+            tensor.to(device) for tensor in (self.tokens, self.positions, self.wanted)
+        )
+        return Rows(tokens, positions, wanted, self.spans)

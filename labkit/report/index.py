@@ -10,7 +10,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from labkit.paths import atomic_write
+from labkit.errors import ParameterError
+from labkit.paths import atomic_write, project_root
 from labkit.report import words
 from labkit.report.finding import Finding, load_findings
 from labkit.report.html import environment
@@ -136,3 +137,13 @@ def differences(first: Path, second: Path) -> list[str]:
     a, b = summary(first), summary(second)
     names = {"model": "model", "machine": "machine", "torch": "torch version"}
     return [f"{word}: {a[k]} | {b[k]}" for k, word in names.items() if a[k] != b[k]]
+
+
+def run_folder(name: str) -> Path:
+    """The folder of a run given by name or path; ParameterError names the runs there are."""
+    outputs = project_root() / "outputs"
+    for path in (outputs / name, Path(name)):
+        if (path / "run.json").is_file():
+            return path
+    known = ", ".join(path.name for path in runs_in(outputs)) if outputs.is_dir() else ""
+    raise ParameterError(f"no run named {name!r}; there are: {known or 'none yet'}.")

@@ -58,9 +58,11 @@ def _display(markup: str) -> None:
 def new_figure(width: float = 7.2, height: float = 3.6, columns: int = 1) -> tuple[Any, Any]:
     """A figure and its axes (one, or an array of `columns`), in the project's style; inches."""
     import matplotlib as mpl
+    from cycler import cycler
     from matplotlib.figure import Figure
 
-    mpl.rcParams.update(_STYLE | {"axes.prop_cycle": mpl.cycler(color=COLORS)})
+    style: Any = _STYLE | {"axes.prop_cycle": cycler(color=COLORS)}
+    mpl.rcParams.update(style)
     figure = Figure(figsize=(width, height))
     return figure, figure.subplots(1, columns)
 
@@ -122,7 +124,8 @@ def table_html(rows: Sequence[Mapping[str, object]], caption: str = "") -> str:
         "<tr>" + "".join(_cell(row.get(column, "")) for column in columns) + "</tr>" for row in rows
     )
     top = f"<caption>{html.escape(caption)}</caption>" if caption else ""
-    return f'<div class="table"><table>{top}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    parts = f"{top}<thead><tr>{head}</tr></thead><tbody>{body}</tbody>"
+    return f'<div class="table"><table>{parts}</table></div>'
 
 
 def _cell(value: object) -> str:
@@ -163,12 +166,13 @@ def source(thing: Any) -> None:
 def finding_row(finding: Finding) -> dict[str, object]:
     """A finding in the words of a table."""
     fraction = finding.fraction_of_limit
+    interval = f"[{finding.speedup_low:.2f}, {finding.speedup_high:.2f}]"
     return {
         "variant": finding.variant,
         "against": finding.baseline,
         "phase": finding.phase.replace("_", " "),
         finding.unit: finding.value,
-        "speedup": f"{finding.speedup:.2f}x [{finding.speedup_low:.2f}, {finding.speedup_high:.2f}]",
+        "speedup": f"{finding.speedup:.2f}x {interval}",
         "verdict": finding.verdict,
         "of its limit": "–" if fraction is None else f"{fraction:.0%}",
     }

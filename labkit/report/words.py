@@ -63,3 +63,16 @@ def headline(findings: Sequence[Finding]) -> str:
     if not sure:
         return "Nothing was surely faster than its baseline."
     return sentence(max(sure, key=lambda finding: finding.speedup_low))
+
+
+def text_table(rows: Sequence[Mapping[str, object]]) -> str:
+    """Rows of the same keys for a terminal, columns aligned."""
+    if not rows:
+        return "nothing to show"
+    columns = list(rows[0])
+    lines = [columns, *([str(row.get(column, "")) for column in columns] for row in rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -35,7 +36,7 @@ def naive_benchmark() -> float:
 def clock_step(read: Callable[[], float], count: int = 2000) -> float:
     """The least time a clock can tell apart from none, in seconds."""
     readings = [read() for _ in range(count)]
-    steps = [b - a for a, b in zip(readings, readings[1:], strict=False) if b > a]
+    steps = [b - a for a, b in pairwise(readings) if b > a]
     return min(steps, default=float("nan"))
 
 

@@ -1,0 +1,106 @@
+"""The `labkit` command: limit, reports, bench, compare.
+
+Everything heavy is imported inside the commands, so that --help answers at once.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from labkit.errors import LabkitError
+
+
+def _clear_errors(command: Callable[..., Any]) -> Callable[..., Any]:
+    """A mistake of the user's is one line and exit code 2, not a traceback."""
+
+    @functools.wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> None:
+        try:
+            code = command(*args, **kwargs)
+        except LabkitError as error:
+            click.echo(f"error: {error}", err=True)
+            code = 2
+        except KeyboardInterrupt:
+            click.echo("interrupted", err=True)
+            code = 130
+        sys.exit(code or 0)
+
+    return wrapped
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """How fast can this go, on this machine, and what would it cost?"""
+
+
+@main.command()
+@click.argument("model", default="")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps")
+@click.option("--dtype", default="float32", show_default=True, help="of the weights")
+@click.option("--prompt-tokens", default=128, show_default=True)
+@click.option("--new-tokens", default=128, show_default=True)
+@click.option("--machine", default=None, help="a machine of the datasheet table instead of this")
+@click.option("--remeasure", is_flag=True, help="measure this machine again")
+@_clear_errors
+def limit(model: str, **options: Any) -> None:
+    """The limit of MODEL (default: the built-in one) here, or on a machine you do not have."""
+    from labkit.limits.report import limit_report
+
+    click.echo(limit_report(model or None, **options))
+
+
+@main.command()
+@click.option("--profile", default="full", show_default=True, help="quick or full")
+@click.option("--model", default="", help="directory, GGUF file or hub id; default: the built-in")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps")
+@click.option("--dtype", default="float32", show_default=True)
+@click.option("--only", default="", help="numbers or names of notebooks, with commas: 02 or 00,01")
+@click.option("--params", default=None, type=click.Path(path_type=Path), help="YAML file")
+@click.option("--run", "name", default="", help="name of the run; default: date, model, profile")
+@click.option("--force", is_flag=True, help="run again what is already there")
+@_clear_errors
+def reports(**options: Any) -> int:
+    """Run the notebooks and write their pages into outputs/<run>.
+
+    The same command on the same day goes on with the same run and keeps what is done for the same
+    code, parameters, model and machine.
+    """
+    from labkit.report.run import Request, run_reports
+
+    return run_reports(Request(**options))
+
+
+@main.command()
+@click.option("--variants", default="transformers,plain", show_default=True, help="with commas")
+@click.option("--prompt-tokens", default=128, show_default=True)
+@click.option("--new-tokens", default=64, show_default=True)
+@click.option("--rounds", default=10, show_default=True)
+@click.option("--model", default="", help="directory, GGUF file or hub id; default: the built-in")
+@click.option("--json", "json_path", default=None, type=click.Path(path_type=Path), help="samples")
+@_clear_errors
+def bench(**options: Any) -> None:
+    """Compare variants on the same prompts, interleaved; the first is the baseline."""
+    from labkit.bench import run
+
+    click.echo(run(**options))
+
+
+@main.command()
+@click.argument("first")
+@click.argument("second")
+@_clear_errors
+def compare(first: str, second: str) -> None:
+    """Findings of two runs side by side; FIRST and SECOND are names under outputs or folders."""
+    from labkit.report.index import compare_runs, differences, run_folder
+    from labkit.report.words import text_table
+
+    folders = run_folder(first), run_folder(second)
+    for line in differences(*folders):
+        click.echo(f"not the same {line}")
+    click.echo(text_table(compare_runs(*folders)))
