@@ -8,6 +8,7 @@ are labkit.model.cache; here they are set side by side, with what each must cost
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 from labkit.limits.cost import Cost, decode_cost, prefill_cost
 from labkit.model.cache import GrowingCache, KVCache, SlidingWindowCache, StaticCache
@@ -16,13 +17,14 @@ from labkit.model.decoder import Decoder
 from labkit.model.generate import check_prompt
 from labkit.model.rows import Rows
 from labkit.model.sampling import greedy
+from labkit.timing.trace import Trace, record
 
-NO_CACHE, GROWING, STATIC = "no cache", "growing", "static"
+NO_CACHE, GROWING, STATIC = "no cache", "growing cache", "static cache"
 
 
 def sliding(window: int) -> str:
     """The name of the sliding-window variant."""
-    return f"window {window}"
+    return f"sliding window {window}"
 
 
 def makers(
@@ -77,6 +79,28 @@ def cached_steps(decoder: Decoder, cache: KVCache, tokens: Sequence[int]) -> Ite
             yield greedy(decoder(rows, cache)[-1])
     finally:
         cache.truncate(slot, 0)
+
+
+def steps_at(
+    decoder: Decoder, makers: dict[str, Callable[[], KVCache]], ids: Sequence[int], context: int
+) -> dict[str, Callable[[int], Trace]]:
+    """Variants that each time a few tokens after ids[:context], for `compare`.
+
+    The caches are filled here, once; a round decodes the rest of `ids` in a fork of them. The
+    variant without a cache computes two tokens only, so that its trace has a TPOT.
+    """
+    before, after = ids[:context], ids[context:]
+    runs: dict[str, Callable[[int], Trace]] = {
+        NO_CACHE: lambda _: record(lambda: recompute_steps(decoder, before, after[:2]), context)
+    }
+    for kind, make in makers.items():
+        cache = fill(decoder, make(), before)
+        runs[kind] = partial(_cached_round, decoder, cache, after)
+    return runs
+
+
+def _cached_round(decoder: Decoder, cache: KVCache, tokens: Sequence[int], _: int) -> Trace:
+    return record(lambda: cached_steps(decoder, cache, tokens))
 
 
 def step_cost(
