@@ -1,0 +1,111 @@
+"""The order of turns, pairing, the control, the probe, and what Ctrl-C leaves."""
+
+import itertools
+
+import pytest
+
+from labkit.timing.compare import again, compare, order
+from labkit.timing.trace import Trace
+
+
+def constant(seconds, seen=None, name=""):
+    """A variant whose tokens take `seconds` each, on a clock of its own."""
+
+    def run(number):
+        if seen is not None:
+            seen.append((number, name))
+        return Trace(0.0, (seconds, 2 * seconds, 3 * seconds), 8)
+
+    return run
+
+
+def test_each_round_runs_each_variant_once_and_the_baseline_twice():
+    seen = []
+    variants = {name: constant(1.0, seen, name) for name in ("a", "b", "c")}
+    result = compare(variants, "a", rounds=6)
+    first, rounds = seen[:3], seen[3:]
+    assert [number for number, _ in first] == [0, 0, 0]
+    for number, group in itertools.groupby(rounds, key=lambda entry: entry[0]):
+        assert sorted(name for _, name in group) == ["a", "a", "b", "c"], number
+    assert result.rounds == 6
+    assert set(result.traces) == {"a", "b", "c", again("a")}
+
+
+def test_the_order_changes_so_that_none_is_always_first():
+    names = ["a", "b", "c", "d"]
+    orders = [tuple(order(names, number)) for number in range(8)]
+    assert {o[0] for o in orders} == set(names)
+    assert {o[-1] for o in orders} == set(names)
+    assert all(sorted(o) == names for o in orders)
+    for place in range(4):
+        assert len({o[place] for o in orders}) >= 3
+
+
+def test_speedup_verdict_and_first_call():
+    result = compare({"slow": constant(0.2), "fast": constant(0.1)}, "slow", rounds=5)
+    assert result.speedup("fast").value == pytest.approx(2.0)
+    assert result.verdict("fast") == "faster"
+    assert result.verdict(result.control) == "inconclusive"
+    assert set(result.first) == {"slow", "fast"}
+
+
+def test_a_control_that_differs_silences_every_verdict():
+    result = compare({"a": constant(0.1), "b": constant(0.05)}, "a", rounds=5)
+    assert result.verdict("b") == "faster"
+    result.traces[result.control] = [constant(0.2)(i) for i in range(5)]
+    assert not result.trusted()
+    assert result.verdict("b") == "inconclusive"
+
+
+def test_fractions_pair_each_round_with_its_own_bandwidth():
+    rates = itertools.cycle([10.0, 20.0, 40.0])
+    result = compare({"a": constant(1.0)}, "a", rounds=5, probe=lambda: next(rates))
+    fractions = result.fractions("a", lambda bandwidth: 5.0 / bandwidth)
+    assert fractions == pytest.approx([5.0 / b for b in result.bandwidth["a"]])
+    assert len(set(result.bandwidth["a"])) > 1
+
+
+def test_the_higher_of_the_two_probes_around_a_turn_counts():
+    answers = iter([30.0, 10.0, 20.0] * 5)
+    result = compare({"a": constant(1.0)}, "a", rounds=5, probe=lambda: next(answers))
+    for number in range(5):
+        firsts = "a" if order(["a", again("a")], number + 1)[0] == "a" else again("a")
+        second = again("a") if firsts == "a" else "a"
+        assert result.bandwidth[firsts][number] == 30.0
+        assert result.bandwidth[second][number] == 20.0
+
+
+def test_ctrl_c_keeps_the_rounds_that_are_complete():
+    def interrupting(number):
+        if number == 7:
+            raise KeyboardInterrupt
+        return constant(1.0)(number)
+
+    result = compare({"a": interrupting, "b": constant(0.5)}, "a", rounds=20)
+    assert result.interrupted
+    assert result.rounds == 6
+    assert {len(traces) for traces in result.traces.values()} == {6}
+
+
+def test_ctrl_c_before_there_is_enough_stops():
+    def interrupting(number):
+        if number == 2:
+            raise KeyboardInterrupt
+        return constant(1.0)(number)
+
+    with pytest.raises(KeyboardInterrupt):
+        compare({"a": interrupting}, "a", rounds=20)
+
+
+def test_bad_requests_are_refused():
+    with pytest.raises(ValueError, match="not among"):
+        compare({"a": constant(1.0)}, "b")
+    with pytest.raises(ValueError, match="too few"):
+        compare({"a": constant(1.0)}, "a", rounds=2)
+
+
+def test_a_metric_that_is_undefined_says_so():
+    result = compare({"a": lambda number: Trace(0.0, (1.0,))}, "a", rounds=5)
+    with pytest.raises(ValueError, match="not defined"):
+        result.values("a", "tpot")
+    assert result.median("a", "ttft") == 1.0
