@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
@@ -32,3 +35,41 @@ def tiny_decoder(seed: int = 0, **changes: object) -> Decoder:
     for parameter in decoder.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     return decoder.eval().requires_grad_(False)
+
+
+def save_tiny_model(folder: Path, seed: int = 0) -> Path:
+    """A random Llama of 64 dimensions with the real tokenizer, as a model directory."""
+
+    from safetensors.torch import save_file
+
+    from labkit.model.load import locate
+
+    decoder = tiny_decoder(seed, vocab_size=49152, hidden_size=48, max_positions=512)
+    weights = {
+        f"model.{name}": tensor.contiguous()
+        for name, tensor in decoder.state_dict().items()
+        if name != "lm_head.weight"
+    }
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    config = decoder.config
+    raw = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
+        "num_key_value_heads": config.kv_heads,
+        "head_dim": config.head_dim,
+        "rms_norm_eps": config.rms_norm_eps,
+        "rope_theta": config.rope_theta,
+        "max_position_embeddings": config.max_positions,
+        "tie_word_embeddings": True,
+        "hidden_act": "silu",
+    }
+    (folder / "config.json").write_text(json.dumps(raw), encoding="utf-8")
+    _, real, _ = locate()
+    for file in real.glob("*token*"):
+        shutil.copy(file, folder)
+    return folder

@@ -108,11 +108,12 @@ class _Slots:
             )
         self._lengths[slot] = length
 
-    def _free_slot(self) -> int:
+    def _free_slot(self, source: int) -> int:
+        self._check_slot(source)
         for slot, length in enumerate(self._lengths):
-            if length == 0:
+            if length == 0 and slot != source:
                 return slot
-        raise CacheError(f"no free slot to fork into: all {self.slots} are in use.")
+        raise CacheError(f"no free slot to fork slot {source} into: the cache has {self.slots}.")
 
 
 class StaticCache(_Slots):
@@ -152,7 +153,7 @@ class StaticCache(_Slots):
         self._shorten(slot, length)
 
     def fork(self, slot: int) -> int:
-        copy, length = self._free_slot(), self.length(slot)
+        copy, length = self._free_slot(slot), self.length(slot)
         for block in (self._keys, self._values):
             block[:, copy, :, :length] = block[:, slot, :, :length]
         self._lengths[copy] = length
@@ -203,7 +204,7 @@ class GrowingCache(_Slots):
             held[slot] = (keys[:, :length].clone(), values[:, :length].clone())
 
     def fork(self, slot: int) -> int:
-        copy, length = self._free_slot(), self.length(slot)
+        copy, length = self._free_slot(slot), self.length(slot)
         for held in self._held:  # tensors are replaced, never written in place: sharing is safe
             held[copy] = held[slot]
         self._lengths[copy] = length
@@ -269,7 +270,7 @@ class SlidingWindowCache(_Slots):
 
     def truncate(self, slot: int, length: int) -> None:
         """Only while nothing has been dropped, or back to nothing: what is gone stays gone."""
-        if length and self.length(slot) > self._reach + self.sinks:
+        if length and self.length(slot) > len(self._positions[0][slot]):
             raise CacheError(
                 f"slot {slot} has dropped tokens outside its window of {self.window}: "
                 "it can be truncated to 0 only. Use a static cache to take drafts back."
@@ -281,7 +282,7 @@ class SlidingWindowCache(_Slots):
             held[slot] = (held[slot][0][:, keep], held[slot][1][:, keep])
 
     def fork(self, slot: int) -> int:
-        copy, length = self._free_slot(), self.length(slot)
+        copy, length = self._free_slot(slot), self.length(slot)
         for layer, held in enumerate(self._inner._held):
             held[copy] = held[slot]
             self._positions[layer][copy] = self._positions[layer][slot]

@@ -12,6 +12,16 @@ from labkit.errors import ModelError
 
 # model_type in config.json -> the family whose arithmetic it shares.
 FAMILIES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
+# What each RoPE scaling we compute must say of itself.
+_SCALING_KEYS = {
+    "linear": ("factor",),
+    "llama3": (
+        "factor",
+        "low_freq_factor",
+        "high_freq_factor",
+        "original_max_position_embeddings",
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -57,11 +67,11 @@ def _rope(raw: Mapping[str, Any]) -> tuple[float, Mapping[str, Any] | None]:
     kind = scaling.get("rope_type", scaling.get("type", "default")) if scaling else "default"
     if kind == "default":
         return theta, None
-    if kind not in ("linear", "llama3"):
+    if kind not in _SCALING_KEYS:
         raise ModelError(
             f"RoPE scaling {kind!r} is not supported; allowed: default, linear, llama3."
         )
-    return theta, {**scaling, "rope_type": kind}
+    return theta, {"rope_type": kind} | {key: float(scaling[key]) for key in _SCALING_KEYS[kind]}
 
 
 def _ids(value: Any) -> tuple[int, ...]:
@@ -78,6 +88,23 @@ def _family(raw: Mapping[str, Any]) -> str:
     return FAMILIES[str(kind)]
 
 
+def _window(raw: Mapping[str, Any]) -> int | None:
+    """The sliding window when every layer has it; ModelError when only some do."""
+    if raw["model_type"] == "llama":
+        return None
+    width = raw.get("sliding_window", 4096)  # the default of transformers' configs
+    if raw["model_type"] == "mistral":
+        return width
+    layers = int(raw["num_hidden_layers"])
+    full = min(int(raw.get("max_window_layers", 28)), layers)
+    kinds = set(raw.get("layer_types") or ["full"] * full + ["sliding_attention"] * (layers - full))
+    if not raw.get("use_sliding_window", False) or "sliding_attention" not in kinds:
+        return None
+    if len(kinds) > 1:
+        raise ModelError("a sliding window in only some of the layers is not supported.")
+    return width
+
+
 def config_from_dict(raw: Mapping[str, Any]) -> ModelConfig:
     """Read a Hugging Face config.json mapping.
 
@@ -89,9 +116,6 @@ def config_from_dict(raw: Mapping[str, Any]) -> ModelConfig:
         raise ModelError(f"activation {activation!r} is not supported; supported: silu.")
     theta, scaling = _rope(raw)
     heads = int(raw["num_attention_heads"])
-    window = raw.get("sliding_window")
-    if family in ("qwen2", "qwen3") and not raw.get("use_sliding_window", False):
-        window = None
     llama_bias = bool(raw.get("attention_bias", False))
     return ModelConfig(
         family=family,
@@ -113,7 +137,7 @@ def config_from_dict(raw: Mapping[str, Any]) -> ModelConfig:
         qk_norm=family == "qwen3",
         eos_ids=_ids(raw.get("eos_token_id")),
         bos_id=raw.get("bos_token_id"),
-        sliding_window=window,
+        sliding_window=_window(raw),
     )
 
 
@@ -125,5 +149,5 @@ def read_config(directory: Path) -> ModelConfig:
         return config_from_dict(raw)
     except FileNotFoundError:
         raise ModelError(f"{directory} has no config.json: it is not a model directory.") from None
-    except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise ModelError(f"{path} is not a readable model config: {error!r}.") from error

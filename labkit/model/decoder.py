@@ -40,11 +40,11 @@ def rope_frequencies(config: ModelConfig) -> Tensor:
     scaling = config.rope_scaling
     if scaling is None:
         return frequencies
-    factor = float(scaling["factor"])
+    factor = scaling["factor"]
     if scaling["rope_type"] == "linear":
         return frequencies / factor
-    low, high = float(scaling["low_freq_factor"]), float(scaling["high_freq_factor"])
-    turns = float(scaling["original_max_position_embeddings"]) * frequencies / (2 * math.pi)
+    low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+    turns = scaling["original_max_position_embeddings"] * frequencies / (2 * math.pi)
     keep = ((turns - low) / (high - low)).clamp(0, 1)  # 1: untouched, 0: stretched by factor
     return keep * frequencies + (1 - keep) * frequencies / factor
 
@@ -120,8 +120,9 @@ class Attention(nn.Module):
     def _attend(self, queries: Tensor, rows: Rows, span: Span, cache: KVCache) -> Tensor:
         held = cache.read(self.layer, span)
         window, sinks = cache.window, cache.sinks
-        if window is None:
-            window, sinks = self.config.sliding_window, 0
+        own = self.config.sliding_window  # the narrower of the model's window and the cache's
+        if own is not None and (window is None or own <= window):
+            window, sinks = own, 0
         free = window is None or span.end <= window
         if span.count == 1 and free:  # one row sees all that is held
             return attend(queries, held, None, causal=False)
@@ -200,12 +201,12 @@ class Decoder(nn.Module):
 
     def hidden(self, rows: Rows, cache: KVCache) -> Tensor:
         """The residual stream after the last layer, before the final norm, (rows, hidden)."""
+        at = rows.to(self.device)
+        x = self.embed_tokens(at.tokens)  # first: a token outside the vocabulary raises here
         cache.reserve(rows)
-        rows = rows.to(self.device)
-        x = self.embed_tokens(rows.tokens)
-        rope = self.rope(rows.positions)
+        rope = self.rope(at.positions)
         for layer in self.layers:
-            x = layer(x, rope, rows, cache)
+            x = layer(x, rope, at, cache)
         return x
 
     def head(self, hidden: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -44,7 +45,7 @@ class Sampler:
     def __init__(
         self, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, seed: int = 0
     ) -> None:
-        if temperature < 0 or top_k < 0 or not 0 < top_p <= 1:
+        if not 0 <= temperature < math.inf or top_k < 0 or not 0 < top_p <= 1:
             raise ParameterError(
                 f"temperature {temperature}, top_k {top_k}, top_p {top_p}: allowed are "
                 "temperature >= 0, top_k >= 0 (0: all), 0 < top_p <= 1."

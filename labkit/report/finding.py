@@ -71,16 +71,24 @@ class Finding:
                 raise ValueError(
                     f"{name} {getattr(self, name)!r} is unknown; allowed: {', '.join(allowed)}."
                 )
-        for name in ("value", "baseline_value", "speedup", "speedup_low", "speedup_high"):
-            number = getattr(self, name)
-            if not math.isfinite(number) or number <= 0:
-                raise ValueError(f"{name} must be a positive number; it is {number!r}.")
+        self._check_numbers()
         if not self.speedup_low <= self.speedup <= self.speedup_high:
             raise ValueError(f"the speedup {self.speedup} lies outside its own interval.")
         if self.limit is None and not self.limit_note:
             raise ValueError("a finding without a limit needs a limit_note that says why.")
         if (self.limit is None) != (self.fraction_of_limit is None):
             raise ValueError("limit and fraction_of_limit come together or not at all.")
+
+    def _check_numbers(self) -> None:
+        # A rate or a goodput may truly be nothing; a ratio of times may not.
+        for name in ("value", "baseline_value", "limit", "fraction_of_limit"):
+            number = getattr(self, name)
+            if number is not None and not (math.isfinite(number) and number >= 0):
+                raise ValueError(f"{name} must be finite and not negative; it is {number!r}.")
+        for name in ("speedup", "speedup_low", "speedup_high"):
+            number = getattr(self, name)
+            if not (math.isfinite(number) and number > 0):
+                raise ValueError(f"{name} must be a positive number; it is {number!r}.")
 
     @property
     def defect(self) -> str | None:
@@ -102,7 +110,7 @@ def run_folder() -> Path:
 
 def live() -> bool:
     """Whether a person sits at this notebook, rather than a run."""
-    return "LABKIT_RUN_DIR" not in os.environ
+    return "LABKIT_HEADLESS" not in os.environ
 
 
 def save_findings(notebook: str, findings: Sequence[Finding]) -> Path:

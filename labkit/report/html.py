@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import jinja2
 import mistune
@@ -29,8 +30,13 @@ from labkit.report.finding import Finding
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 _PROGRESS = re.compile(r"\d+%\||\bit/s\b|s/it\b|\?it|/s\]\s*$")
 _CODE_OR_MATH = re.compile(
-    r"(```.*?```|`[^`\n]*`)|\$\$(.+?)\$\$|\$([^\s$](?:[^$\n]*[^\s$])?)\$", re.S
+    r"(```.*?```|`[^`\n]*`)|(?<!\\)\$\$(.+?)\$\$|(?<!\\)\$([^\s$](?:[^$\n]*[^\s$\\])?)\$", re.S
 )
+_MATHML = "{http://www.w3.org/1998/Math/MathML}"
+_MATH_TAG = re.compile(_MATHML + r"m[a-z]+")
+# What could act or reach out of the formula: handlers, links, styles.
+_ACTIVE = re.compile(r"on\w+|.*href|src|style|class|id", re.IGNORECASE)
+_MOST = 20_000  # characters of one text output; a page has to stay small enough to send
 
 
 @cache
@@ -41,16 +47,29 @@ def environment() -> jinja2.Environment:
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )  # fmt: skip
-    made.filters |= {f.__name__: f for f in (words.times, words.amount, words.phase, words.answers)}
+    told = (words.times, words.amount, words.phase, words.answers, words.percent, words.metric)
+    made.filters |= {word.__name__: word for word in told}
     return made
 
 
 def math(tex: str, display: str) -> str:
     """TeX as MathML; TeX that cannot be parsed is shown as it was written."""
     try:
-        return to_mathml(tex.strip(), display=display)
+        made = _only_math(to_mathml(tex.strip(), display=display))
+        return made if display == "inline" else f'<span class="formula">{made}</span>'
     except Exception:  # the converter raises many kinds; a formula must never cost a page
         return f"<code>{html.escape(tex)}</code>"
+
+
+def _only_math(markup: str) -> str:
+    """The converter's output if it is nothing but MathML: it unescapes what stands in \\text{}."""
+    root = ElementTree.fromstring(re.sub(r"&(?!#?\w+;)", "&amp;", markup))
+    for element in root.iter():
+        active = any(_ACTIVE.fullmatch(name) for name in element.attrib)
+        if active or not _MATH_TAG.fullmatch(element.tag):
+            raise ValueError(f"{element.tag} is not MathML")
+        element.tag = element.tag.removeprefix(_MATHML)
+    return ElementTree.tostring(root, encoding="unicode")
 
 
 def markdown(text: str) -> str:
@@ -66,9 +85,11 @@ def markdown(text: str) -> str:
 
     marked = _CODE_OR_MATH.sub(keep, text)
     page = str(mistune.create_markdown(escape=True, plugins=["table", "strikethrough"])(marked))
-    page = page.replace("<table>", '<div class="table"><table>').replace(
-        "</table>", "</table></div>"
-    )
+    page = page.replace("<table>", '<div class="table"><table>')
+    page = page.replace("</table>", "</table></div>")
+    # Raw HTML was escaped, so these tags are the renderer's own: one h1 a page, nothing fetched.
+    page = re.sub(r"(</?)h1>", r"\1h2>", page)
+    page = re.sub(r'<img src="(?!data:image/)[^"]*" alt="([^"]*)"[^>]*>', r"\1", page)
     return re.sub("\ue000(\\d+)\ue001", lambda m: formulas[int(m[1])], page)
 
 
@@ -78,8 +99,17 @@ def code(source: str) -> str:
 
 
 def _without_progress(text: str) -> str:
-    lines = re.split(r"[\r\n]+", _ANSI.sub("", text))
+    lines = re.split(r"[\r\n]+", text)
     return "\n".join(line for line in lines if line.strip() and not _PROGRESS.search(line))
+
+
+def _pre(text: str, kind: str = "") -> str:
+    """Text as it is, escaped; what is too long for a page loses its middle, and says so."""
+    if len(text) > _MOST:
+        gone = f"\n\n… {len(text) - _MOST:,} characters left out …\n\n"
+        text = text[: _MOST // 2] + gone + text[-_MOST // 2 :]
+    shade = f' class="{kind}"' if kind else ""
+    return f"<pre{shade}>{html.escape(text)}</pre>"
 
 
 def _joined(value: Any) -> str:
@@ -98,21 +128,18 @@ def _data(output: Mapping[str, Any]) -> str:
     if "image/png" in data:
         picture = html.escape(_joined(data["image/png"]).strip(), quote=True)
         return f'<img alt="output of this cell" src="data:image/png;base64,{picture}">'
-    text = _joined(data.get("text/plain", data.get("text/html", "")))
-    return f"<pre>{html.escape(text)}</pre>"
+    return _pre(_joined(data.get("text/plain", data.get("text/html", ""))))
 
 
 def render_output(output: Mapping[str, Any]) -> str:
     """One output of a cell as HTML; empty for progress bars and widgets."""
     kind = output["output_type"]
     if kind == "stream":
-        text = _joined(output["text"])
-        text = _without_progress(text) if output["name"] == "stderr" else _ANSI.sub("", text)
-        shade = ' class="stderr"' if output["name"] == "stderr" else ""
-        return f"<pre{shade}>{html.escape(text)}</pre>" if text.strip() else ""
+        text = _ANSI.sub("", _joined(output["text"]))
+        text = _without_progress(text) if output["name"] == "stderr" else text
+        return _pre(text, output["name"]) if text.strip() else ""
     if kind == "error":
-        trace = _ANSI.sub("", "\n".join(output["traceback"]))
-        return f'<pre class="error">{html.escape(trace)}</pre>'
+        return _pre(_ANSI.sub("", "\n".join(output["traceback"])), "error")
     return _data(output)
 
 
@@ -136,13 +163,25 @@ def _hint(source: str) -> str:
     return first[:60] + ("…" if len(first) > 60 else "")
 
 
+def _code_cell(cell: Any, number: int) -> dict[str, Any]:
+    outputs = cell.get("outputs", [])
+    return {
+        "kind": "code",
+        "number": number,
+        "code": code(cell.source),
+        "hint": _hint(cell.source),
+        "outputs": [text for output in outputs if (text := render_output(output))],
+        "failed": any(output["output_type"] == "error" for output in outputs),
+    }
+
+
 def _cells(notebook: Any) -> Iterator[dict[str, Any]]:
-    """Cells as the page shows them: parameters as a table, papermill's own marks left out."""
+    """Cells as the page shows them, the parameters as a table."""
     parameters: dict[str, str] = {}
+    number = 0
     for cell in notebook.cells:
         tags = cell.metadata.get("tags", [])
-        if "papermill-error-cell-tag" in tags:
-            continue
+        number += cell.cell_type == "code"
         if "parameters" in tags or "injected-parameters" in tags:
             parameters |= assignments(cell.source)
             continue
@@ -151,13 +190,18 @@ def _cells(notebook: Any) -> Iterator[dict[str, Any]]:
             parameters = {}
         if cell.cell_type == "markdown":
             yield {"kind": "markdown", "html": markdown(cell.source)}
-        elif cell.cell_type == "code":
-            outputs = [text for out in cell.get("outputs", []) if (text := render_output(out))]
-            failed = any(out["output_type"] == "error" for out in cell.get("outputs", []))
-            yield {
-                "kind": "code", "code": code(cell.source), "hint": _hint(cell.source),
-                "outputs": outputs, "failed": failed,
-            }  # fmt: skip
+        elif cell.cell_type == "code" and cell.source.strip():
+            yield _code_cell(cell, number)
+
+
+def _read(executed: Path) -> Any:
+    """A notebook without papermill's own marks, and without the title, which the page has."""
+    notebook = nbformat.read(executed, as_version=4)
+    mark = "papermill-error-cell-tag"
+    notebook.cells = [c for c in notebook.cells if mark not in c.metadata.get("tags", [])]
+    if notebook.cells and notebook.cells[0].cell_type == "markdown":
+        notebook.cells[0].source = re.sub(r"\A\s*# .*", "", notebook.cells[0].source)
+    return notebook
 
 
 def error_of(notebook: Any) -> str | None:
@@ -184,14 +228,13 @@ def render_notebook(
 
     neighbours: names of the notebooks before and after it in the run.
     """
-    notebook = nbformat.read(executed, as_version=4)
+    notebook = _read(executed)
     cells = list(_cells(notebook))
-    heading = ""
-    if cells and cells[0]["kind"] == "markdown":
-        heading = cells.pop(0)["html"]
+    question = cells.pop(0)["html"] if cells and cells[0]["kind"] == "markdown" else ""
     page = environment().get_template("notebook.html.j2").render(
         title=title, run_name=run_name, failed=status == "failed",
-        error=error or error_of(notebook), heading=heading, cells=cells, findings=findings,
+        error=error or error_of(notebook), question=question, cells=cells, findings=findings,
+        culprit=next((cell for cell in cells if cell.get("failed")), None),
         neighbours=neighbours, script_hash=None,
     )  # fmt: skip
     atomic_write(target, page)

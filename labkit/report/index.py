@@ -5,8 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from dataclasses import asdict
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,8 @@ from labkit.report import words
 from labkit.report.finding import Finding, load_findings
 from labkit.report.html import environment
 from labkit.units import scaled
+
+_UNKNOWN = dict.fromkeys(("model", "dtype", "profile"), "unknown") | {"status": "unfinished"}
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -35,63 +36,107 @@ def findings_of(run_dir: Path) -> list[Finding]:
         return []
 
 
-def when(stamp: str | None) -> str:
+def when(stamp: object) -> str:
     """2026-11-24T11:08:00+00:00 -> 24 November 2026, 11:08 UTC."""
     try:
-        return f"{datetime.fromisoformat(stamp or ''):%-d %B %Y, %H:%M} UTC"
+        moment = datetime.fromisoformat(str(stamp)).astimezone(UTC)
     except ValueError:
         return "unknown time"
+    return f"{moment.day} {moment:%B %Y, %H:%M} UTC"
 
 
 def machine_words(stamp: dict[str, Any]) -> str:
     """The machine of an environment stamp in one line."""
-    if not stamp:
-        return "unknown machine"
-    memory = scaled(float(stamp.get("memory_bytes", 0)), "B")
-    return f"{stamp.get('device', 'unknown machine')}, {memory} of memory"
+    name = str(stamp.get("device") or "unknown machine")
+    memory = stamp.get("memory_bytes")
+    return f"{name}, {scaled(float(memory), 'B')} of memory" if memory else name
 
 
-def _environment_rows(stamp: dict[str, Any]) -> list[tuple[str, str]]:
-    flat = {k: v for k, v in stamp.items() if k != "versions"} | stamp.get("versions", {})
-    return [(name.replace("_", " "), "–" if v is None else str(v)) for name, v in flat.items()]
+def _environment_rows(stamp: dict[str, Any], parameters: dict[str, Any]) -> list[tuple[str, str]]:
+    flat = {k: v for k, v in stamp.items() if k != "versions"} | (stamp.get("versions") or {})
+    return [
+        (name.replace("_", " "), "–" if value is None else str(value))
+        for name, value in [*flat.items(), *parameters.items()]
+    ]
+
+
+def _notebook_row(run_dir: Path, entry: dict[str, Any]) -> dict[str, Any]:
+    """A notebook of the run as its index shows it; linked once it has a page."""
+    page = f"reports/{entry['name']}.html"
+    return entry | {
+        "title": entry.get("title") or entry["name"],
+        "page": page if (run_dir / page).exists() else None,
+        "took": words.took(entry.get("seconds")),
+    }
 
 
 def write_run_index(run_dir: Path) -> None:
     """index.html of a run, from what lies in its folder; also of one that is not finished."""
-    run, stamp = read_json(run_dir / "run.json"), read_json(run_dir / "environment.json")
-    findings = findings_of(run_dir)
+    run = _UNKNOWN | read_json(run_dir / "run.json")
+    stamp, findings = read_json(run_dir / "environment.json"), findings_of(run_dir)
+    notebooks = [_notebook_row(run_dir, entry) for entry in run.get("notebooks") or []]
     page = environment().get_template("run.html.j2").render(
         title=run.get("title") or run.get("name") or run_dir.name, run=run, findings=findings,
+        notebooks=notebooks, titles={entry["name"]: entry["title"] for entry in notebooks},
+        count=lambda *states: sum(entry.get("status") in states for entry in notebooks),
         headline=words.headline(findings), when=when(run.get("started")),
-        machine=machine_words(stamp), stamp=_environment_rows(stamp),
+        machine=machine_words(stamp), stamp=_environment_rows(stamp, run.get("parameters") or {}),
         defects=[finding.defect for finding in findings if finding.defect], script_hash=None,
     )  # fmt: skip
     atomic_write(run_dir / "index.html", page)
 
 
-def summary(run_dir: Path) -> dict[str, Any]:
-    """What the list of runs says of one, findings included; status `broken` if unreadable."""
+def told(finding: Finding) -> dict[str, Any]:
+    """A finding as comparisons show it; `name` finds its like in another run, `speed` the ratio."""
+    share = finding.fraction_of_limit
+    rate = finding.value if finding.unit != "s" else 1 / finding.value if finding.value else 0.0
+    return {
+        "name": f"{finding.notebook}: {finding.variant} / {finding.baseline}, "
+        f"{words.phase(finding.phase)}, {words.metric(finding.metric)}",
+        "value": words.amount(finding.value, finding.unit),
+        "speed": rate,
+        "speedup": words.interval(finding),
+        "share": "no limit" if share is None else f"{words.percent(share)} of its limit",
+    }
+
+
+def _summary(run_dir: Path) -> dict[str, Any]:
     run, stamp = read_json(run_dir / "run.json"), read_json(run_dir / "environment.json")
     findings = findings_of(run_dir)
     sure = [finding.speedup for finding in findings if finding.verdict == "faster"]
     return {
         "folder": run_dir.name,
-        "name": run.get("title") or run.get("name") or run_dir.name,
-        "status": run.get("status", "broken"),
-        "started": run.get("started", ""),
+        "page": (run_dir / "index.html").exists(),
+        "name": str(run.get("title") or run.get("name") or run_dir.name),
+        "status": str(run.get("status") or "broken"),
+        "started": str(run.get("started") or ""),
         "when": when(run.get("started")),
-        "model": run.get("model") or "default model",
+        "model": str(run.get("model") or "unknown model"),
         "machine": machine_words(stamp),
-        "torch": stamp.get("versions", {}).get("torch", "unknown"),
+        "torch": str((stamp.get("versions") or {}).get("torch", "unknown")),
         "best": words.times(max(sure)) if sure else "–",
-        "findings": [asdict(finding) for finding in findings],
+        "findings": [told(finding) for finding in findings],
     }
 
 
+def summary(run_dir: Path) -> dict[str, Any]:
+    """What the list of runs says of one; status `broken` where its folder makes no sense."""
+    try:
+        return _summary(run_dir)
+    except (AttributeError, TypeError, ValueError):  # JSON, but not what a run writes
+        unknown = dict.fromkeys(("started", "when", "model", "machine", "torch"), "unknown")
+        name = {"folder": run_dir.name, "name": run_dir.name, "page": False}
+        return name | unknown | {"status": "broken", "best": "–", "findings": []}
+
+
 def runs_in(outputs: Path) -> list[Path]:
-    """Run folders, newest first."""
-    found = [p for p in outputs.iterdir() if p.is_dir() and (p / "run.json").exists()]
-    return sorted(found, key=lambda p: str(read_json(p / "run.json").get("started")), reverse=True)
+    """Folders of runs, also of broken ones, the newest first; a live session leaves no run."""
+    marks = ("run.json", "environment.json", "notebooks")
+    folders = sorted(path for path in outputs.iterdir() if not path.name.startswith("."))
+    found = [path for path in folders if any((path / mark).exists() for mark in marks)]
+    return sorted(
+        found, key=lambda path: str(read_json(path / "run.json").get("started", "")), reverse=True
+    )
 
 
 def write_runs_index(outputs: Path) -> None:
@@ -100,33 +145,34 @@ def write_runs_index(outputs: Path) -> None:
     template = environment()
     script = template.get_template("compare.js").render()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    data = json.dumps(runs).replace("<", "\\u003c")
+    data = json.dumps(runs, allow_nan=False).replace("<", "\\u003c")
+    told_most = sorted(range(len(runs)), key=lambda i: not runs[i]["findings"])  # the newest first
     page = template.get_template("runs.html.j2").render(
-        title="Runs", runs=runs, data=data, script=script, script_hash=f"sha256-{digest}"
-    )
+        title="Runs", runs=runs, data=data, script=script, script_hash=f"sha256-{digest}",
+        chosen=[*told_most[1:2], *told_most[:1]],
+    )  # fmt: skip
     atomic_write(outputs / "index.html", page)
 
 
-def _key(finding: Finding) -> tuple[str, ...]:
-    return (finding.notebook, finding.variant, finding.baseline, finding.phase, finding.metric)
-
-
 def compare_runs(first: Path, second: Path) -> list[dict[str, object]]:
-    """Rows of the findings that either run has, side by side; change is second over first."""
-    a, b = ({_key(f): f for f in findings_of(path)} for path in (first, second))
+    """Rows of the findings that either run has, side by side.
+
+    `second to first` is a ratio of speeds: over 1, the second run is faster.
+    """
+    a, b = ({row["name"]: row for row in map(told, findings_of(path))} for path in (first, second))
+    none = {"value": "–", "speedup": "–", "speed": 0.0}
     rows: list[dict[str, object]] = []
-    for key in dict.fromkeys([*a, *b]):
-        left, right = a.get(key), b.get(key)
-        known = left or right
-        assert known is not None
+    for name in dict.fromkeys([*a, *b]):
+        left, right = a.get(name, none), b.get(name, none)
+        change = right["speed"] / left["speed"] if left["speed"] else 0
         rows.append(
             {
-                "notebook": known.notebook,
-                "finding": f"{known.variant} / {known.baseline}, {words.phase(known.phase)}",
-                first.name: words.amount(left.value, left.unit) if left else "–",
-                second.name: words.amount(right.value, right.unit) if right else "–",
-                "change": f"{right.value / left.value:.2f}x" if left and right else "–",
-                "speedups": " | ".join(words.times(f.speedup) if f else "–" for f in (left, right)),
+                "finding": name,
+                "first": left["value"],
+                "second": right["value"],
+                "second to first": f"{change:.2f}x" if change else "–",
+                "speedup, first": left["speedup"],
+                "speedup, second": right["speedup"],
             }
         )
     return rows
@@ -135,8 +181,8 @@ def compare_runs(first: Path, second: Path) -> list[dict[str, object]]:
 def differences(first: Path, second: Path) -> list[str]:
     """What else differs between two runs, and so may explain their figures."""
     a, b = summary(first), summary(second)
-    names = {"model": "model", "machine": "machine", "torch": "torch version"}
-    return [f"{word}: {a[k]} | {b[k]}" for k, word in names.items() if a[k] != b[k]]
+    named = {"model": "model", "machine": "machine", "torch": "torch version"}
+    return [f"{word}: {a[k]} | {b[k]}" for k, word in named.items() if a[k] != b[k]]
 
 
 def run_folder(name: str) -> Path:

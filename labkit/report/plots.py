@@ -15,10 +15,11 @@ from typing import Any
 
 from IPython.display import HTML, Markdown, display
 
+from labkit.report import words
 from labkit.report.finding import Finding
 
 # Legible on white and on near-black, and apart for colour-blind eyes (after Okabe and Ito).
-COLORS = ("#2f7fc1", "#d9730d", "#1a936f", "#b5559b", "#8a8f98", "#c9a227")
+COLORS = ("#2f7fc1", "#d9730d", "#1a936f", "#b5559b", "#8a8f98", "#a5821c")
 # Drawn in this colour, written into the page as currentColor: the figure follows the theme.
 _FOREGROUND = "#010203"
 _numbers = itertools.count(1)
@@ -67,6 +68,15 @@ def new_figure(width: float = 7.2, height: float = 3.6, columns: int = 1) -> tup
     return figure, figure.subplots(1, columns)
 
 
+def label_log_axis(axis: Any, values: Sequence[float]) -> None:
+    """Mark a logarithmic axis at `values` and nowhere else, in plain numbers."""
+    from matplotlib.ticker import FixedLocator, NullLocator
+
+    axis.set_major_locator(FixedLocator(list(values)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}")
+
+
 def svg(figure: Any, alt: str) -> str:
     """The figure as an <svg> element with a text alternative and ids of its own."""
     buffer = io.StringIO()
@@ -74,23 +84,19 @@ def svg(figure: Any, alt: str) -> str:
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = text.replace(_FOREGROUND, "currentColor")
-    text = re.sub(r"(\d+\.\d{2})\d+", r"\1", text)
+    text = re.sub(r"<style.*?</style>", "", text, flags=re.DOTALL)  # it would rule the whole page
+    text = re.sub(r' (width|height)="[\d.]+pt"', "", text)  # the page sets the size
     mark = f"f{next(_numbers)}-"
-    text = re.sub(r'\bid="', f'id="{mark}', text)
-    text = re.sub(r'(xlink:href="#|url\(#)', rf"\g<1>{mark}", text)
+    text = re.sub(r"<[^>]+>", lambda tag: _tidy(tag[0], mark), text)
     label = html.escape(alt, quote=True)
-    text = re.sub(
-        r'(<svg\b[^>]*?) width="[^"]*" height="[^"]*"', r"\1", _opening_last(text), count=1
-    )
-    return text.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
+    return text.replace("<svg", f'<svg role="img" aria-label="{label}" stroke-linejoin="round"', 1)
 
 
-def _opening_last(text: str) -> str:
-    """matplotlib writes height before width in some versions: put them in one order."""
-    return re.sub(
-        r' height="([^"]*)"([^>]*?) width="([^"]*)"', r' width="\3" height="\1"\2', text, count=1
-    )
+def _tidy(tag: str, mark: str) -> str:
+    """One tag: short coordinates, the page's own ink, ids that no other figure has."""
+    tag = re.sub(r"\d+\.\d{3,}", lambda found: f"{float(found[0]):.2f}", tag)
+    tag = tag.replace(_FOREGROUND, "currentColor").replace(' id="', f' id="{mark}')
+    return tag.replace('href="#', f'href="#{mark}').replace("url(#", f"url(#{mark}")
 
 
 def show(figure: Any, alt: str, caption: str = "") -> None:
@@ -98,7 +104,8 @@ def show(figure: Any, alt: str, caption: str = "") -> None:
     width = figure.get_figwidth() * 96
     below = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
     style = f"max-width:{width:.0f}px"
-    _display(f'<figure style="{style}">{svg(figure, alt)}{below}</figure>')
+    drawn = f'<div class="plot">{svg(figure, alt)}</div>'
+    _display(f'<figure style="{style}">{drawn}{below}</figure>')
 
 
 def number(value: object) -> str:
@@ -115,23 +122,30 @@ def number(value: object) -> str:
 
 
 def table_html(rows: Sequence[Mapping[str, object]], caption: str = "") -> str:
-    """Rows of the same keys as an HTML table; all of it escaped."""
+    """Rows as an HTML table, all of it escaped; a column of numbers is aligned to the right."""
     if not rows:
         return f"<p>{html.escape(caption)}: nothing to show.</p>"
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    head = "".join(f'<th scope="col">{html.escape(column)}</th>' for column in columns)
-    body = "".join(
-        "<tr>" + "".join(_cell(row.get(column, "")) for column in columns) + "</tr>" for row in rows
-    )
+    right = {column for column in columns if _numeric([row.get(column) for row in rows])}
+
+    def cell(tag: str, column: str, value: object) -> str:
+        kind = ' class="number"' if column in right else ""
+        scope = ' scope="col"' if tag == "th" else ""
+        return f"<{tag}{scope}{kind}>{html.escape(number(value))}</{tag}>"
+
+    head = "".join(cell("th", column, column) for column in columns)
+    lines = ("".join(cell("td", c, row.get(c, "")) for c in columns) for row in rows)
+    body = "".join(f"<tr>{line}</tr>" for line in lines)
     top = f"<caption>{html.escape(caption)}</caption>" if caption else ""
     parts = f"{top}<thead><tr>{head}</tr></thead><tbody>{body}</tbody>"
     return f'<div class="table"><table>{parts}</table></div>'
 
 
-def _cell(value: object) -> str:
-    numeric = isinstance(value, (int, float)) or bool(re.match(r"^[\d<–(.-][\d,.]*\b", str(value)))
-    kind = ' class="number"' if numeric else ""
-    return f"<td{kind}>{html.escape(number(value))}</td>"
+def _numeric(column: Sequence[object]) -> bool:
+    """Whether most of what a column tells is numbers, with or without a unit."""
+    told = [number(value) for value in column if value not in (None, "", "–")]
+    like = re.compile(r"[<≈(-]*\d[\d,.]*(e[+-]?\d+)?\b")
+    return 2 * sum(bool(like.match(text)) for text in told) > len(told)
 
 
 def table(rows: Sequence[Mapping[str, object]], caption: str = "") -> None:
@@ -166,15 +180,15 @@ def source(thing: Any) -> None:
 def finding_row(finding: Finding) -> dict[str, object]:
     """A finding in the words of a table."""
     fraction = finding.fraction_of_limit
-    interval = f"[{finding.speedup_low:.2f}, {finding.speedup_high:.2f}]"
     return {
         "variant": finding.variant,
         "against": finding.baseline,
-        "phase": finding.phase.replace("_", " "),
-        finding.unit: finding.value,
-        "speedup": f"{finding.speedup:.2f}x {interval}",
+        "phase": words.phase(finding.phase),
+        "metric": words.metric(finding.metric),
+        "measured": words.amount(finding.value, finding.unit),
+        "speedup": words.interval(finding),
         "verdict": finding.verdict,
-        "of its limit": "–" if fraction is None else f"{fraction:.0%}",
+        "of its limit": "–" if fraction is None else words.percent(fraction),
     }
 
 

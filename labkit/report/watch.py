@@ -48,7 +48,10 @@ def run_notebook(source: Path, run_folder: Path, parameters: dict[str, Any]) -> 
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{source.stem}.part.ipynb")
     command = [sys.executable, "-m", "labkit.report.execute", str(source), str(partial)]
-    given = os.environ | {"LABKIT_RUN_DIR": str(run_folder.resolve())}
+    given = os.environ | {
+        "LABKIT_RUN_DIR": str(run_folder.resolve()),
+        "LABKIT_HEADLESS": "1",
+    }
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
         errors = None if sys.stderr.isatty() else open(log, "wb")  # noqa: SIM115

@@ -11,15 +11,34 @@ from labkit.units import seconds
 
 def times(ratio: float) -> str:
     """2.345 -> 2.35x; large ratios with fewer digits."""
-    return f"{ratio:.2f}x" if ratio < 10 else f"{ratio:,.0f}x"
+    digits = 2 if ratio < 10 else 1 if ratio < 100 else 0
+    return f"{ratio:,.{digits}f}x"
+
+
+def interval(finding: Finding) -> str:
+    """The speedup and its 95 % interval: 2.35x [2.20, 2.51]."""
+    return f"{times(finding.speedup)} [{finding.speedup_low:.2f}, {finding.speedup_high:.2f}]"
+
+
+def percent(fraction: float) -> str:
+    """0.614 -> 61 %; what is not nothing is never called 0 %, and only all of it is 100 %."""
+    text = f"{100 * fraction:.0f}" if 0.1 <= fraction < 0.99 else f"{100 * fraction:.3g}"
+    return f"{text}\u00a0%"
 
 
 def amount(value: float, unit: str) -> str:
-    """A value with its unit, to three digits."""
-    if unit == "s":
-        return seconds(value)
-    text = f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
-    return f"{text} {unit}"
+    """A value with its unit, to three digits; never broken over two lines."""
+    digits = f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    text = seconds(value) if unit == "s" else f"{digits} {unit}".strip()
+    return text.replace(" ", "\u00a0")
+
+
+def took(duration: float | None) -> str:
+    """How long a notebook ran: 7 s, 2 min 05 s."""
+    if duration is None:
+        return "–"
+    minutes, rest = divmod(round(duration), 60)
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
 def phase(name: str) -> str:
@@ -27,18 +46,24 @@ def phase(name: str) -> str:
     return name.replace("_", " ")
 
 
+def metric(name: str) -> str:
+    """ttft -> TTFT, decode_rate -> decode rate."""
+    short = {"ttft", "itl", "tpot", "mbu", "mfu", "e2e"}
+    return " ".join(word.upper() if word in short else word for word in name.split("_"))
+
+
 def answers(quality: Mapping[str, Any]) -> str:
     """What it cost in answers."""
     if quality.get("lossless"):
         count = quality.get("tokens_compared")
-        return f"same answer ({count:,} tokens)" if count else "same answer"
+        return f"same answer ({count:,}\u00a0tokens)" if count else "same answer"
     parts = []
     if "top1_agreement" in quality:
         parts.append(f"{quality['top1_agreement']:.1%} same top token")
     if "kl_mean" in quality:
-        parts.append(f"KL {quality['kl_mean']:.2g}")
+        parts.append(f"KL\u00a0{quality['kl_mean']:.2g}")
     if "perplexity_ratio" in quality:
-        parts.append(f"perplexity x{quality['perplexity_ratio']:.3f}")
+        parts.append(f"perplexity\u00a0x{quality['perplexity_ratio']:.3f}")
     if not parts and quality.get("lossless") is False:
         parts.append("other answers")
     return ", ".join(parts) or "not stated"
@@ -48,21 +73,28 @@ def sentence(finding: Finding) -> str:
     """One finding as a sentence."""
     limit = ""
     if finding.fraction_of_limit is not None:
-        limit = f", at {finding.fraction_of_limit:.0%} of its limit"
+        limit = f", at {percent(finding.fraction_of_limit)} of its limit"
+    low, high = finding.speedup_low, finding.speedup_high
     return (
         f"{finding.variant} is {times(finding.speedup)} as fast as {finding.baseline} "
-        f"[{finding.speedup_low:.2f}, {finding.speedup_high:.2f}] in {phase(finding.phase)}{limit}."
+        f"[{low:.2f}, {high:.2f}] in {phase(finding.phase)}{limit}."
     )
 
 
 def headline(findings: Sequence[Finding]) -> str:
-    """The one sentence a run is about: its largest sure gain."""
-    sure = [finding for finding in findings if finding.verdict == "faster"]
+    """The sentence a run is about: how much was found, and its largest sure gain."""
     if not findings:
         return "No findings yet."
+    notebooks = len({finding.notebook for finding in findings})
+    told = f"{_count(len(findings), 'finding')} from {_count(notebooks, 'notebook')}."
+    sure = [finding for finding in findings if finding.verdict == "faster"]
     if not sure:
-        return "Nothing was surely faster than its baseline."
-    return sentence(max(sure, key=lambda finding: finding.speedup_low))
+        return f"{told} Nothing was surely faster than its baseline."
+    return f"{told} The largest sure gain: {sentence(max(sure, key=lambda f: f.speedup_low))}"
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
 def text_table(rows: Sequence[Mapping[str, object]]) -> str:

@@ -1,50 +1,68 @@
+// Compares any two of the runs in #runs. All text is set as text: names and notes are data.
 (function () {
-  var runs = JSON.parse(document.getElementById("runs").textContent);
-  var first = document.getElementById("first");
-  var second = document.getElementById("second");
-  var place = document.getElementById("comparison");
+  "use strict";
+  const runs = JSON.parse(document.getElementById("runs").textContent);
+  const first = document.getElementById("first");
+  const second = document.getElementById("second");
+  const place = document.getElementById("comparison");
 
   function make(tag, text, parent, kind) {
-    var made = document.createElement(tag);
+    const made = document.createElement(tag);
     made.textContent = text;
-    if (kind) { made.className = kind; }
-    parent.appendChild(made);
-    return made;
+    if (kind) made.className = kind;
+    return parent.appendChild(made);
   }
-  function key(f) { return [f.notebook, f.variant, f.baseline, f.phase, f.metric].join("\n"); }
-  function digits(x) { return x >= 100 ? Math.round(x).toLocaleString("en") : String(Number(x.toPrecision(3))); }
-  function value(f) { return f ? digits(f.value) + " " + f.unit : "–"; }
-  function speedup(f) { return f ? f.speedup.toFixed(2) + "x [" + f.speedup_low.toFixed(2) + ", " + f.speedup_high.toFixed(2) + "]" : "–"; }
-  function share(f) { return f && f.fraction_of_limit !== null ? Math.round(100 * f.fraction_of_limit) + " %" : "–"; }
 
-  function row(body, name, a, b) {
-    var line = make("tr", "", body);
-    make("td", name, line);
-    [value(a), value(b), a && b ? (b.value / a.value).toFixed(2) + "x" : "–",
-      speedup(a), speedup(b), share(a), share(b)].forEach(function (text) {
-      make("td", text, line, "number");
-    });
+  function heading(names, parent) {
+    const head = make("tr", "", make("thead", "", parent));
+    names.forEach(function (name) { make("th", name, head).scope = "col"; });
   }
+
+  function side(run, found, line) {
+    const cell = make("td", "", line);
+    make("small", run.name, cell, "label");
+    make("strong", found ? found.value : "–", cell);
+    if (found) {
+      make("small", "speedup " + found.speedup, cell);
+      make("small", found.share, cell);
+    }
+  }
+
+  function row(name, a, b, left, right, body) {
+    const line = make("tr", "", body);
+    make("th", name, line).scope = "row";
+    side(a, left, line);
+    side(b, right, line);
+    const change = left && right && left.speed > 0 ? (right.speed / left.speed).toFixed(2) + "x" : "–";
+    const cell = make("td", "", line);
+    make("small", "second to first", cell, "label");
+    make("strong", change, cell);
+  }
+
   function draw() {
-    var a = runs[first.value], b = runs[second.value], from = {}, to = {}, names = {};
+    const a = runs[first.value], b = runs[second.value];
     place.textContent = "";
-    a.findings.forEach(function (f) { from[key(f)] = f; names[key(f)] = f; });
-    b.findings.forEach(function (f) { to[key(f)] = f; names[key(f)] = f; });
     ["model", "machine", "torch"].forEach(function (what) {
-      if (a[what] !== b[what]) { make("p", "Not the same " + what + ": " + a[what] + " | " + b[what], place, "banner"); }
+      if (a[what] === b[what]) return;
+      const note = make("p", "", place, "banner");
+      make("strong", "Not the same " + what + ": ", note);
+      note.append(a[what] + " in the first, " + b[what] + " in the second.");
     });
-    var table = make("table", "", make("div", "", place, "table"));
-    var head = make("tr", "", make("thead", "", table));
-    ["finding", a.name, b.name, "second / first", "speedup, first", "speedup, second", "of limit, first", "of limit, second"].forEach(function (text) {
-      make("th", text, head);
-    });
-    var body = make("tbody", "", table);
-    Object.keys(names).forEach(function (k) {
-      var f = names[k];
-      row(body, f.notebook + ": " + f.variant + " / " + f.baseline + ", " + f.phase, from[k], to[k]);
-    });
+    const left = new Map(a.findings.map(function (f) { return [f.name, f]; }));
+    const right = new Map(b.findings.map(function (f) { return [f.name, f]; }));
+    const names = new Set([...left.keys(), ...right.keys()]);
+    if (!names.size) { make("p", "Neither run has findings.", place); return; }
+    const table = make("table", "", place, "cards");
+    heading(["finding", a.name, b.name, "second to first"], table);
+    const body = make("tbody", "", table);
+    names.forEach(function (name) { row(name, a, b, left.get(name), right.get(name), body); });
+    make("p", "“second to first” is a ratio of speeds: over 1, the second run is faster. " +
+      "The two were not measured side by side, so small differences mean little.", place, "dim");
   }
+
   first.addEventListener("change", draw);
   second.addEventListener("change", draw);
+  document.getElementById("compare").hidden = false;
+  document.getElementById("by-hand").hidden = true;
   draw();
 })();

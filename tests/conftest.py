@@ -1,0 +1,137 @@
+"""Tiny random models of every family, made by transformers; and the real model.
+
+transformers is the judge: its models make the weights, save them as safetensors, and say what the
+logits must be.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: no test needs a network
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+
+from labkit.model.load import LoadedModel, load
+
+# 4 query heads share 2 KV heads; no two sizes are equal, so that a mix-up cannot pass unseen.
+SHAPE: dict[str, Any] = {
+    "vocab_size": 97, "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 3,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16,
+    "max_position_embeddings": 128, "rope_theta": 10000.0, "rms_norm_eps": 1e-5,
+    "attn_implementation": "eager", "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": None,
+}  # fmt: skip
+LLAMA3 = {
+    "rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0, "original_max_position_embeddings": 32,
+}  # fmt: skip
+# name -> (transformers' prefix of its config and model class, what differs from SHAPE)
+TINY: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("Llama", {}),
+    "llama-tied": ("Llama", {"tie_word_embeddings": True}),
+    "llama-biases": ("Llama", {"attention_bias": True, "mlp_bias": True}),
+    "llama-mha": ("Llama", {"num_key_value_heads": 4}),
+    "llama-wide-heads": ("Llama", {"head_dim": 32, "rms_norm_eps": 1e-2}),
+    "llama-rope-linear": (
+        "Llama",
+        {"rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 5000.0}},
+    ),
+    "llama-rope-llama3": ("Llama", {"rope_parameters": LLAMA3}),
+    "mistral": ("Mistral", {"sliding_window": None}),
+    "mistral-window": ("Mistral", {"sliding_window": 8}),
+    "qwen2": ("Qwen2", {}),
+    "qwen2-tied": ("Qwen2", {"tie_word_embeddings": True}),
+    "qwen2-window": (
+        "Qwen2",
+        {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 0},
+    ),
+    "qwen3": ("Qwen3", {}),
+    "qwen3-biases-tied": ("Qwen3", {"attention_bias": True, "tie_word_embeddings": True}),
+}
+
+
+class Tiny(NamedTuple):
+    """A transformers model, and ours loaded from the directory it was saved to."""
+
+    reference: Any
+    model: LoadedModel
+
+    def logits(self, ids: list[int], mask: torch.Tensor | None = None) -> torch.Tensor:
+        """transformers' logits of every position; mask (tokens, tokens) bool replaces its own."""
+        more = {}
+        if mask is not None:
+            shut = torch.finfo(torch.float32).min
+            more = {"attention_mask": torch.where(mask, 0.0, shut)[None, None]}
+        with torch.inference_mode():
+            return self.reference(torch.tensor([ids]), **more).logits[0]
+
+
+def make_reference(name: str, **changes: Any) -> Any:
+    """A random transformers model in which every parameter, biases and norms too, matters."""
+    import transformers
+
+    prefix, differs = TINY[name]
+    config = getattr(transformers, f"{prefix}Config")(**SHAPE | differs | changes)
+    torch.manual_seed(1234)
+    reference = getattr(transformers, f"{prefix}ForCausalLM")(config).eval().float()
+    with torch.no_grad():
+        for parameter in reference.parameters():
+            if parameter.dim() == 1:  # transformers makes norms ones and biases zeros
+                parameter.add_(torch.randn_like(parameter) * 0.2)
+            else:  # larger than its 0.02, so that attention is far from uniform
+                parameter.mul_(6)
+    return reference
+
+
+@pytest.fixture(scope="session")
+def make_tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Tiny]:
+    """Make (once) the tiny model of a name in TINY."""
+    made: dict[str, Tiny] = {}
+
+    def make(name: str) -> Tiny:
+        if name not in made:
+            directory = tmp_path_factory.mktemp(name)
+            reference = make_reference(name)
+            reference.save_pretrained(directory)
+            made[name] = Tiny(reference, load(directory, "cpu"))
+        return made[name]
+
+    return make
+
+
+@pytest.fixture(scope="session", params=list(TINY))
+def tiny(request: pytest.FixtureRequest, make_tiny: Callable[[str], Tiny]) -> Tiny:
+    """Each tiny model in turn."""
+    return make_tiny(request.param)
+
+
+@pytest.fixture(scope="session")
+def llama(make_tiny: Callable[[str], Tiny]) -> Tiny:
+    """The plainest tiny model, for what does not depend on the family."""
+    return make_tiny("llama")
+
+
+@pytest.fixture(scope="session")
+def real_model() -> LoadedModel:
+    """The default model in float32 on the CPU; its package missing is an error, not a skip."""
+    return load(None, "cpu", "float32")
+
+
+@pytest.fixture(scope="session")
+def real_reference(real_model: LoadedModel) -> Any:
+    """transformers' own model of the same directory."""
+    from labkit.model.reference import load_reference
+
+    return load_reference(real_model)
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder in place of the user's, for what labkit keeps."""
+    monkeypatch.setenv("LABKIT_CACHE", str(tmp_path / "kept"))
+    return tmp_path / "kept"

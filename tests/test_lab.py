@@ -1,0 +1,109 @@
+"""A notebook runs to its end in a real JupyterLab, driven in a real browser."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from labkit.paths import project_root
+from labkit.report.finding import load_findings
+from tests.chromium import open_browser
+from tests.tiny import save_tiny_model
+
+NAME = "00_speed_limit"
+TINY = """
+device: str = "cpu"
+dtype: str = "float32"
+prompt_tokens: int = 12
+new_tokens: int = 3
+check_tokens: int = 8
+rounds: int = 5
+remeasure: bool = False
+"""
+
+
+def _small_copy(folder: Path, model: Path) -> Path:
+    """The notebook as a user would have changed it: its parameters cell, nothing else."""
+    notebook = nbformat.read(project_root() / "notebooks" / f"{NAME}.ipynb", as_version=4)
+    for cell in notebook.cells:
+        if "parameters" in cell.metadata.get("tags", []):
+            cell.source = f"model: str = {str(model)!r}{TINY}"
+    path = folder / f"{NAME}.ipynb"
+    nbformat.write(notebook, path)
+    return path
+
+
+def _start_lab(folder: Path) -> tuple[subprocess.Popen[bytes], str]:
+    """JupyterLab on a free port of its own choice, and the address it gives."""
+    settings = folder / "settings" / "@jupyterlab" / "apputils-extension"
+    settings.mkdir(parents=True)
+    quiet = {"fetchNews": "false", "checkForUpdates": False}
+    (settings / "notification.jupyterlab-settings").write_text(json.dumps(quiet))
+    given = os.environ | {
+        "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"),
+        "JUPYTER_RUNTIME_DIR": str(folder / "runtime"),
+        "LABKIT_RUN_DIR": str(folder / "run"),
+    }
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--port=0"]
+    options = [f"--ServerApp.root_dir={folder / 'work'}", "--IdentityProvider.token=secret"]
+    with open(folder / "lab.log", "wb") as log:
+        server = subprocess.Popen(
+            [*command, *options], env=given, stdout=log, stderr=log, start_new_session=True
+        )
+    for _ in range(120):
+        found = list((folder / "runtime").glob("jpserver-*.json"))
+        if found:
+            return server, json.loads(found[0].read_text())["url"]
+        assert server.poll() is None, (folder / "lab.log").read_text()[-2000:]
+        time.sleep(0.5)
+    raise AssertionError("JupyterLab did not start within a minute")
+
+
+def _executed(path: Path) -> list[int | None]:
+    cells = nbformat.read(path, as_version=4).cells
+    return [cell.execution_count for cell in cells if cell.cell_type == "code"]
+
+
+@pytest.mark.browser
+def test_a_notebook_runs_from_the_top_in_jupyterlab(tmp_path):
+    (tmp_path / "work").mkdir()
+    (tmp_path / "model").mkdir()
+    path = _small_copy(tmp_path / "work", save_tiny_model(tmp_path / "model"))
+    server, url = _start_lab(tmp_path)
+    try:
+        with open_browser() as browser:
+            page = browser.new_page()
+            page.goto(f"{url}lab/tree/{path.name}?token=secret")
+            page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=60_000)
+            page.wait_for_selector('[title*="Idle"], [data-status="idle"]', timeout=60_000)
+            for second in range(120):
+                if second % 30 == 0 and not any(_executed(path)):  # a click may come too early
+                    page.click('.lm-MenuBar-itemLabel:text-is("Run")')
+                    page.wait_for_timeout(500)
+                    page.click('.lm-Menu-itemLabel:text-is("Run All Cells")')
+                page.wait_for_timeout(1000)
+                page.keyboard.press("Control+s")
+                if None not in _executed(path):
+                    break
+            page.screenshot(path=tmp_path / "lab.png")  # for whoever has to look into a failure
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(timeout=20)
+    errors = [
+        output
+        for cell in nbformat.read(path, as_version=4).cells
+        for output in cell.get("outputs", [])
+        if output.output_type == "error"
+    ]
+    assert not errors
+    assert None not in _executed(path)
+    findings = load_findings(tmp_path / "run" / "findings" / f"{NAME}.json")
+    assert {finding.phase for finding in findings} == {"prefill", "decode"}

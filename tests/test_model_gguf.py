@@ -1,0 +1,122 @@
+"""GGUF files: exact numbers, rows put back in order, broken files refused, nothing half done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from gguf import GGMLQuantizationType, GGUFWriter
+from gguf.quants import quantize
+
+from labkit.model.load import load
+from tests.conftest import Tiny
+
+Weights = dict[str, np.ndarray]
+F32, Q8_0, Q4_0, Q4_1 = (
+    getattr(GGMLQuantizationType, name) for name in ("F32", "Q8_0", "Q4_0", "Q4_1")
+)
+# Ours written down a second time, from llama.cpp's tensor list, so that a slip shows.
+NAMES = {
+    "model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output",
+    "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm",
+    "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output", "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}  # fmt: skip
+
+
+def interleave(rows: np.ndarray, heads: int) -> np.ndarray:
+    """llama.cpp's `permute` (convert_hf_to_gguf.py): halves of a head become neighbours."""
+    halves = rows.reshape(heads, 2, rows.shape[0] // heads // 2, *rows.shape[1:])
+    return halves.swapaxes(1, 2).reshape(rows.shape)
+
+
+def gguf_weights(reference: Any) -> Weights:
+    """A transformers model's tensors, named and ordered as llama.cpp's converter leaves them."""
+    config, found = reference.config, {}
+    heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
+    for name, tensor in reference.state_dict().items():
+        module, _, kind = name.rpartition(".")
+        if module == "lm_head" and config.tie_word_embeddings:
+            continue
+        layer = ""
+        if module.startswith("model.layers."):
+            _, _, number, module = module.split(".", 3)
+            layer = f"blk.{number}."
+        short, values = NAMES[module], tensor.numpy().copy()
+        if config.model_type == "llama" and short in heads:
+            values = interleave(values, heads[short])
+        found[f"{layer}{short}.{kind}"] = values
+    return found
+
+
+def write_gguf(
+    path: Path,
+    reference: Any,
+    weights: Weights,
+    kind: GGMLQuantizationType = F32,
+    arch: str | None = None,
+    more: Callable[[GGUFWriter], object] = lambda writer: None,
+) -> Path:
+    """A GGUF file of these tensors, matrices in blocks of `kind`, with a byte-level tokenizer."""
+    config, writer = reference.config, GGUFWriter(path, arch or reference.config.model_type)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_key_length(config.head_dim)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    more(writer)
+    tokens = ["<s>", "</s>", "<unk>", *(chr(33 + n) for n in range(93)), "ab"]
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(tokens)
+    writer.add_token_types([3, 3, 3] + [1] * 94)
+    writer.add_token_merges(["a b"])
+    writer.add_bos_token_id(0)
+    writer.add_eos_token_id(1)
+    for name, values in weights.items():
+        if values.ndim == 2 and kind != F32:
+            blocks = quantize(values, kind)
+            writer.add_tensor(name, blocks, raw_shape=blocks.shape, raw_dtype=kind)
+        else:
+            writer.add_tensor(name, values.astype(np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+FAMILIES = [
+    "llama", "llama-tied", "llama-mha", "llama-wide-heads", "qwen2", "qwen2-tied", "qwen3",
+]  # fmt: skip
+
+
+@pytest.mark.usefixtures("own_cache")
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_gguf_file_computes_what_its_model_did(
+    name: str, make_tiny: Callable[[str], Tiny], tmp_path: Path
+) -> None:
+    from labkit.model.rows import Rows
+
+    tiny, ids = make_tiny(name), list(range(3, 30))
+    file = write_gguf(tmp_path / "tiny.gguf", tiny.reference, gguf_weights(tiny.reference))
+    model = load(file, "cpu")
+    logits = model.decoder(Rows.prefill(ids, all_logits=True), model.decoder.new_cache(1, 30))
+    assert (logits - tiny.logits(ids)).abs().max() <= 1e-4
+    assert (model.name, model.source) == ("tiny", file)
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_the_tokenizer_comes_along(llama: Tiny, tmp_path: Path) -> None:
+    file = write_gguf(tmp_path / "tiny.gguf", llama.reference, gguf_weights(llama.reference))
+    tokenizer = load(file, "cpu").tokenizer
+    ids = tokenizer.encode("abba", add_special_tokens=False)
+    assert tokenizer.convert_ids_to_tokens(ids) == ["ab", "b", "a"]

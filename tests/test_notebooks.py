@@ -1,0 +1,103 @@
+"""Every notebook runs to its end on a tiny model, and leaves the findings it is about."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from labkit.paths import project_root
+from labkit.report.finding import load_findings
+from tests.tiny import save_tiny_model
+
+NOTEBOOKS = sorted((project_root() / "notebooks").glob("[0-9]*.ipynb"))
+EXECUTE = (sys.executable, "-m", "labkit.report.execute")
+TINY = {
+    "00_speed_limit": {"rounds": 5, "prompt_tokens": 12, "new_tokens": 3, "check_tokens": 8},
+    "01_timing": {"rounds": 5, "prompt_tokens": 12, "new_tokens": 4, "series": 60},
+    "02_kv_cache": {
+        "rounds": 5,
+        "prompt_tokens": 12,
+        "new_tokens": 3,
+        "check_tokens": 6,
+        "contexts": [8, 32],
+        "curve_rounds": 5,
+        "window": 16,
+        "quality_tokens": 40,
+    },
+}
+FINDS = {
+    "00_speed_limit": {("plain decoder", "decode"), ("plain decoder", "prefill")},
+    "01_timing": {("slowed by 10%", "decode"), ("plain decoder (again)", "decode")},
+    "02_kv_cache": {
+        ("growing cache", "decode"),
+        ("static cache", "decode"),
+        ("sliding window 16", "decode"),
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def tiny_model(tmp_path_factory) -> Path:
+    return save_tiny_model(tmp_path_factory.mktemp("model"))
+
+
+def test_every_notebook_is_covered():
+    assert [path.stem for path in NOTEBOOKS] == sorted(TINY) == sorted(FINDS)
+
+
+@pytest.mark.notebook
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_leaves_its_findings(path, tiny_model, tmp_path):
+    values = {"model": str(tiny_model), "device": "cpu"} | TINY[path.stem]
+    done = subprocess.run(
+        [*EXECUTE, path, tmp_path / "out.ipynb", json.dumps(values)],
+        env=os.environ | {"LABKIT_RUN_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    findings = load_findings(tmp_path / "findings" / f"{path.stem}.json")
+    assert {(finding.variant, finding.phase) for finding in findings} == FINDS[path.stem]
+    for finding in findings:
+        assert finding.notebook == path.stem
+        assert finding.samples == 5
+        assert finding.defect is None
+        assert finding.model["name"] == tiny_model.name
+        assert "lossless" in finding.quality
+    assert list((tmp_path / "traces" / path.stem).glob("*.json"))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_keeps_the_contract(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    text = "\n".join(cell.source for cell in notebook.cells)
+    assert all(not cell.outputs and cell.execution_count is None for cell in code)
+    assert sum("parameters" in cell.metadata.get("tags", []) for cell in code) == 1
+    assert "class " not in "\n".join(cell.source for cell in code)
+    wanted = ["device: str", "source(", "ame answer?", "Prediction", " = compare(", "gap remains"]
+    places = [text.find(word) for word in [*wanted, "save_findings(N"]]
+    assert -1 not in places
+    if path.stem != "01_timing":  # which first takes the usual way apart
+        assert places == sorted(places)
+
+
+def test_functions_in_notebooks_are_short():
+    for path in NOTEBOOKS:
+        for cell in nbformat.read(path, as_version=4).cells:
+            if cell.cell_type != "code":
+                continue
+            for node in ast.walk(ast.parse(cell.source)):
+                if isinstance(node, ast.FunctionDef):
+                    assert len(node.body) <= 5, f"{path.stem}: {node.name}"
+                    lines = node.end_lineno - node.lineno
+                    assert lines <= 7, f"{path.stem}: {node.name} has {lines} lines"
