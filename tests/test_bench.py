@@ -1,0 +1,47 @@
+"""`labkit bench` on a tiny model: the table, the samples, and refusals."""
+
+import json
+
+import pytest
+
+from labkit import bench
+from labkit.errors import LabkitError
+from tests.tiny import save_tiny_model
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return str(save_tiny_model(tmp_path_factory.mktemp("model")))
+
+
+def test_a_table_with_a_row_a_variant_and_the_control(model, tmp_path):
+    target = tmp_path / "bench.json"
+    text = bench.run("transformers,plain", 12, 4, 5, model, target)
+    lines = text.splitlines()
+    assert lines[0].split()[:2] == ["variant", "decode"]
+    assert [line.split("  ")[0] for line in lines[1:4]] == [
+        "transformers",
+        "plain",
+        "transformers (again)",
+    ]
+    stored = json.loads(target.read_text())["comparison"]
+    assert len(stored["rounds"]["plain"]) == 5
+    assert [t["tokens"] for t in stored["rounds"]["plain"]] == [
+        t["tokens"] for t in stored["rounds"]["transformers"]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"variants": "plian"}, "plian.*allowed"),
+        ({"variants": ""}, "allowed"),
+        ({"variants": "plain,plain"}, "once"),
+        ({"rounds": 2}, "too few"),
+        ({"prompt_tokens": 511}, "context"),
+    ],
+)
+def test_bad_requests_are_refused_before_anything_is_timed(changes, words, model):
+    asked = {"variants": "plain", "prompt_tokens": 8, "new_tokens": 4, "rounds": 5, "model": model}
+    with pytest.raises(LabkitError, match=words):
+        bench.run(**asked | changes)

@@ -1,0 +1,98 @@
+"""`labkit limit` and the calculator: figures against ones worked out by hand."""
+
+import pytest
+
+from labkit.errors import ModelError, ParameterError
+from labkit.limits import calculator, datasheet
+from labkit.limits.cost import parameters
+from labkit.limits.report import limit_report, limit_text
+
+MACHINE = datasheet.machine("a100-sxm")
+
+
+def test_every_machine_of_the_table_has_a_source_and_positive_figures():
+    for name, hardware in datasheet.machines().items():
+        assert len(hardware.source) > 20, name
+        assert hardware.capacity > 0
+        assert hardware.bandwidth(1e3) == hardware.bandwidth(1e12) > 0
+        assert all(reading.best > 0 for reading in hardware.matrix.values())
+
+
+def test_an_unknown_machine_names_the_nearest_and_all_others():
+    with pytest.raises(ParameterError, match="Did you mean h100-sxm.*rtx-4090"):
+        datasheet.machine("h100-smx")
+
+
+@pytest.mark.parametrize(
+    ("name", "billions"),
+    [
+        ("smollm2-135m", 0.1345),
+        ("smollm2-1.7b", 1.711),
+        ("qwen3-0.6b", 0.596),
+        ("llama-3.2-1b", 1.236),
+        ("llama-3.1-8b", 8.03),
+        ("qwen3-32b", 32.76),
+        ("llama-3.1-70b", 70.55),
+    ],
+)
+def test_shapes_have_the_parameters_their_makers_state(name, billions):
+    assert parameters(calculator.shapes()[name]) / 1e9 == pytest.approx(billions, rel=0.003)
+
+
+def test_what_if_by_hand():
+    shape = calculator.shapes()["llama-3.1-8b"]
+    found = calculator.what_if(MACHINE, shape, "bfloat16", context=0)
+    table = shape.vocab_size * shape.hidden_size  # the embedding is looked up, not read
+    by_hand = 2.039e12 / (2 * (parameters(shape) - table + shape.hidden_size))
+    assert found["decode"] == f"{by_hand:,.0f} tok/s (memory)"
+
+
+def test_a_model_that_does_not_fit_says_so():
+    shape = calculator.shapes()["llama-3.1-70b"]
+    assert calculator.what_if(MACHINE, shape, "bfloat16")["decode"] == "does not fit"
+    assert "tok/s" in str(calculator.what_if(MACHINE, shape, "int4")["decode"])
+
+
+def test_the_table_has_a_row_a_machine_and_a_column_a_model():
+    rows = calculator.calculator(datasheet.machines(), ["smollm2-135m", "qwen3-32b"])
+    assert [row["machine"] for row in rows] == list(datasheet.machines())
+    assert set(rows[0]) == {"machine", "smollm2-135m", "qwen3-32b"}
+
+
+def test_a_machine_without_a_matrix_rate_is_bound_by_memory():
+    shape = calculator.shapes()["smollm2-135m"]
+    found = calculator.what_if(datasheet.machine("m4-max"), shape)
+    assert "memory" in str(found["prefill"])
+
+
+def test_limit_text_names_bound_source_and_batch():
+    shape = calculator.shapes()["llama-3.1-8b"]
+    text = limit_text(shape, MACHINE, "llama-3.1-8b", "bfloat16", 128, 128)
+    assert "NVIDIA A100" in text
+    assert "prefill 128" in text
+    assert "decode at 255" in text
+    assert "8.03 G parameters" in text
+    assert "batch of" in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "words"),
+    [
+        ({"dtype": "int3"}, ParameterError, "int3.*float32"),
+        ({"prompt_tokens": 0}, ParameterError, "at least 1"),
+        ({"prompt_tokens": 9000}, ModelError, "context"),
+        ({"machine": "abacus"}, ParameterError, "abacus"),
+        ({"model": "no-such-model"}, ModelError, "no-such-model"),
+    ],
+)
+def test_bad_requests_say_what_is_allowed(changes, error, words):
+    asked = {
+        "model": None,
+        "device": "cpu",
+        "dtype": "float32",
+        "prompt_tokens": 128,
+        "new_tokens": 64,
+        "machine": "a100-sxm",
+    }
+    with pytest.raises(error, match=words):
+        limit_report(**asked | changes)
