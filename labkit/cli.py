@@ -71,7 +71,8 @@ def reports(**options: Any) -> int:
     The same command on the same day goes on with the same run and keeps what is done for the same
     code, parameters, model and machine.
     """
-    from labkit.report.run import Request, run_reports
+    from labkit.report.request import Request
+    from labkit.report.run import run_reports
 
     return run_reports(Request(**options))
 

@@ -39,6 +39,7 @@ def execute(source: Path, target: Path, parameters: dict[str, object]) -> int:
                 str(target),
                 parameters=parameters,
                 kernel_name=kernel,
+                language="python",
                 cwd=str(source.parent),
                 progress_bar=sys.stderr.isatty(),
                 log_output=False,

@@ -107,7 +107,7 @@ def _summary(run_dir: Path) -> dict[str, Any]:
     return {
         "folder": run_dir.name,
         "page": (run_dir / "index.html").exists(),
-        "name": str(run.get("title") or run.get("name") or run_dir.name),
+        "name": str(run.get("name") or run_dir.name),
         "status": str(run.get("status") or "broken"),
         "started": str(run.get("started") or ""),
         "when": when(run.get("started")),

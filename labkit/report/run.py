@@ -9,101 +9,29 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from labkit.errors import LabkitError, ParameterError
-from labkit.paths import atomic_write, project_root
+from labkit.errors import LabkitError
+from labkit.paths import atomic_write
 from labkit.report import words
 from labkit.report.finding import Finding, load_findings
 from labkit.report.html import render_notebook
 from labkit.report.index import read_json, write_run_index, write_runs_index
-from labkit.report.notebooks import (
-    Notebook,
-    apply_overrides,
-    discover,
-    read_overrides,
-    read_profile,
-    select,
-)
+from labkit.report.notebooks import Notebook, read_overrides
+from labkit.report.request import Request, check, plan, run_folder
 from labkit.report.state import resume_key
 from labkit.report.watch import run_notebook
 from labkit.units import seconds as duration
 
 DONE = ("ok", "kept")
-
-
-@dataclass(frozen=True)
-class Request:
-    """What the user asked for."""
-
-    profile: str = "full"
-    model: str = ""
-    device: str = "auto"
-    dtype: str = "float32"
-    only: str = ""
-    params: Path | None = None
-    name: str = ""
-    force: bool = False
-    outputs: Path = field(default_factory=lambda: project_root() / "outputs")
-    notebooks: Path = field(default_factory=lambda: project_root() / "notebooks")
-
-
-def plan(request: Request) -> tuple[list[Notebook], dict[str, dict[str, Any]]]:
-    """The chosen notebooks and the values each will get; everything checked, nothing run."""
-    every = discover(request.notebooks)
-    chosen = select(every, request.only)
-    profile = read_profile(request.notebooks, request.profile)
-    layers = [(profile, f"profile {request.profile}")]
-    if request.params:
-        layers.append((read_overrides(request.params), str(request.params)))
-    values: dict[str, dict[str, Any]] = {notebook.name: {} for notebook in chosen}
-    for overrides, where in layers:
-        for name, found in apply_overrides(chosen, every, overrides, where).items():
-            values[name] |= found
-    for notebook in chosen:
-        own = {"model": request.model, "device": request.device, "dtype": request.dtype}
-        values[notebook.name] = {k: v for k, v in own.items() if k in notebook.parameters} | values[
-            notebook.name
-        ]
-    return chosen, values
-
-
-def check(request: Request) -> dict[str, Any]:
-    """Identity of model and machine, from a process that may import torch; raises LabkitError."""
-    with tempfile.TemporaryDirectory() as folder:
-        target = Path(folder) / "identity.json"
-        command = [sys.executable, "-m", "labkit.report.check", request.model, request.device]
-        done = subprocess.run(
-            [*command, request.dtype, str(target)], stderr=subprocess.PIPE, text=True, check=False
-        )
-        if done.returncode:
-            raise LabkitError(done.stderr.strip() or "the model could not be checked.")
-        return dict(json.loads(target.read_text(encoding="utf-8")))
-
-
-def default_name(request: Request, identity: Mapping[str, Any]) -> str:
-    """Today, the model, the device and the profile: the same request on one day is one run."""
-    parts = [f"{datetime.now():%Y-%m-%d}", identity["model"], identity["device"]]
-    if request.dtype != "float32":
-        parts.append(request.dtype)
-    return "-".join([*parts, request.profile])
-
-
-def _folder(request: Request, identity: Mapping[str, Any]) -> Path:
-    name = request.name or default_name(request, identity)
-    if name in (".", "..") or any(mark in name for mark in "/\\\0") or name.startswith("."):
-        raise ParameterError(f"RUN={name!r} is no folder name: use letters, digits, - and _.")
-    return request.outputs / name
 
 
 @dataclass
@@ -142,7 +70,7 @@ def _open(
         }  # fmt: skip
     record = {
         "name": folder.name,
-        "title": folder.name,
+        "title": f"How fast can {identity['model']} go on {identity['machine']}?",
         "profile": request.profile,
         "status": "unfinished",
         "started": before.get("started") or datetime.now(UTC).isoformat(timespec="seconds"),
@@ -207,7 +135,7 @@ def _pages(run: Run) -> None:
             executed,
             run.folder / "reports" / f"{entry['name']}.html",
             title=entry["title"],
-            run_name=run.record["title"],
+            run_name=run.record["name"],
             status=entry["status"],
             error=entry["error"],
             findings=load_findings(path) if path.exists() else [],
@@ -274,7 +202,7 @@ def run_reports(request: Request) -> int:
     """
     chosen, values = plan(request)
     identity = check(request)
-    folder = _folder(request, identity)
+    folder = run_folder(request, identity)
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock", timeout=0)
     try:
