@@ -60,6 +60,7 @@ lint: $(READY) ## ruff and mypy
 
 example: $(READY) ## make the run that is kept in outputs/example
 	@$(MAKE) --no-print-directory reports RUN=example FORCE=1
+	@$(BIN)/python -m labkit.report.picture outputs/example
 
 clean: ## remove the environment and caches; outputs stay
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

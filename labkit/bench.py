@@ -9,7 +9,7 @@ from pathlib import Path
 from labkit.errors import ParameterError
 from labkit.limits.cost import decode_cost
 from labkit.limits.probe import BandwidthProbe
-from labkit.model.generate import check_prompt, generate
+from labkit.model.generate import check_lengths, generate
 from labkit.model.load import LoadedModel, load
 from labkit.model.reference import load_reference, reference_generate
 from labkit.paths import atomic_write
@@ -84,7 +84,7 @@ def run(
     _check(names, rounds)
     loaded = {dtype: load(model or None, "cpu", dtype) for dtype in {VARIANTS[n] for n in names}}
     config = next(iter(loaded.values())).config
-    check_prompt(config, [0] * prompt_tokens, new_tokens)
+    check_lengths(config, prompt_tokens, new_tokens)
     middle = prompt_tokens + new_tokens // 2
     nbytes = {n: decode_cost(config, middle, dtype=VARIANTS[n]).read_bytes for n in names}
     runs = {n: _variant(n, loaded[VARIANTS[n]], prompt_tokens, new_tokens) for n in names}

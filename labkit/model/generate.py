@@ -24,19 +24,23 @@ class Forward(Protocol):
     def new_cache(self, slots: int, capacity: int) -> Any: ...
 
 
-def check_prompt(config: ModelConfig, prompt_ids: Sequence[int], max_new_tokens: int) -> None:
-    """Raise ModelError for a prompt that is empty, too long, or not of this vocabulary."""
-    total = len(prompt_ids) + max_new_tokens
-    if not prompt_ids or max_new_tokens < 1:
+def check_lengths(config: ModelConfig, prompt_tokens: int, new_tokens: int) -> None:
+    """Raise ModelError for lengths that are nothing or more than the model's context."""
+    if prompt_tokens < 1 or new_tokens < 1:
         raise ModelError(
-            f"{len(prompt_ids)} prompt tokens and {max_new_tokens} new ones: both must be at least "
-            "1."
+            f"{prompt_tokens} prompt tokens and {new_tokens} new ones: both must be at least 1."
         )
+    total = prompt_tokens + new_tokens
     if total > config.max_positions:
         raise ModelError(
-            f"{len(prompt_ids)} prompt tokens and {max_new_tokens} new ones make {total}; the "
-            f"model's context is {config.max_positions}. Shorten the prompt or ask for fewer."
+            f"{prompt_tokens} prompt tokens and {new_tokens} new ones make {total}; the model's "
+            f"context is {config.max_positions}. Shorten the prompt or ask for fewer."
         )
+
+
+def check_prompt(config: ModelConfig, prompt_ids: Sequence[int], max_new_tokens: int) -> None:
+    """Raise ModelError for a prompt that is empty, too long, or not of this vocabulary."""
+    check_lengths(config, len(prompt_ids), max_new_tokens)
     if min(prompt_ids) < 0 or max(prompt_ids) >= config.vocab_size:
         raise ModelError(f"prompt token ids must lie in 0..{config.vocab_size - 1}.")
 
