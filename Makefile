@@ -23,7 +23,7 @@ REPORTS = $(BIN)/labkit reports --profile '$(PROFILE)' --model '$(MODEL)' --devi
   $(if $(filter-out 0,$(FORCE)),--force)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab reports test lint example clean
+.PHONY: help setup lab reports test lint peers example clean
 
 help: ## this list
 	@echo "make TARGET [NAME=value ...]"
@@ -57,6 +57,9 @@ lint: $(READY) ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+peers: $(READY) ## build and install other engines to compare with, in .venv-peers
+	$(BIN)/python -m labkit.peers.install
 
 example: $(READY) ## make the run that is kept in outputs/example
 	@$(MAKE) --no-print-directory reports RUN=example FORCE=1

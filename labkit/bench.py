@@ -1,74 +1,123 @@
-"""`labkit bench`: variants of one model, interleaved on the same prompts, as a table and JSON."""
+"""`labkit bench`: our variants and other engines, interleaved on the same prompts.
+
+Each runs in a process of its own that stays up; the table gives speedups with intervals and the
+fraction of each variant's own limit, the bandwidth probed beside every turn.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
-from labkit.errors import ParameterError
-from labkit.limits.cost import decode_cost
+from tqdm.auto import tqdm
+
+from labkit.errors import LabkitError, ParameterError
 from labkit.limits.probe import BandwidthProbe
-from labkit.model.generate import check_lengths, generate
-from labkit.model.load import LoadedModel, load
-from labkit.model.reference import load_reference, reference_generate
+from labkit.model.config import ModelConfig, read_config
+from labkit.model.generate import check_lengths
+from labkit.model.load import tokenizer_of
 from labkit.paths import atomic_write
+from labkit.peers import client
+from labkit.peers.client import Loaded, Source, Worker
+from labkit.peers.variants import Variant, find
 from labkit.report.words import text_table
-from labkit.timing.compare import Comparison, Variant, compare
-from labkit.timing.environment import environment
+from labkit.timing.compare import Comparison, compare
+from labkit.timing.environment import cores_allowed, environment
 from labkit.timing.statistics import FEWEST_ROUNDS, interval
-from labkit.timing.trace import record, record_pushed
+from labkit.timing.trace import Trace
 from labkit.workload.prompts import prompt_ids
 
-# a variant's name -> the dtype it runs in
-VARIANTS = {"transformers": "float32", "plain": "float32", "plain-bf16": "bfloat16"}
+Started = dict[str, tuple[Worker, Loaded]]
 
 
-def _variant(name: str, model: LoadedModel, prompt_tokens: int, new_tokens: int) -> Variant:
-    def ids(number: int) -> list[int]:
-        return prompt_ids(model.tokenizer, prompt_tokens, number)
-
-    if name == "transformers":
-        reference = load_reference(model)
-
-        def push_into(number: int) -> Callable[[Callable[[int], None]], None]:
-            return lambda push: reference_generate(reference, ids(number), new_tokens, push)
-
-        return lambda number: record_pushed(push_into(number), prompt_tokens)
-    return lambda number: record(
-        lambda: generate(model.decoder, ids(number), new_tokens), prompt_tokens
-    )
-
-
-def _check(names: list[str], rounds: int) -> None:
-    unknown = [name for name in names if name not in VARIANTS]
-    if unknown or not names:
-        given = ", ".join(unknown) or "none"
-        raise ParameterError(f"unknown variants: {given}; allowed: {', '.join(VARIANTS)}.")
-    if len(set(names)) < len(names):
-        raise ParameterError(f"each variant may be named once: {', '.join(names)}.")
-    if rounds < FEWEST_ROUNDS:
-        raise ParameterError(f"{rounds} rounds are too few; at least {FEWEST_ROUNDS} are needed.")
+def _start(
+    variants: Sequence[Variant], source: Source, threads: int, context: int, prompt: list[int],
+    stack: ExitStack,
+) -> tuple[Started, dict[str, str]]:  # fmt: skip
+    """Start and load every variant; those that cannot, with the reason."""
+    started: Started = {}
+    failed: dict[str, str] = {}
+    for variant in tqdm(variants, desc="loading", leave=False):
+        try:
+            options = client.load_options(variant, source, threads, context, "cpu", "float32")
+            worker = stack.enter_context(Worker.start(variant, threads))
+            started[variant.name] = worker, worker.load(options, prompt)
+        except LabkitError as error:
+            failed[variant.name] = str(error)
+    return started, failed
 
 
-def _rows(
-    result: Comparison, names: list[str], nbytes: dict[str, float]
-) -> list[dict[str, object]]:
+def step_bytes(config: ModelConfig, loaded: Loaded, context: int) -> float | None:
+    """Bytes a decode step of a loaded variant must read; None where its weights are not known."""
+    if loaded.weight_bytes is None:
+        return None
+    return loaded.weight_bytes + context * config.kv_bytes_per_token(loaded.kv_element_bytes)
+
+
+def _rows(result: Comparison, nbytes: dict[str, float]) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
-    for name in [*names, result.control]:
-        read = nbytes.get(name, nbytes[names[0]])
-        share = interval(result.fractions(name, lambda rate, read=read: read / rate))  # type: ignore[misc]
+    for name in result.traces:
+        read = nbytes.get(name.removesuffix(" (again)"))
+        share = "–"
+        if read:
+            fractions = [
+                read / rate / seconds
+                for rate, seconds in zip(result.bandwidth[name], result.values(name), strict=True)
+            ]
+            share = f"{interval(fractions).value:.0%}"
+        trace = result.traces[name][0]
         rows.append(
             {
                 "variant": name,
                 "decode tok/s": f"{1 / result.median(name):.1f}",
                 "speedup": str(result.speedup(name)),
                 "verdict": result.verdict(name),
-                "of its limit": f"{share.value:.0%}",
-                "TTFT ms": f"{result.median(name, 'ttft') * 1e3:.0f}",
+                "reads MB": f"{read / 1e6:.0f}" if read else "–",
+                "of its limit": share,
+                "prefill tok/s": f"{trace.prompt_tokens / result.median(name, 'ttft'):.0f}",
             }
         )
     return rows
+
+
+def measure(
+    names: Sequence[str], source: Source, prompt_tokens: int, new_tokens: int, rounds: int,
+    threads: int | None = None,
+) -> tuple[Comparison, dict[str, float], dict[str, Loaded]]:  # fmt: skip
+    """Compare variants by name, the first that starts being the baseline.
+
+    Returns the comparison, the bytes a decode step of each must read, and what each told of
+    itself. A variant that does not start, crashes or hangs is in the comparison's `failed`.
+    """
+    config = read_config(source.directory)
+    check_lengths(config, prompt_tokens, new_tokens)
+    variants, tokenizer = find(names), tokenizer_of(source.directory)
+    context, middle = prompt_tokens + new_tokens + 16, prompt_tokens + new_tokens // 2
+    count = threads or cores_allowed()
+
+    def ids(number: int) -> list[int]:
+        return prompt_ids(tokenizer, prompt_tokens, number)
+
+    with ExitStack() as stack:
+        started, failed = _start(variants, source, count, context, ids(rounds + 1), stack)
+        if not started:
+            raise LabkitError("; ".join(f"{name}: {why}" for name, why in failed.items()))
+
+        def turn(worker: Worker, number: int) -> Trace:
+            sample = worker.run(ids(number), new_tokens)
+            return Trace(sample.due, tuple(sample.times), prompt_tokens, tuple(sample.tokens))
+
+        told = {name: loaded for name, (_, loaded) in started.items()}
+        nbytes = {n: b for n, one in told.items() if (b := step_bytes(config, one, middle))}
+        whole = max(nbytes.values(), default=2.0**27)
+        probes = {n: BandwidthProbe(int(nbytes.get(n, whole)), count) for n in started}
+        runs = {n: (lambda number, w=w: turn(w, number)) for n, (w, _) in started.items()}
+        result = compare(runs, next(iter(runs)), rounds, probes)
+    result.failed = failed | result.failed
+    return result, nbytes, told
 
 
 def run(
@@ -78,19 +127,26 @@ def run(
     rounds: int,
     model: str = "",
     json_path: Path | None = None,
+    threads: int | None = None,
 ) -> str:
-    """The table of a comparison; the first variant is the baseline. Raises ParameterError."""
+    """The table of a comparison as text; raises LabkitError for what cannot be asked."""
     names = [name.strip() for name in variants.split(",") if name.strip()]
-    _check(names, rounds)
-    loaded = {dtype: load(model or None, "cpu", dtype) for dtype in {VARIANTS[n] for n in names}}
-    config = next(iter(loaded.values())).config
-    check_lengths(config, prompt_tokens, new_tokens)
-    middle = prompt_tokens + new_tokens // 2
-    nbytes = {n: decode_cost(config, middle, dtype=VARIANTS[n]).read_bytes for n in names}
-    runs = {n: _variant(n, loaded[VARIANTS[n]], prompt_tokens, new_tokens) for n in names}
-    result = compare(runs, names[0], rounds, BandwidthProbe(int(max(nbytes.values()))))
+    find(names)
+    if rounds < FEWEST_ROUNDS:
+        raise ParameterError(f"{rounds} rounds are too few; at least {FEWEST_ROUNDS} are needed.")
+    source = client.locate(model or None)
+    result, nbytes, told = measure(names, source, prompt_tokens, new_tokens, rounds, threads)
     if json_path:
-        everything = {"environment": environment(), "comparison": result.to_dict()}
+        everything: dict[str, Any] = {
+            "environment": environment(),
+            "variants": {name: vars(loaded) for name, loaded in told.items()},
+            "step_bytes": nbytes,
+            "comparison": result.to_dict(),
+        }
         atomic_write(json_path, json.dumps(everything) + "\n")
-    note = "" if result.trusted() else "\nThe A/A control failed: do not trust this comparison."
-    return text_table(_rows(result, names, nbytes)) + note
+    lines = [text_table(_rows(result, nbytes))]
+    lines += [f"{name}: {one.note}" for name, one in told.items() if one.note]
+    lines += [f"{name}: FAILED: {why}" for name, why in result.failed.items()]
+    if not result.trusted():
+        lines.append("The A/A control failed: do not trust this comparison.")
+    return "\n".join(lines)

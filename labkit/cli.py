@@ -83,10 +83,14 @@ def reports(**options: Any) -> int:
 @click.option("--new-tokens", default=64, show_default=True)
 @click.option("--rounds", default=10, show_default=True)
 @click.option("--model", default="", help="directory, GGUF file or hub id; default: the built-in")
+@click.option("--threads", default=None, type=int, help="default: the cores allowed")
 @click.option("--json", "json_path", default=None, type=click.Path(path_type=Path), help="samples")
 @_clear_errors
 def bench(**options: Any) -> None:
-    """Compare variants on the same prompts, interleaved; the first is the baseline."""
+    """Compare our variants and installed peers, interleaved; the first is the baseline.
+
+    An unknown name lists what there is; `make peers` installs the other engines.
+    """
     from labkit.bench import run
 
     click.echo(run(**options))

@@ -50,7 +50,7 @@ def test_limit_on_a_machine_of_the_table():
         (("reports", "--profile", "nope"), "allowed: full, quick"),
         (("reports", "--only", "77"), "names no notebook"),
         (("reports", "--params", "missing.yaml"), "cannot be read"),
-        (("bench", "--variants", "nope"), "allowed:"),
+        (("bench", "--variants", "nope"), "known are"),
         (("compare", "no-such-run", "other"), "no run named"),
     ],
 )

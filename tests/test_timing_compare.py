@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 
+from labkit.errors import LabkitError
 from labkit.timing.compare import again, compare, order
 from labkit.timing.trace import Trace
 
@@ -109,3 +110,31 @@ def test_a_metric_that_is_undefined_says_so():
     with pytest.raises(ValueError, match="not defined"):
         result.values("a", "tpot")
     assert result.median("a", "ttft") == 1.0
+
+
+def test_each_variant_may_have_a_probe_of_its_own():
+    variants = {"a": constant(1.0), "b": constant(0.5)}
+    result = compare(variants, "a", 5, probe={"a": lambda: 10.0, "b": lambda: 30.0})
+    assert result.bandwidth == {"a": [10.0] * 5, "b": [30.0] * 5, again("a"): [10.0] * 5}
+
+
+@pytest.mark.parametrize("when", [0, 3])
+def test_a_variant_that_fails_drops_out_and_is_told(when):
+    def failing(number):
+        if number == when:
+            raise LabkitError("it crashed")
+        return constant(0.5)(number)
+
+    variants = {"a": constant(1.0), "bad": failing, "c": constant(0.5)}
+    result = compare(variants, "a", 5, probe=lambda: 1.0)
+    assert result.failed == {"bad": "it crashed"}
+    assert set(result.traces) == {"a", "c", again("a")} == set(result.bandwidth)
+    assert {len(traces) for traces in result.traces.values()} == {5}
+
+
+def test_a_baseline_that_fails_ends_the_comparison():
+    def failing(number):
+        raise LabkitError("it crashed")
+
+    with pytest.raises(LabkitError, match="crashed"):
+        compare({"a": failing, "b": constant(1.0)}, "a", 5)

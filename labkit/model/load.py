@@ -40,9 +40,7 @@ class LoadedModel:
     @cached_property
     def tokenizer(self) -> Any:
         """transformers' tokenizer, with the model's chat template."""
-        from transformers import AutoTokenizer
-
-        return AutoTokenizer.from_pretrained(self.directory)
+        return tokenizer_of(self.directory)
 
     def describe(self) -> dict[str, Any]:
         """What a finding says of its model."""
@@ -54,6 +52,13 @@ class LoadedModel:
             "dtype": str(self.decoder.dtype).removeprefix("torch."),
             "weight_bytes": sum(p.nbytes for p in weights),
         }
+
+
+def tokenizer_of(directory: Path) -> Any:
+    """transformers' tokenizer of a model directory."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(directory)
 
 
 def resolve_device(name: str = "auto") -> str:

@@ -15,10 +15,12 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
+from labkit.errors import LabkitError
 from labkit.timing.statistics import FEWEST_ROUNDS, Ratio, outliers, paired_ratio
 from labkit.timing.trace import Trace
 
 Variant = Callable[[int], Trace]
+Probe = Callable[[], float]
 
 
 @dataclass
@@ -26,7 +28,8 @@ class Comparison:
     """Raw traces of every variant and round, and what follows from them.
 
     bandwidth holds the read bandwidth (bytes/s) of the moment each trace was taken, where a probe
-    was given. first holds the first call of each variant, which is no part of any round.
+    was given. first holds the first call of each variant, which is no part of any round. failed
+    holds the messages of variants that dropped out.
     """
 
     baseline: str
@@ -34,6 +37,7 @@ class Comparison:
     first: dict[str, Trace]
     bandwidth: dict[str, list[float]] = field(default_factory=dict)
     interrupted: bool = False
+    failed: dict[str, str] = field(default_factory=dict)
 
     @property
     def control(self) -> str:
@@ -91,6 +95,7 @@ class Comparison:
                 name: [trace.to_dict() for trace in traces] for name, traces in self.traces.items()
             },
             "bandwidth": self.bandwidth,
+            "failed": self.failed,
         }
 
 
@@ -110,29 +115,34 @@ def compare(
     variants: Mapping[str, Variant],
     baseline: str,
     rounds: int = 12,
-    probe: Callable[[], float] | None = None,
+    probe: Probe | Mapping[str, Probe] | None = None,
     label: str = "rounds",
 ) -> Comparison:
     """Run all variants interleaved for `rounds` rounds and return every trace.
 
     variants: name -> function of the round number (0 for the first call, then 1, 2, ...), which
-    picks that round's prompt and returns its Trace. probe: bytes/s of the moment; it is asked
-    before and after every turn, and the higher answer is kept, so that a limit is never set too
-    low by a probe that was itself disturbed. Ctrl-C keeps the finished rounds if they are enough
-    to speak of. Raises ValueError for an unknown baseline or too few rounds.
+    picks that round's prompt and returns its Trace. probe: bytes/s of the moment, one for all or
+    one a variant, of its own working set; it is asked before and after every turn, and the higher
+    answer is kept, so that a limit is never set too low by a probe that was itself disturbed.
+
+    Ctrl-C keeps the finished rounds if they are enough to speak of. A variant that raises
+    LabkitError drops out and is told in `failed`; the baseline's error is raised. Raises
+    ValueError for an unknown baseline or too few rounds.
     """
     if baseline not in variants:
         raise ValueError(f"baseline {baseline!r} is not among {', '.join(variants)}.")
     if rounds < FEWEST_ROUNDS:
         raise ValueError(f"{rounds} rounds are too few; at least {FEWEST_ROUNDS} are needed.")
     runs = dict(variants) | {again(baseline): variants[baseline]}
-    first = {name: run(0) for name, run in tqdm(variants.items(), desc="first calls", leave=False)}
-    result = Comparison(baseline, {name: [] for name in runs}, first)
-    if probe:
-        result.bandwidth = {name: [] for name in runs}
+    probes = _probes(probe, runs, baseline)
+    result = Comparison(baseline, {name: [] for name in runs}, {})
+    result.bandwidth = {name: [] for name in runs} if probes else {}
+    for name in tqdm(variants, desc="first calls", leave=False):
+        if (trace := _turn(result, runs, name, 0)) is not None:
+            result.first[name] = trace
     try:
         for number in tqdm(range(1, rounds + 1), desc=label, unit="round"):
-            _one_round(result, runs, number, probe)
+            _one_round(result, runs, number, probes)
     except KeyboardInterrupt:
         if result.rounds < FEWEST_ROUNDS:
             raise
@@ -141,21 +151,51 @@ def compare(
     return result
 
 
+def _probes(
+    probe: Probe | Mapping[str, Probe] | None, runs: Mapping[str, Variant], baseline: str
+) -> dict[str, Probe]:
+    """The probe of each turn; the control uses the baseline's."""
+    if probe is None:
+        return {}
+    if callable(probe):
+        return dict.fromkeys(runs, probe)
+    return {**probe, again(baseline): probe[baseline]}
+
+
+def _turn(result: Comparison, runs: dict[str, Variant], name: str, number: int) -> Trace | None:
+    """One turn of a variant; None where it failed and dropped out."""
+    try:
+        return runs[name](number)
+    except LabkitError as error:
+        if name in (result.baseline, result.control):
+            raise
+        result.failed[name] = str(error)
+        for kept in (runs, result.traces, result.bandwidth, result.first):
+            kept.pop(name, None)
+        return None
+
+
 def _one_round(
-    result: Comparison,
-    runs: Mapping[str, Variant],
-    number: int,
-    probe: Callable[[], float] | None,
+    result: Comparison, runs: dict[str, Variant], number: int, probes: Mapping[str, Probe]
 ) -> None:
     """One turn of each; kept only when all are there, so that rounds stay paired."""
     traces: dict[str, Trace] = {}
     rates: dict[str, float] = {}
-    before = probe() if probe else 0.0
+    before: dict[int, float] = {}  # the last answer of each probe, until other work came between
     for name in order(list(runs), number):
-        traces[name] = runs[name](number)
-        after = probe() if probe else 0.0
-        rates[name], before = max(before, after), after
+        probe = probes.get(name)
+        if probe and id(probe) not in before:
+            before = {id(probe): probe()}
+        trace = _turn(result, runs, name, number)
+        if trace is None:
+            before = {}
+            continue
+        traces[name] = trace
+        if probe:
+            after = probe()
+            rates[name] = max(before[id(probe)], after)
+            before = {id(probe): after}
     for name, trace in traces.items():
         result.traces[name].append(trace)
-        if probe:
+        if probes:
             result.bandwidth[name].append(rates[name])
