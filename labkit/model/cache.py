@@ -149,6 +149,10 @@ class StaticCache(_Slots):
             self._positions[: span.end],
         )
 
+    def tensors(self, slot: int) -> tuple[Tensor, Tensor]:
+        """All keys and all values of a slot, (layers, kv_heads, capacity, head_dim), as views."""
+        return self._keys[:, slot], self._values[:, slot]
+
     def truncate(self, slot: int, length: int) -> None:
         self._shorten(slot, length)
 
