@@ -1,0 +1,71 @@
+"""Measuring this machine: kept, measured again on request, and never read from a broken file."""
+
+import json
+
+import pytest
+
+from labkit.limits import hardware, probe
+from labkit.limits.hardware import BandwidthProbe, Reading, measure_hardware
+
+
+@pytest.fixture
+def small(own_cache, monkeypatch):
+    """Quick probes: a few small sizes, into an empty cache."""
+    monkeypatch.setattr(probe, "LARGEST_PROBE", 2**20)
+    monkeypatch.setattr(probe, "working_sets", lambda largest: [2**16, 2**18, 2**20])
+    monkeypatch.setattr(probe, "matrix_rates", lambda *a, **k: [1e9, 2e9, 3e9])
+    return own_cache / "hardware"
+
+
+def test_it_is_measured_once_and_kept(small, monkeypatch):
+    first = measure_hardware("cpu", seconds=0.001)
+    assert set(first.bandwidth_points) == {2**16, 2**18, 2**20}
+    assert first.matrix["float32"].best == 3e9
+    assert all(reading.best >= reading.median > 0 for reading in first.bandwidth_points.values())
+    monkeypatch.setattr(hardware, "_measure", lambda *a: pytest.fail("measured again"))
+    assert measure_hardware("cpu") == first
+
+
+def test_remeasure_measures_again(small):
+    first = measure_hardware("cpu", seconds=0.001)
+    file = next(small.glob("*.json"))
+    before = file.stat().st_mtime_ns
+    second = measure_hardware("cpu", seconds=0.001, remeasure=True)
+    assert file.stat().st_mtime_ns > before
+    assert second.name == first.name
+
+
+@pytest.mark.parametrize("broken", ["", "{", "[]", '{"name": "x"}'])
+def test_a_broken_file_is_measured_again(small, broken):
+    measure_hardware("cpu", seconds=0.001)
+    file = next(small.glob("*.json"))
+    file.write_text(broken)
+    measure_hardware("cpu", seconds=0.001)
+    assert json.loads(file.read_text())["name"]
+
+
+def test_other_thread_counts_are_kept_apart(small):
+    measure_hardware("cpu", threads=1, seconds=0.001)
+    measure_hardware("cpu", threads=2, seconds=0.001)
+    assert len(list(small.glob("*.json"))) == 2
+
+
+def test_a_reading_tells_best_median_and_spread():
+    assert Reading.of([1.0, 2.0, 3.0, 4.0, 5.0]) == Reading(5.0, 3.0, 1.0)
+
+
+def test_the_probe_reads_and_leaves_the_threads_as_they_were():
+    import torch
+
+    before = torch.get_num_threads()
+    rate = BandwidthProbe(2**20, threads=1)
+    assert rate() > 1e8
+    assert torch.get_num_threads() == before
+    assert rate.nbytes == 2**20
+
+
+def test_sizes_rise_and_are_dense_where_caches_end():
+    sizes = probe.working_sets()
+    assert sizes == sorted(set(sizes))
+    assert 12 * 2**20 in sizes
+    assert sizes[-1] == probe.LARGEST_PROBE
