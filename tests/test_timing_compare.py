@@ -138,3 +138,11 @@ def test_a_baseline_that_fails_ends_the_comparison():
 
     with pytest.raises(LabkitError, match="crashed"):
         compare({"a": failing, "b": constant(1.0)}, "a", 5)
+
+
+def test_a_rounds_baseline_is_the_mean_of_its_two_turns():
+    result = compare({"a": constant(0.1), "b": constant(0.1)}, "a", rounds=5)
+    result.traces[result.control] = [constant(0.3)(i) for i in range(5)]
+    assert result.speedup("b").value == pytest.approx(2.0)
+    assert result.speedup(result.control).value == pytest.approx(1 / 3)
+    assert result.speedup("a").value == 1.0

@@ -60,8 +60,15 @@ class Comparison:
         return float(np.median(self.values(variant, metric)))
 
     def speedup(self, variant: str, metric: str = "tpot") -> Ratio:
-        """Paired speedup over the baseline; `metric` is a time in seconds."""
-        return paired_ratio(self.values(self.baseline, metric), self.values(variant, metric))
+        """Paired speedup over the baseline; `metric` is a time in seconds.
+
+        A round's baseline is the mean of its two turns, which stand at different places of the
+        round; only the control is held against the first turn alone.
+        """
+        base = np.array(self.values(self.baseline, metric))
+        if variant not in (self.baseline, self.control):
+            base = (base + np.array(self.values(self.control, metric))) / 2
+        return paired_ratio(base.tolist(), self.values(variant, metric))
 
     def trusted(self, metric: str = "tpot") -> bool:
         """Whether the A/A control came out inconclusive, as it must."""
