@@ -38,13 +38,18 @@ def tiny_decoder(seed: int = 0, **changes: object) -> Decoder:
 
 
 def save_tiny_model(folder: Path, seed: int = 0) -> Path:
-    """A random Llama of 64 dimensions with the real tokenizer, as a model directory."""
+    """A random Llama of 64 dimensions with the real tokenizer, as a model directory; of sizes that
+    the fused decoder serves.
+    """
 
     from safetensors.torch import save_file
 
     from labkit.model.load import locate
 
-    decoder = tiny_decoder(seed, vocab_size=49152, hidden_size=48, max_positions=512)
+    decoder = tiny_decoder(
+        seed, vocab_size=49152, hidden_size=64, intermediate_size=96, heads=4, head_dim=16,
+        max_positions=512,
+    )  # fmt: skip
     weights = {
         f"model.{name}": tensor.contiguous()
         for name, tensor in decoder.state_dict().items()

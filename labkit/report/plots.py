@@ -165,14 +165,25 @@ def quote(text: str) -> None:
 
 def source(thing: Any) -> None:
     """Display the source of a function or class of this project, folded."""
-    from pygments import highlight
-    from pygments.formatters import HtmlFormatter
     from pygments.lexers import PythonLexer
 
-    code = highlight(inspect.getsource(thing), PythonLexer(), HtmlFormatter(nowrap=True))
-    name = html.escape(f"{thing.__module__}.{thing.__qualname__}")
+    _code(f"{thing.__module__}.{thing.__qualname__}", inspect.getsource(thing), PythonLexer())
+
+
+def source_text(name: str, text: str, language: str = "cpp") -> None:
+    """Display a source file of this project in another language, folded."""
+    from pygments.lexers import get_lexer_by_name
+
+    _code(name, text, get_lexer_by_name(language))
+
+
+def _code(name: str, text: str, lexer: Any) -> None:
+    from pygments import highlight
+    from pygments.formatters import HtmlFormatter
+
+    code = highlight(text, lexer, HtmlFormatter(nowrap=True))
     _display(
-        f'<details class="source"><summary>source of <code>{name}</code></summary>'
+        f'<details class="source"><summary>source of <code>{html.escape(name)}</code></summary>'
         f'<div class="highlight"><pre>{code}</pre></div></details>'
     )
 

@@ -1,0 +1,197 @@
+"""The fused decoder: a whole pass in one native call, over quantized blocks.
+
+It speaks the plain decoder's forward contract, ragged rows and cache slots, and is batch-invariant:
+a row's logits are the same bits whatever other rows share its pass.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import weakref
+from ctypes import byref
+
+import torch
+from torch import Tensor
+
+from labkit.model.cache import CacheError, _Slots
+from labkit.model.config import ModelConfig
+from labkit.model.decoder import rope_frequencies
+from labkit.model.rows import Rows
+from labkit.optimize.fused import native
+from labkit.optimize.fused.pack import LANES, FusedError, format_of
+from labkit.optimize.fused.weights import EMBEDDING, PackedWeights, allocate
+from labkit.timing.environment import cores_allowed
+
+# What a pass can leave out when shares of its time are told (kernel/forward.h).
+SKIP = {"attention": 1, "head": 2, "products": 4, "rest": 8}
+_TYPES = {torch.float16: 0, torch.float32: 1}
+
+
+class FusedCache(_Slots):
+    """Keys and values of `slots` sequences, float16 or float32, laid out for the kernel.
+
+    keys: (layers, slots, kv_heads, capacity / 16, head_dim, 16), sixteen positions side by side;
+    values: (layers, slots, kv_heads, capacity, head_dim).
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        slots: int = 1,
+        capacity: int = 2048,
+        dtype: torch.dtype = torch.float16,
+    ) -> None:
+        super().__init__(slots)
+        if dtype not in _TYPES:
+            raise CacheError(f"the fused cache holds float16 or float32, not {dtype}.")
+        if capacity < 1:
+            raise CacheError(f"a cache needs room for at least one token; {capacity} given.")
+        self.capacity = capacity
+        blocks = -(-capacity // LANES)
+        shape = (config.layers, slots, config.kv_heads, blocks, config.head_dim, LANES)
+        # Huge pages here too: a step reads a little of every layer, and each page walk costs.
+        self.keys, self.values = (
+            torch.from_numpy(allocate(math.prod(shape) * dtype.itemsize)).view(dtype).view(shape)
+            for _ in range(2)
+        )
+        self.values = self.values.view(*shape[:3], blocks * LANES, config.head_dim)
+        angles = torch.arange(blocks * LANES)[:, None].float() * rope_frequencies(config)
+        self._cosines, self._sines = angles.cos().contiguous(), angles.sin().contiguous()
+        self.native = native.Cache(
+            *(t.data_ptr() for t in (self.keys, self.values, self._cosines, self._sines)),
+            slots,
+            blocks * LANES,
+            _TYPES[dtype],
+        )
+
+    def reserve(self, rows: Rows) -> None:
+        """Make room for rows, or raise CacheError and change nothing."""
+        self._reserve(rows, self.capacity)
+
+    def truncate(self, slot: int, length: int) -> None:
+        """Forget everything from position `length` on."""
+        self._shorten(slot, length)
+
+    def fork(self, slot: int) -> int:
+        """Copy a slot into a free one and return its number."""
+        copy, length = self._free_slot(slot), self.length(slot)
+        blocks = -(-length // LANES)
+        self.keys[:, copy, :, :blocks] = self.keys[:, slot, :, :blocks]
+        self.values[:, copy, :, :length] = self.values[:, slot, :, :length]
+        self._lengths[copy] = length
+        return copy
+
+    @property
+    def nbytes(self) -> int:
+        return self.keys.nbytes + self.values.nbytes
+
+
+class FusedDecoder:
+    """A decoder of the Llama, Qwen2 or Qwen3 family whose pass is one native call.
+
+    threads: kept running between passes; default: the cores this process may use. isa: one of
+    native.ISAS instead of the best this processor has.
+    """
+
+    def __init__(self, packed: PackedWeights, threads: int | None = None, isa: str = "") -> None:
+        self.config = packed.config
+        self.threads = threads or cores_allowed()
+        self.weight_bytes = packed.read_bytes
+        self.formats = sorted({e.format for e in packed.entries.values() if e.format})
+        self.device, self.dtype = torch.device("cpu"), torch.float32
+        self.skip = 0
+        self._packed = packed  # keeps the memory alive
+        self._library = native.library(isa)
+        self.isa = str(self._library.lk_isa().decode())
+        self._layers = (native.Layer * self.config.layers)(
+            *(self._layer(i) for i in range(self.config.layers))
+        )
+        self._model = self._model_struct()
+        self._width = -(-self.config.vocab_size // LANES) * LANES
+        self._engine = self._library.lk_new(self.threads)
+        weakref.finalize(self, self._library.lk_free, self._engine)
+
+    def new_cache(
+        self, slots: int, capacity: int, dtype: torch.dtype = torch.float16
+    ) -> FusedCache:
+        """An empty cache for this model."""
+        return FusedCache(self.config, slots, capacity, dtype)
+
+    def __call__(self, rows: Rows, cache: FusedCache) -> Tensor:
+        """Logits of the wanted rows, (wanted, vocab) float32.
+
+        Raises CacheError for rows that do not fit the cache and IndexError for a token outside the
+        vocabulary or a wanted row that is none; nothing is changed then.
+        """
+        cache.reserve(rows)
+        flat = [n for s in rows.spans for n in (s.slot, s.start, s.count, s.first_row)]
+        spans = (ctypes.c_int64 * len(flat))(*flat)
+        wanted = rows.wanted.shape[0]
+        logits = torch.empty(wanted, self._width)
+        given = native.Rows(
+            rows.tokens.data_ptr(),
+            rows.positions.data_ptr(),
+            rows.wanted.data_ptr(),
+            ctypes.addressof(spans),
+            len(rows),
+            wanted,
+            len(rows.spans),
+            self.skip,
+        )
+        code = self._library.lk_forward(
+            self._engine, byref(self._model), byref(cache.native), byref(given), logits.data_ptr()
+        )
+        if code:
+            self._refuse(code, rows, cache)
+        return logits[:, : self.config.vocab_size]
+
+    def _refuse(self, code: int, rows: Rows, cache: FusedCache) -> None:
+        for span in rows.spans:
+            cache.truncate(span.slot, span.start)
+        if code == 1:
+            raise IndexError(f"token ids must lie in 0..{self.config.vocab_size - 1}.")
+        if code == 2:
+            raise CacheError("rows must go on where their slots end, one span after another.")
+        if code == 3:
+            raise IndexError(f"wanted rows must lie in 0..{len(rows) - 1}.")
+        raise MemoryError("the fused decoder found no memory for a pass.")
+
+    def _vector(self, name: str) -> int | None:
+        return self._packed.address(name) if name in self._packed.entries else None
+
+    def _matrix(self, name: str) -> native.Matrix:
+        """Of a weight's name; its bias beside it where the model has one."""
+        entry = self._packed.entries[name]
+        form = format_of(entry.format)
+        stride = entry.columns // 32 * form.nbytes * LANES
+        bias = self._vector(name.removesuffix("weight") + "bias")
+        data = self._packed.address(name)
+        return native.Matrix(data, bias, stride, entry.rows, entry.columns, form.number)
+
+    def _layer(self, number: int) -> native.Layer:
+        at = f"layers.{number}"
+        norms = (
+            *("input_layernorm", "post_attention_layernorm"),
+            *("self_attn.q_norm", "self_attn.k_norm"),
+        )
+        matrices = (
+            *(f"self_attn.{name}_proj" for name in ("q", "k", "v", "o")),
+            *(f"mlp.{name}_proj" for name in ("gate", "up", "down")),
+        )
+        return native.Layer(
+            *(self._vector(f"{at}.{name}.weight") for name in norms),
+            *(self._matrix(f"{at}.{name}.weight") for name in matrices),
+        )
+
+    def _model_struct(self) -> native.Model:
+        c = self.config
+        try:
+            return native.Model(
+                c.vocab_size, c.hidden_size, c.intermediate_size, c.layers, c.heads, c.kv_heads,
+                c.head_dim, c.sliding_window or 0, c.rms_norm_eps, 0, self._layers,
+                self._vector("norm.weight"), self._matrix(EMBEDDING),
+                self._matrix(self._packed.head),
+            )  # fmt: skip
+        except KeyError as error:
+            raise FusedError(f"the weights lack {error}.") from error

@@ -1,0 +1,357 @@
+// One pass of a ragged batch of rows through all layers, on all threads, in one call.
+//
+// Every stage is split over the threads by rows, by groups of sixteen outputs, or by pieces of
+// attention; a barrier parts each stage from the next. No sum is ever split over threads.
+#pragma once
+#include <algorithm>
+#include <vector>
+
+#include "attention.h"
+#include "pool.h"
+#include "product.h"
+
+namespace lk {
+
+constexpr int kSliceRows = 128; // rows that go through a layer together
+
+// What a pass may leave out, so that its share of the time can be told.
+enum Skip : int32_t { kSkipAttention = 1, kSkipHead = 2, kSkipProducts = 4, kSkipRest = 8 };
+
+class Quantized { // Activations with memory of their own
+public:
+    void resize(int tokens, int columns) {
+        const int blocks = columns / kBlock;
+        q_.resize(static_cast<size_t>(tokens) * columns);
+        scale_.resize(static_cast<size_t>(tokens) * blocks);
+        total_.resize(scale_.size());
+        sum_.resize(scale_.size());
+        view = {q_.data(), scale_.data(), total_.data(), sum_.data(), columns, blocks};
+    }
+    Activations view{};
+
+private:
+    std::vector<int8_t> q_;
+    std::vector<float> scale_, total_;
+    std::vector<int32_t> sum_;
+};
+
+// A row of the slice: its token, position and slot.
+struct Row {
+    int64_t token;
+    int position, slot;
+};
+
+// A piece of attention: `count` query vectors from `vector` (row * group + head in its group).
+struct Piece {
+    int slot, kv_head, vector, count, chunk, end;
+};
+
+class Pass {
+public:
+    Pass(const Model& model, const Cache& cache, const Rows& rows, float* logits, Pool& pool)
+        : model_(model), cache_(cache), rows_(rows), logits_(logits), pool_(pool),
+          group_(model.heads / model.kv_heads), queries_(model.heads * model.head_dim),
+          kv_(model.kv_heads * model.head_dim), all_(queries_ + 2 * kv_) {}
+
+    // Rows that wait in one slice see those of earlier slices in the cache, as across passes.
+    void run() {
+        for (int begin = 0; begin < rows_.rows; begin += kSliceRows) {
+            slice(begin, std::min(begin + kSliceRows, rows_.rows));
+            pool_.run([](void* self, int me) { static_cast<Pass*>(self)->work(me); }, this);
+        }
+    }
+
+private:
+    void slice(int begin, int end) {
+        begin_ = begin;
+        slice_.clear();
+        pieces_.clear();
+        wanted_.clear();
+        chunks_ = 0;
+        for (int s = 0; s < rows_.span_count; s++) {
+            const int64_t* span = rows_.spans + 4 * s; // slot, start, count, first row
+            const int64_t from = std::max<int64_t>(span[3], begin);
+            const int64_t to = std::min<int64_t>(span[3] + span[2], end);
+            if (from >= to) continue;
+            for (int64_t r = from; r < to; r++)
+                slice_.push_back({rows_.tokens[r], static_cast<int>(rows_.positions[r]),
+                                  static_cast<int>(span[0])});
+            add_pieces(static_cast<int>(from - begin), static_cast<int>(to - from));
+        }
+        for (int w = 0; w < rows_.wanted_rows; w++)
+            if (rows_.wanted[w] >= begin && rows_.wanted[w] < end) wanted_.push_back(w);
+        reserve();
+    }
+
+    void add_pieces(int row, int count) {
+        for (int v = 0; v < count * group_; v += kVectors) {
+            const int vectors = std::min(kVectors, count * group_ - v);
+            const int low = slice_[row + v / group_].position;
+            const int high = slice_[row + (v + vectors - 1) / group_].position;
+            const int first = range_of(low, model_.window).first / kChunk;
+            for (int h = 0; h < model_.kv_heads; h++)
+                for (int chunk = first; chunk <= high / kChunk; chunk++) {
+                    const int end = std::min(high + 1, (chunk + 1) * kChunk);
+                    pieces_.push_back({slice_[row].slot, h, row * group_ + v, vectors, chunk,
+                                       (end + kWide - 1) / kWide * kWide});
+                }
+            chunks_ = std::max(chunks_, high / kChunk + 1);
+        }
+    }
+
+    void reserve() {
+        const int count = static_cast<int>(slice_.size());
+        x_.resize(static_cast<size_t>(count) * model_.hidden);
+        projected_.resize(static_cast<size_t>(count) * all_);
+        input_.resize(count, model_.hidden);
+        mixed_.resize(count, queries_);
+        middle_.resize(count, model_.intermediate);
+        last_.resize(std::max<int>(1, static_cast<int>(wanted_.size())), model_.hidden);
+        const size_t vectors = static_cast<size_t>(count) * model_.heads * chunks_;
+        partials_.resize(vectors);
+        partial_values_.resize(vectors * model_.head_dim);
+    }
+
+    bool skips(Skip what) const { return rows_.skip & what; }
+    int count() const { return static_cast<int>(slice_.size()); }
+    float* x(int row) { return x_.data() + static_cast<int64_t>(row) * model_.hidden; }
+    float* projected(int row) { return projected_.data() + static_cast<int64_t>(row) * all_; }
+
+    void work(int me) {
+        stage(me, count(), true, [&](int r) {
+            dequantize_row(x(r), model_.embedding, static_cast<int>(slice_[r].token));
+        });
+        for (int l = 0; l < model_.layers; l++) layer(l, me);
+        if (wanted_.empty() || skips(kSkipHead)) return;
+        const int wanted = static_cast<int>(wanted_.size());
+        normalize(me, last_.view, wanted, model_.norm, [&](int i) {
+            return x(static_cast<int>(rows_.wanted[wanted_[i]]) - begin_);
+        });
+        const int64_t width = groups(model_.head) * kWide;
+        product(me, model_.head, last_.view, wanted, [&](int i, int g, const F& sum) {
+            fstore(logits_ + wanted_[i] * width + g * kWide, sum);
+        });
+    }
+
+    void layer(int l, int me) {
+        const Layer& layer = model_.layer[l];
+        expect(me, layer.query);
+        normalize(me, input_.view, count(), layer.attention_norm, [&](int r) { return x(r); });
+        project(me, layer);
+        if (!skips(kSkipAttention)) {
+            if (cache_.type == kHalf) attention<uint16_t>(layer, l, me);
+            else attention<float>(layer, l, me);
+        }
+        add(me, layer.output, mixed_.view);
+        expect(me, layer.gate);
+        normalize(me, input_.view, count(), layer.feed_forward_norm, [&](int r) { return x(r); });
+        feed_forward(me, layer);
+        add(me, layer.down, middle_.view);
+    }
+
+    // body(i) for every i below count, spread over the threads; then all wait for all.
+    template <class Body>
+    void stage(int me, int64_t count, bool wanted, Body body) {
+        if (wanted)
+            pool_.each(me, count, [&](int begin, int end) {
+                for (int i = begin; i < end; i++) body(i);
+            });
+        pool_.barrier(me);
+    }
+
+    // Norm and quantization, split over the threads by blocks of 32: even one row has work for
+    // all. from(row) is what a row is read from; each thread takes its mean square for itself.
+    template <class From>
+    void normalize(int me, const Activations& out, int tokens, const float* weight, From from) {
+        F scale = fset(0.0f);
+        int row = -1;
+        stage(me, static_cast<int64_t>(tokens) * out.blocks, !skips(kSkipRest), [&](int i) {
+            if (i / out.blocks != row) {
+                row = i / out.blocks;
+                scale = fset(rms_scale(from(row), model_.hidden, model_.eps));
+            }
+            const int at = i % out.blocks * kBlock;
+            const float* x = from(row) + at;
+            const F low = fmul(fmul(fload(x), scale), fload(weight + at));
+            const F high = fmul(fmul(fload(x + kWide), scale), fload(weight + at + kWide));
+            quantize_block(out, row, i % out.blocks, low, high);
+        });
+    }
+
+    static int groups(const Matrix& m) { return (m.rows + kWide - 1) / kWide; }
+
+    // Ask for the first lines of what comes next, so that the memory works through the barrier.
+    void expect(int me, const Matrix& next) {
+        const uint8_t* at = next.data + pool_.share_begin(me, groups(next)) * next.stride;
+        for (int line = 0; line < kAhead; line += 64) __builtin_prefetch(at + line, 0, 2);
+    }
+
+    // store(token, group of sixteen outputs, their sums)
+    template <class Store>
+    void multiply(const Matrix& m, int group, const Activations& from, int tokens, Store store) {
+        F out[kMaxTile];
+        for (int t = 0, done; t < tokens; t += done) {
+            done = dot_any(out, m, group, from, t, tokens - t);
+            for (int i = 0; i < done; i++) store(t + i, group, out[i]);
+        }
+    }
+
+    template <class Store>
+    void product(int me, const Matrix& m, const Activations& from, int tokens, Store store) {
+        stage(me, groups(m), !skips(kSkipProducts),
+              [&](int g) { multiply(m, g, from, tokens, store); });
+    }
+
+    // Queries, keys and values, side by side in `projected`.
+    void project(int me, const Layer& layer) {
+        stage(me, all_ / kWide, !skips(kSkipProducts), [&](int g) {
+            const Matrix* m = &layer.query;
+            int first = 0;
+            for (const Matrix* next : {&layer.key, &layer.value})
+                if (g >= first + groups(*m)) first += groups(*m), m = next;
+            multiply(*m, g - first, input_.view, count(), [&](int r, int own, const F& sum) {
+                fstore(projected(r) + (first + own) * kWide, sum);
+            });
+        });
+    }
+
+    void add(int me, const Matrix& m, const Activations& from) { // onto the residual stream
+        product(me, m, from, count(), [&](int r, int g, const F& sum) {
+            float* to = x(r) + g * kWide;
+            fstore(to, fadd(fload(to), sum));
+        });
+    }
+
+    // Gate and up side by side, so that a block of their product is quantized where it arises.
+    void feed_forward(int me, const Layer& layer) {
+        stage(me, model_.intermediate / kBlock, !skips(kSkipProducts), [&](int block) {
+            F gate[2][kMaxTile], up[2][kMaxTile];
+            for (int t = 0, done = 0; t < count(); t += done) {
+                for (int half = 0; half < 2; half++) {
+                    const int g = 2 * block + half, left = count() - t;
+                    done = dot_any(gate[half], layer.gate, g, input_.view, t, left);
+                    dot_any(up[half], layer.up, g, input_.view, t, left);
+                }
+                for (int i = 0; i < done; i++)
+                    quantize_block(middle_.view, t + i, block, swiglu(gate[0][i], up[0][i]),
+                                   swiglu(gate[1][i], up[1][i]));
+            }
+        });
+    }
+
+    template <class T>
+    void attention(const Layer& layer, int l, int me) {
+        const int64_t size = static_cast<int64_t>(cache_.capacity) * model_.head_dim;
+        const auto start = [&](int slot, int head) {
+            return ((static_cast<int64_t>(l) * cache_.slots + slot) * model_.kv_heads + head) * size;
+        };
+        const int heads = model_.heads + model_.kv_heads;
+        stage(me, static_cast<int64_t>(count()) * heads, true, [&](int i) {
+            const int r = i / heads, h = i % heads;
+            if (h < model_.heads) {
+                turn(projected(r) + h * model_.head_dim, layer.query_norm, slice_[r].position,
+                     1.0f / std::sqrt(static_cast<float>(model_.head_dim)));
+            } else {
+                const int64_t at = start(slice_[r].slot, h - model_.heads);
+                keep(static_cast<T*>(cache_.keys) + at, static_cast<T*>(cache_.values) + at, layer,
+                     r, h - model_.heads);
+            }
+        });
+        stage(me, static_cast<int64_t>(pieces_.size()), true, [&](int i) {
+            const int64_t at = start(pieces_[i].slot, pieces_[i].kv_head);
+            piece<T>(pieces_[i], {static_cast<const T*>(cache_.keys) + at,
+                                  static_cast<const T*>(cache_.values) + at, model_.head_dim});
+        });
+        expect(me, layer.output);
+        stage(me, static_cast<int64_t>(count()) * mixed_.view.blocks, true,
+              [&](int i) { gather(i / mixed_.view.blocks, i % mixed_.view.blocks); });
+    }
+
+    // Norm (Qwen3), rotation (Su et al., 2104.09864) and scale of one head's query or key.
+    void turn(float* head, const float* weight, int position, float scale) {
+        const int half = model_.head_dim / 2;
+        if (weight) rms_norm(head, weight, model_.head_dim, model_.eps);
+        const float* cosine = cache_.cosines + static_cast<int64_t>(position) * half;
+        const float* sine = cache_.sines + static_cast<int64_t>(position) * half;
+        for (int d = 0; d < half; d++) {
+            const float low = head[d], high = head[d + half];
+            head[d] = (low * cosine[d] - high * sine[d]) * scale;
+            head[d + half] = (high * cosine[d] + low * sine[d]) * scale;
+        }
+    }
+
+    // Key and value of a row into the cache: keys with sixteen positions side by side.
+    template <class T>
+    void keep(T* keys, T* values, const Layer& layer, int r, int kv_head) {
+        float* key = projected(r) + queries_ + kv_head * model_.head_dim;
+        const float* value = key + kv_;
+        const int position = slice_[r].position;
+        turn(key, layer.key_norm, position, 1.0f);
+        T* column = keys + static_cast<int64_t>(position / kWide) * kWide * model_.head_dim +
+                    position % kWide;
+        T* row = values + static_cast<int64_t>(position) * model_.head_dim;
+        for (int d = 0; d < model_.head_dim; d += kWide) {
+            alignas(64) T turned[kWide];
+            fstore(turned, fload(key + d));
+            for (int i = 0; i < kWide; i++) column[(d + i) * kWide] = turned[i];
+            fstore(row + d, fload(value + d));
+        }
+    }
+
+    int64_t partial_at(int vector_row, int head, int chunk) const {
+        return (static_cast<int64_t>(chunk) * count() + vector_row) * model_.heads + head;
+    }
+
+    template <class T>
+    void piece(const Piece& piece, const Held<T>& held) {
+        const float* queries[kVectors];
+        float* out[kVectors];
+        Range ranges[kVectors];
+        Partial found[kVectors];
+        int64_t at[kVectors];
+        for (int v = 0; v < piece.count; v++) {
+            const int r = (piece.vector + v) / group_;
+            const int head = piece.kv_head * group_ + (piece.vector + v) % group_;
+            queries[v] = projected(r) + head * model_.head_dim;
+            ranges[v] = range_of(slice_[r].position, model_.window);
+            at[v] = partial_at(r, head, piece.chunk);
+            out[v] = partial_values_.data() + at[v] * model_.head_dim;
+        }
+        attend_any<T>(piece.count, found, out, held, queries, ranges, piece.chunk * kChunk,
+                      piece.end);
+        for (int v = 0; v < piece.count; v++) partials_[at[v]] = found[v];
+    }
+
+    // A block of a row's heads, merged from its chunks, quantized for the output product.
+    void gather(int r, int block) {
+        F halves[2];
+        const Range range = range_of(slice_[r].position, model_.window);
+        const int first = range.first / kChunk, chunks = range.last / kChunk - first + 1;
+        const int64_t stride = static_cast<int64_t>(count()) * model_.heads;
+        for (int half = 0; half < 2; half++) {
+            const int d = block * kBlock + half * kWide, head = d / model_.head_dim;
+            const int64_t at = partial_at(r, head, first);
+            halves[half] = merge(&partials_[at],
+                                 &partial_values_[at * model_.head_dim + d % model_.head_dim],
+                                 chunks, stride, model_.head_dim);
+        }
+        quantize_block(mixed_.view, r, block, halves[0], halves[1]);
+    }
+
+    const Model& model_;
+    const Cache& cache_;
+    const Rows& rows_;
+    float* logits_;
+    Pool& pool_;
+    const int group_, queries_, kv_, all_;
+
+    int begin_ = 0, chunks_ = 0;
+    std::vector<Row> slice_;
+    std::vector<Piece> pieces_;
+    std::vector<int> wanted_;
+    std::vector<float> x_, projected_, partial_values_;
+    std::vector<Partial> partials_;
+    Quantized input_, mixed_, middle_, last_;
+};
+
+} // namespace lk

@@ -1,0 +1,78 @@
+// AVX2 with FMA and F16C: a vector is 8 lanes, and bytes are multiplied in pairs.
+#pragma once
+#include <immintrin.h>
+
+namespace lk {
+
+constexpr int kLanes = 8;
+constexpr int kMaxTile = 4;
+constexpr const char* kIsa = "avx2";
+
+using V = __m256;
+using VI = __m256i;
+using VB = __m256i;
+
+inline V vset(float x) { return _mm256_set1_ps(x); }
+inline V vload(const float* p) { return _mm256_loadu_ps(p); }
+inline void vstore(float* p, V x) { _mm256_storeu_ps(p, x); }
+inline V vadd(V a, V b) { return _mm256_add_ps(a, b); }
+inline V vsub(V a, V b) { return _mm256_sub_ps(a, b); }
+inline V vmul(V a, V b) { return _mm256_mul_ps(a, b); }
+inline V vdiv(V a, V b) { return _mm256_div_ps(a, b); }
+inline V vmax(V a, V b) { return _mm256_max_ps(a, b); }
+inline V vmin(V a, V b) { return _mm256_min_ps(a, b); }
+inline V vfma(V a, V b, V c) { return _mm256_fmadd_ps(a, b, c); }
+inline V vabs(V a) { return _mm256_andnot_ps(vset(-0.0f), a); }
+inline V vkeep(V x, V test, V limit) {
+    return _mm256_and_ps(_mm256_cmp_ps(test, limit, _CMP_GE_OQ), x);
+}
+
+inline VI viset(int x) { return _mm256_set1_epi32(x); }
+inline VI vnearest(V x) { return _mm256_cvtps_epi32(x); }
+inline V vfloat(VI x) { return _mm256_cvtepi32_ps(x); }
+inline V vpower_of_two(VI n) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(n, viset(127)), 23));
+}
+inline void vstore_int8(int8_t* p, VI x) {
+    const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packs_epi16(words, words));
+}
+inline V vload_half(const uint16_t* p) {
+    return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+inline void vstore_half(uint16_t* p, V x) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
+}
+
+inline VB vbytes(const uint8_t* p) {
+    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+}
+inline VB vlow(VB x) { return _mm256_and_si256(x, _mm256_set1_epi8(15)); }
+inline VB vhigh(VB x) { return _mm256_and_si256(_mm256_srli_epi16(x, 4), _mm256_set1_epi8(15)); }
+inline VB vfour(const int8_t* q) {
+    int four;
+    __builtin_memcpy(&four, q, 4);
+    return _mm256_set1_epi32(four);
+}
+inline VI vpairs(__m256i words) { return _mm256_madd_epi16(words, _mm256_set1_epi16(1)); }
+// Eight times a pair of products of at most 15 x 127 still fits 16 bits.
+inline VI vdot4(const VB* w, const int8_t* q) {
+    __m256i words = _mm256_maddubs_epi16(w[0], vfour(q));
+    for (int j = 1; j < 8; j++)
+        words = _mm256_add_epi16(words, _mm256_maddubs_epi16(w[j], vfour(q + 4 * j)));
+    return vpairs(words);
+}
+// maddubs adds two products in 16 bits: 255 x 127 twice would overflow them. With the signed
+// value's magnitude (at most 128) and its sign moved to q, 2 x 128 x 127 just fits.
+inline VI vdot8(const VB* w, const int8_t* q, int32_t) {
+    VI sum = _mm256_setzero_si256();
+    for (int j = 0; j < 8; j++) {
+        const __m256i value = _mm256_xor_si256(w[j], _mm256_set1_epi8(-128));
+        const __m256i signed_q = _mm256_sign_epi8(vfour(q + 4 * j), value);
+        const __m256i words = _mm256_maddubs_epi16(_mm256_abs_epi8(value), signed_q);
+        sum = _mm256_add_epi32(sum, vpairs(words));
+    }
+    return sum;
+}
+
+} // namespace lk

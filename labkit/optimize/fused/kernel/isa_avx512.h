@@ -1,0 +1,69 @@
+// AVX-512 with VNNI: a vector is 16 lanes.
+#pragma once
+#include <immintrin.h>
+
+namespace lk {
+
+constexpr int kLanes = 16;   // output rows a vector works on
+constexpr int kMaxTile = 12; // tokens a weight is multiplied with while it sits in registers
+constexpr const char* kIsa = "avx512vnni";
+
+using V = __m512;  // kLanes floats
+using VI = __m512i; // kLanes int32
+using VB = __m512i; // 4 bytes a lane
+
+inline V vset(float x) { return _mm512_set1_ps(x); }
+inline V vload(const float* p) { return _mm512_loadu_ps(p); }
+inline void vstore(float* p, V x) { _mm512_storeu_ps(p, x); }
+inline V vadd(V a, V b) { return _mm512_add_ps(a, b); }
+inline V vsub(V a, V b) { return _mm512_sub_ps(a, b); }
+inline V vmul(V a, V b) { return _mm512_mul_ps(a, b); }
+inline V vdiv(V a, V b) { return _mm512_div_ps(a, b); }
+inline V vmax(V a, V b) { return _mm512_max_ps(a, b); }
+inline V vmin(V a, V b) { return _mm512_min_ps(a, b); }
+inline V vfma(V a, V b, V c) { return _mm512_fmadd_ps(a, b, c); }
+inline V vabs(V a) { return _mm512_abs_ps(a); }
+// x where test >= limit, else 0
+inline V vkeep(V x, V test, V limit) {
+    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(test, limit, _CMP_GE_OQ), x);
+}
+
+inline VI viset(int x) { return _mm512_set1_epi32(x); }
+inline VI vnearest(V x) { return _mm512_cvtps_epi32(x); } // ties to even
+inline V vfloat(VI x) { return _mm512_cvtepi32_ps(x); }
+inline V vpower_of_two(VI n) { // n in -126..127
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(n, viset(127)), 23));
+}
+inline void vstore_int8(int8_t* p, VI x) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(x));
+}
+inline V vload_half(const uint16_t* p) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
+inline void vstore_half(uint16_t* p, V x) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
+}
+
+inline VB vbytes(const uint8_t* p) { return _mm512_loadu_si512(p); }
+inline VB vlow(VB x) { return _mm512_and_si512(x, _mm512_set1_epi8(15)); }
+inline VB vhigh(VB x) { return _mm512_and_si512(_mm512_srli_epi16(x, 4), _mm512_set1_epi8(15)); }
+inline VI vfour(const int8_t* q) {
+    int four;
+    __builtin_memcpy(&four, q, 4);
+    return _mm512_set1_epi32(four);
+}
+// A block of 32 columns: w[j] holds bytes 0..15 of four columns a lane, q the 32 int8 of a token.
+inline VI vdot4(const VB* w, const int8_t* q) {
+    VI even = _mm512_setzero_si512(), odd = even;
+    for (int j = 0; j < 8; j += 2) {
+        even = _mm512_dpbusd_epi32(even, w[j], vfour(q + 4 * j));
+        odd = _mm512_dpbusd_epi32(odd, w[j + 1], vfour(q + 4 * j + 4));
+    }
+    return _mm512_add_epi32(even, odd);
+}
+// The same for bytes that hold a signed value + 128, taken back with the sum of q.
+inline VI vdot8(const VB* w, const int8_t* q, int32_t sum_of_q) {
+    return _mm512_add_epi32(vdot4(w, q), viset(-128 * sum_of_q));
+}
+
+} // namespace lk

@@ -1,0 +1,67 @@
+// ARMv8.2 with the dot product: a vector is 4 lanes.
+#pragma once
+#include <arm_neon.h>
+
+namespace lk {
+
+constexpr int kLanes = 4;
+constexpr int kMaxTile = 8;
+constexpr const char* kIsa = "neon";
+
+using V = float32x4_t;
+using VI = int32x4_t;
+using VB = uint8x16_t;
+
+inline V vset(float x) { return vdupq_n_f32(x); }
+inline V vload(const float* p) { return vld1q_f32(p); }
+inline void vstore(float* p, V x) { vst1q_f32(p, x); }
+inline V vadd(V a, V b) { return vaddq_f32(a, b); }
+inline V vsub(V a, V b) { return vsubq_f32(a, b); }
+inline V vmul(V a, V b) { return vmulq_f32(a, b); }
+inline V vdiv(V a, V b) { return vdivq_f32(a, b); }
+inline V vmax(V a, V b) { return vmaxq_f32(a, b); }
+inline V vmin(V a, V b) { return vminq_f32(a, b); }
+inline V vfma(V a, V b, V c) { return vfmaq_f32(c, a, b); }
+inline V vabs(V a) { return vabsq_f32(a); }
+inline V vkeep(V x, V test, V limit) {
+    return vreinterpretq_f32_u32(vandq_u32(vcgeq_f32(test, limit), vreinterpretq_u32_f32(x)));
+}
+
+inline VI viset(int x) { return vdupq_n_s32(x); }
+inline VI vnearest(V x) { return vcvtnq_s32_f32(x); }
+inline V vfloat(VI x) { return vcvtq_f32_s32(x); }
+inline V vpower_of_two(VI n) {
+    return vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(n, vdupq_n_s32(127)), 23));
+}
+inline void vstore_int8(int8_t* p, VI x) {
+    const int16x4_t words = vqmovn_s32(x);
+    const int8x8_t bytes = vqmovn_s16(vcombine_s16(words, words));
+    vst1_lane_s32(reinterpret_cast<int32_t*>(p), vreinterpret_s32_s8(bytes), 0);
+}
+inline V vload_half(const uint16_t* p) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p))); }
+inline void vstore_half(uint16_t* p, V x) { vst1_u16(p, vreinterpret_u16_f16(vcvt_f16_f32(x))); }
+
+inline VB vbytes(const uint8_t* p) { return vld1q_u8(p); }
+inline VB vlow(VB x) { return vandq_u8(x, vdupq_n_u8(15)); }
+inline VB vhigh(VB x) { return vshrq_n_u8(x, 4); }
+inline int8x16_t vfour(const int8_t* q) {
+    int32_t four;
+    __builtin_memcpy(&four, q, 4);
+    return vreinterpretq_s8_s32(vdupq_n_s32(four));
+}
+inline VI vdot4(const VB* w, const int8_t* q) {
+    VI sum = vdupq_n_s32(0);
+    for (int j = 0; j < 8; j++)
+        sum = vdotq_s32(sum, vreinterpretq_s8_u8(w[j]), vfour(q + 4 * j));
+    return sum;
+}
+inline VI vdot8(const VB* w, const int8_t* q, int32_t) {
+    VI sum = vdupq_n_s32(0);
+    for (int j = 0; j < 8; j++) {
+        const int8x16_t value = vreinterpretq_s8_u8(veorq_u8(w[j], vdupq_n_u8(128)));
+        sum = vdotq_s32(sum, value, vfour(q + 4 * j));
+    }
+    return sum;
+}
+
+} // namespace lk

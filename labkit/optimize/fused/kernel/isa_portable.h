@@ -1,0 +1,121 @@
+// Plain C++, for every other processor: the reference that the others are tested against, bit by
+// bit. All of them do the same operations in the same order on each lane.
+#pragma once
+#include <cmath>
+
+namespace lk {
+
+constexpr int kLanes = 16;
+constexpr int kMaxTile = 4;
+constexpr const char* kIsa = "portable";
+
+struct V { float at[kLanes]; };
+struct VI { int32_t at[kLanes]; };
+struct VB { uint8_t at[4 * kLanes]; };
+
+template <class Out, class Of>
+inline Out lanes(Of of) {
+    Out out;
+    for (int i = 0; i < kLanes; i++) out.at[i] = of(i);
+    return out;
+}
+
+inline V vset(float x) { return lanes<V>([&](int) { return x; }); }
+inline V vload(const float* p) { return lanes<V>([&](int i) { return p[i]; }); }
+inline void vstore(float* p, const V& x) { for (int i = 0; i < kLanes; i++) p[i] = x.at[i]; }
+inline V vadd(const V& a, const V& b) { return lanes<V>([&](int i) { return a.at[i] + b.at[i]; }); }
+inline V vsub(const V& a, const V& b) { return lanes<V>([&](int i) { return a.at[i] - b.at[i]; }); }
+inline V vmul(const V& a, const V& b) { return lanes<V>([&](int i) { return a.at[i] * b.at[i]; }); }
+inline V vdiv(const V& a, const V& b) { return lanes<V>([&](int i) { return a.at[i] / b.at[i]; }); }
+inline V vmax(const V& a, const V& b) {
+    return lanes<V>([&](int i) { return a.at[i] > b.at[i] ? a.at[i] : b.at[i]; });
+}
+inline V vmin(const V& a, const V& b) {
+    return lanes<V>([&](int i) { return a.at[i] < b.at[i] ? a.at[i] : b.at[i]; });
+}
+inline V vfma(const V& a, const V& b, const V& c) {
+    return lanes<V>([&](int i) { return __builtin_fmaf(a.at[i], b.at[i], c.at[i]); });
+}
+inline V vabs(const V& a) { return lanes<V>([&](int i) { return std::fabs(a.at[i]); }); }
+inline V vkeep(const V& x, const V& test, const V& limit) {
+    return lanes<V>([&](int i) { return test.at[i] >= limit.at[i] ? x.at[i] : 0.0f; });
+}
+
+inline VI viset(int x) { return lanes<VI>([&](int) { return x; }); }
+inline VI vnearest(const V& x) {
+    return lanes<VI>([&](int i) { return static_cast<int32_t>(std::nearbyint(x.at[i])); });
+}
+inline V vfloat(const VI& x) {
+    return lanes<V>([&](int i) { return static_cast<float>(x.at[i]); });
+}
+inline V vpower_of_two(const VI& n) {
+    return lanes<V>([&](int i) {
+        const int32_t bits = static_cast<int32_t>(static_cast<uint32_t>(n.at[i] + 127) << 23);
+        float x;
+        __builtin_memcpy(&x, &bits, 4);
+        return x;
+    });
+}
+inline void vstore_int8(int8_t* p, const VI& x) {
+    for (int i = 0; i < kLanes; i++) p[i] = static_cast<int8_t>(x.at[i]);
+}
+
+inline float half_to_float(uint16_t h) {
+    const uint32_t sign = static_cast<uint32_t>(h & 0x8000) << 16;
+    const uint32_t exponent = (h >> 10) & 31, fraction = h & 0x3ff;
+    uint32_t bits = sign;
+    if (exponent == 31) bits |= 0x7f800000u | (fraction << 13);
+    else if (exponent) bits |= ((exponent + 112) << 23) | (fraction << 13);
+    float x;
+    __builtin_memcpy(&x, &bits, 4);
+    if (exponent == 0 && fraction) { // a subnormal: fraction * 2^-24, exact in float
+        x = static_cast<float>(fraction) * 0x1p-24f;
+        return sign ? -x : x;
+    }
+    return x;
+}
+inline uint16_t float_to_half(float x) { // to nearest, ties to even
+    uint32_t bits;
+    __builtin_memcpy(&bits, &x, 4);
+    const uint16_t sign = static_cast<uint16_t>((bits >> 16) & 0x8000);
+    const float size = std::fabs(x);
+    if (size >= 65520.0f) return static_cast<uint16_t>(sign | 0x7c00);
+    if (!(size == size)) return static_cast<uint16_t>(sign | 0x7e00);
+    if (size < 0x1p-14f) { // subnormal in half: a whole number of 2^-24
+        return static_cast<uint16_t>(sign | static_cast<uint32_t>(std::nearbyint(size * 0x1p24f)));
+    }
+    const uint32_t kept = (bits & 0x7fffffff) - (112u << 23);
+    return static_cast<uint16_t>(sign | ((kept + 0xfff + ((kept >> 13) & 1)) >> 13));
+}
+inline V vload_half(const uint16_t* p) { return lanes<V>([&](int i) { return half_to_float(p[i]); }); }
+inline void vstore_half(uint16_t* p, const V& x) {
+    for (int i = 0; i < kLanes; i++) p[i] = float_to_half(x.at[i]);
+}
+
+inline VB vbytes(const uint8_t* p) {
+    VB out;
+    __builtin_memcpy(out.at, p, sizeof out.at);
+    return out;
+}
+inline VB vlow(VB x) {
+    for (uint8_t& byte : x.at) byte &= 15;
+    return x;
+}
+inline VB vhigh(VB x) {
+    for (uint8_t& byte : x.at) byte >>= 4;
+    return x;
+}
+inline VI vdot4(const VB* w, const int8_t* q) {
+    VI sum = viset(0);
+    for (int j = 0; j < 8; j++)
+        for (int i = 0; i < kLanes; i++)
+            for (int k = 0; k < 4; k++) sum.at[i] += w[j].at[4 * i + k] * q[4 * j + k];
+    return sum;
+}
+inline VI vdot8(const VB* w, const int8_t* q, int32_t sum_of_q) {
+    VI sum = vdot4(w, q);
+    for (int32_t& lane : sum.at) lane -= 128 * sum_of_q;
+    return sum;
+}
+
+} // namespace lk

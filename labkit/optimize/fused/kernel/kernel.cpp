@@ -1,0 +1,66 @@
+// The C interface: everything Python calls. All of it is checked here before memory is touched.
+#include <mutex>
+
+#include "forward.h"
+
+namespace {
+
+struct Engine {
+    explicit Engine(int threads) : pool(threads) {}
+    lk::Pool pool;
+    std::mutex busy; // passes of one engine take turns
+};
+
+bool inside(const int64_t* values, int count, int64_t below) {
+    return std::all_of(values, values + count, [=](int64_t v) { return v >= 0 && v < below; });
+}
+
+// Spans must cover the rows one after another, at the positions they say.
+bool spans_fit(const lk::Rows& rows, const lk::Cache& cache) {
+    int64_t next = 0;
+    for (int s = 0; s < rows.span_count; s++) {
+        const int64_t *span = rows.spans + 4 * s, slot = span[0], start = span[1], count = span[2];
+        if (slot < 0 || slot >= cache.slots || start < 0 || count < 1 || span[3] != next) return false;
+        if (count > rows.rows - next || start > cache.capacity - count) return false;
+        for (int64_t r = 0; r < count; r++)
+            if (rows.positions[next + r] != start + r) return false;
+        next += count;
+    }
+    return next == rows.rows;
+}
+
+} // namespace
+
+extern "C" {
+
+const char* lk_isa() { return lk::kIsa; }
+
+int lk_sizes(int32_t* sizes) { // of the structs, so that Python can compare its own
+    const int found[] = {sizeof(lk::Matrix), sizeof(lk::Layer), sizeof(lk::Model),
+                         sizeof(lk::Cache), sizeof(lk::Rows)};
+    std::copy(std::begin(found), std::end(found), sizes);
+    return static_cast<int>(std::size(found));
+}
+
+void* lk_new(int threads) { return new Engine(threads); }
+
+void lk_free(void* engine) { delete static_cast<Engine*>(engine); }
+
+// 0: done. 1: a token outside the vocabulary; 2: rows that do not fit the cache; 3: wanted rows
+// that are none; 4: out of memory.
+int lk_forward(void* handle, const lk::Model* model, const lk::Cache* cache, const lk::Rows* rows,
+               float* logits) {
+    if (!inside(rows->tokens, rows->rows, model->vocab)) return 1;
+    if (!spans_fit(*rows, *cache)) return 2;
+    if (!inside(rows->wanted, rows->wanted_rows, rows->rows)) return 3;
+    auto* engine = static_cast<Engine*>(handle);
+    const std::lock_guard<std::mutex> turn(engine->busy);
+    try {
+        lk::Pass(*model, *cache, *rows, logits, engine->pool).run();
+    } catch (const std::bad_alloc&) {
+        return 4;
+    }
+    return 0;
+}
+
+} // extern "C"

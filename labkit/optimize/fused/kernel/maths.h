@@ -1,0 +1,108 @@
+// Sixteen floats at a time on any processor, and what the decoder needs of mathematics.
+//
+// Whatever the width of a vector, sums are taken over the same sixteen lanes in the same order, so
+// that every processor, and every mix of rows, gives the same bits.
+#pragma once
+#include <cmath>
+
+#include "isa.h"
+
+namespace lk {
+
+constexpr int kWide = 16;
+constexpr int kParts = kWide / kLanes;
+
+struct F {
+    V part[kParts];
+};
+
+template <class Of>
+inline F wide(Of of) {
+    F out;
+#pragma GCC unroll 4
+    for (int i = 0; i < kParts; i++) out.part[i] = of(i);
+    return out;
+}
+
+inline F fset(float x) { return wide([&](int) { return vset(x); }); }
+inline F fload(const float* p) { return wide([&](int i) { return vload(p + i * kLanes); }); }
+inline F fload(const uint16_t* p) { return wide([&](int i) { return vload_half(p + i * kLanes); }); }
+inline void fstore(float* p, const F& x) {
+    for (int i = 0; i < kParts; i++) vstore(p + i * kLanes, x.part[i]);
+}
+inline F fadd(const F& a, const F& b) { return wide([&](int i) { return vadd(a.part[i], b.part[i]); }); }
+inline F fsub(const F& a, const F& b) { return wide([&](int i) { return vsub(a.part[i], b.part[i]); }); }
+inline F fmul(const F& a, const F& b) { return wide([&](int i) { return vmul(a.part[i], b.part[i]); }); }
+inline F fdiv(const F& a, const F& b) { return wide([&](int i) { return vdiv(a.part[i], b.part[i]); }); }
+inline F fmax(const F& a, const F& b) { return wide([&](int i) { return vmax(a.part[i], b.part[i]); }); }
+inline F fabs(const F& a) { return wide([&](int i) { return vabs(a.part[i]); }); }
+inline F ffma(const F& a, const F& b, const F& c) {
+    return wide([&](int i) { return vfma(a.part[i], b.part[i], c.part[i]); });
+}
+
+// Halves hold up to 65504: what is larger is cut there, since an infinity times a masked-out
+// weight of 0 would be no number.
+inline void fstore(uint16_t* p, const F& x) {
+    for (int i = 0; i < kParts; i++)
+        vstore_half(p + i * kLanes, vmin(vmax(x.part[i], vset(-65504.0f)), vset(65504.0f)));
+}
+
+// Sums and maxima over the sixteen lanes, by a fixed tree: lane i and i + 8, then + 4, + 2, + 1.
+inline float sum16(const F& x) {
+    float s[kWide];
+    fstore(s, x);
+    for (int i = 0; i < 8; i++) s[i] += s[i + 8];
+    for (int i = 0; i < 4; i++) s[i] += s[i + 4];
+    return (s[0] + s[2]) + (s[1] + s[3]);
+}
+inline float max16(const F& x) {
+    float s[kWide];
+    fstore(s, x);
+    for (int i = 0; i < 8; i++) s[i] = s[i] > s[i + 8] ? s[i] : s[i + 8];
+    for (int i = 0; i < 4; i++) s[i] = s[i] > s[i + 4] ? s[i] : s[i + 4];
+    const float even = s[0] > s[2] ? s[0] : s[2], odd = s[1] > s[3] ? s[1] : s[3];
+    return even > odd ? even : odd;
+}
+
+// e^x for x <= 88, exactly 0 below -87: 2^n times a polynomial on [-ln2/2, ln2/2], to 2 ulp
+// (coefficients of Cephes' expf, S. Moshier).
+inline V vexp(V x) {
+    const V lowest = vset(-87.0f);
+    const V clipped = vmin(vmax(x, lowest), vset(88.0f));
+    const VI n = vnearest(vmul(clipped, vset(1.44269504f)));
+    V r = vfma(vfloat(n), vset(-0.693359375f), clipped);
+    r = vfma(vfloat(n), vset(2.12194440e-4f), r);
+    V p = vset(1.9875691500e-4f);
+    for (float c : {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f,
+                    5.0000001201e-1f})
+        p = vfma(p, r, vset(c));
+    p = vadd(vfma(vmul(r, r), p, r), vset(1.0f));
+    return vkeep(vmul(p, vpower_of_two(n)), x, lowest);
+}
+inline F fexp(const F& x) { return wide([&](int i) { return vexp(x.part[i]); }); }
+inline float exp1(float x) {
+    float out[kWide];
+    fstore(out, fexp(fset(x)));
+    return out[0];
+}
+
+// silu(gate) * up, with silu(g) = g / (1 + e^-g) (Shazeer, 2002.05202)
+inline F swiglu(const F& gate, const F& up) {
+    const F one = fset(1.0f);
+    return fmul(fdiv(gate, fadd(one, fexp(fsub(fset(0.0f), gate)))), up);
+}
+
+// 1 / rms(x) (Zhang and Sennrich, 1910.07467); n a multiple of 16
+inline float rms_scale(const float* x, int n, float eps) {
+    F squares = fset(0.0f);
+    for (int i = 0; i < n; i += kWide) squares = ffma(fload(x + i), fload(x + i), squares);
+    return 1.0f / std::sqrt(sum16(squares) / static_cast<float>(n) + eps);
+}
+
+inline void rms_norm(float* x, const float* weight, int n, float eps) {
+    const F scale = fset(rms_scale(x, n, eps));
+    for (int i = 0; i < n; i += kWide)
+        fstore(x + i, fmul(fmul(fload(x + i), scale), fload(weight + i)));
+}
+
+} // namespace lk

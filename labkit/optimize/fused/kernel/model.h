@@ -1,0 +1,53 @@
+// What Python hands over: shapes and pointers into memory that it owns. native.py mirrors these.
+#pragma once
+#include <cstdint>
+
+namespace lk {
+
+enum Format : int32_t { kQ4_1 = 0, kQ4_0 = 1, kQ8_0 = 2 };
+
+// rows x columns of quantized weights, 16 rows interleaved (pack.py); `stride` bytes from one
+// group of 16 rows to the next. bias: rows floats or null.
+struct Matrix {
+    const uint8_t* data;
+    const float* bias;
+    int64_t stride;
+    int32_t rows, columns;
+    int32_t format;
+    int32_t unused;
+};
+
+struct Layer {
+    const float *attention_norm, *feed_forward_norm; // hidden floats
+    const float *query_norm, *key_norm;              // head_dim floats or null
+    Matrix query, key, value, output, gate, up, down;
+};
+
+struct Model {
+    int32_t vocab, hidden, intermediate, layers, heads, kv_heads, head_dim;
+    int32_t window; // positions a row looks back on, itself included; 0: all
+    float eps;
+    int32_t unused;
+    const Layer* layer;
+    const float* norm;
+    Matrix embedding, head;
+};
+
+enum KvType : int32_t { kHalf = 0, kFloat = 1 };
+
+// keys: (layers, slots, kv_heads, capacity / 16, head_dim, 16); values: (layers, slots, kv_heads,
+// capacity, head_dim); cosines and sines: (capacity, head_dim / 2). capacity: a multiple of 16.
+struct Cache {
+    void *keys, *values;
+    const float *cosines, *sines;
+    int32_t slots, capacity, type, unused;
+};
+
+// The rows of one pass: a span is (slot, first position, rows, first row).
+struct Rows {
+    const int64_t *tokens, *positions, *wanted, *spans;
+    int32_t rows, wanted_rows, span_count;
+    int32_t skip; // stages to leave out when their share is measured (forward.h); 0: none
+};
+
+} // namespace lk

@@ -1,0 +1,123 @@
+// Threads that stay: one native call a pass wakes them, and barriers part its stages.
+#pragma once
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <thread>
+#include <vector>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace lk {
+
+inline void relax() {
+#if defined(__x86_64__)
+    _mm_pause();
+#elif defined(__aarch64__)
+    asm volatile("yield");
+#endif
+}
+
+// Until `value` has reached `round`. Looks often at first, then sleeps: whoever we wait for may
+// need this very core to get on.
+inline void wait_for(const std::atomic<uint32_t>& value, uint32_t round) {
+    for (int spin = 0;; spin++) {
+        const uint32_t seen = value.load(std::memory_order_acquire);
+        if (static_cast<int32_t>(seen - round) >= 0) return;
+        if (spin < 8192) relax();
+        else value.wait(seen, std::memory_order_acquire);
+    }
+}
+
+class Pool {
+public:
+    explicit Pool(int threads) : threads_(threads), flags_(new Flag[threads]) {
+        for (int i = 1; i < threads; i++) workers_.emplace_back([this, i] { serve(i); });
+    }
+
+    ~Pool() {
+        stop_ = true;
+        run([](void*, int) {}, nullptr);
+        for (std::thread& worker : workers_) worker.join();
+    }
+
+    int threads() const { return threads_; }
+
+    // job(argument, thread) on every thread; returns when all are done.
+    void run(void (*job)(void*, int), void* argument) {
+        job_ = job;
+        argument_ = argument;
+        call_.fetch_add(1, std::memory_order_release);
+        call_.notify_all();
+        job(argument, 0);
+        barrier(0);
+    }
+
+    // body(begin, end) over all of 0..count, on all threads; ends without a barrier. Each thread
+    // takes its own share a little at a time and then helps with what others have left: on a
+    // shared machine no two cores are equally fast for long.
+    template <class Body>
+    void each(int me, int64_t count, Body body) {
+        const int grain = std::max<int>(1, static_cast<int>(count / (threads_ * 8)));
+        const int stage = flags_[me].round.load(std::memory_order_relaxed) % kStages;
+        for (int i = 0; i < threads_; i++) {
+            const int owner = (me + i) % threads_;
+            const int end = static_cast<int>(count * (owner + 1) / threads_);
+            const int first = static_cast<int>(count * owner / threads_);
+            for (;;) {
+                const int at = first + flags_[owner].taken[stage].fetch_add(grain, std::memory_order_relaxed);
+                if (at >= end) break;
+                body(at, std::min(at + grain, end));
+            }
+        }
+    }
+
+    // Where a thread's own share of `count` begins.
+    int share_begin(int me, int64_t count) const { return static_cast<int>(count * me / threads_); }
+
+    // Everything written before it is seen by everyone after it. Each thread raises its own flag
+    // and looks at the others': one cache line travels each way, and nothing is contended for.
+    void barrier(int me) {
+        const uint32_t round = flags_[me].round.load(std::memory_order_relaxed) + 1;
+        // The counter of the stage after next: its last users are two barriers behind us.
+        flags_[me].taken[(round + 1) % kStages].store(0, std::memory_order_relaxed);
+        flags_[me].round.store(round, std::memory_order_release);
+        flags_[me].round.notify_all();
+        for (int other = 0; other < threads_; other++)
+            if (other != me) wait_for(flags_[other].round, round);
+    }
+
+private:
+    static constexpr int kStages = 4;
+    struct alignas(64) Flag {
+        std::atomic<uint32_t> round{0};          // barriers passed
+        std::atomic<int32_t> taken[kStages] = {}; // of this thread's share, by stage
+    };
+    static constexpr int kIdleSpins = 8192; // some 100 us: the gap between two tokens
+
+    void serve(int me) {
+        for (uint32_t seen = 0;;) {
+            for (int i = 0; i < kIdleSpins && call_.load(std::memory_order_acquire) == seen; i++)
+                relax();
+            call_.wait(seen, std::memory_order_acquire); // sleeps while it still is `seen`
+            seen++;
+            const bool last = stop_; // of this call: the caller waits for us before the next
+            job_(argument_, me);
+            barrier(me);
+            if (last) return;
+        }
+    }
+
+    const int threads_;
+    std::unique_ptr<Flag[]> flags_;
+    std::vector<std::thread> workers_;
+    void (*job_)(void*, int) = nullptr;
+    void* argument_ = nullptr;
+    bool stop_ = false; // written before the last call, which publishes it
+    alignas(64) std::atomic<uint32_t> call_{0};
+};
+
+} // namespace lk

@@ -1,0 +1,43 @@
+"""Run in a process of its own with the sanitizers loaded: `python -m tests.sanitized FOLDER`."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from pathlib import Path
+
+import torch
+
+from labkit.model.cache import CacheError
+from labkit.model.rows import Rows
+from labkit.optimize.fused import native
+from labkit.optimize.fused.decoder import FusedDecoder
+from labkit.optimize.fused.weights import packed
+from tests.fused_helpers import logits, tiny_gguf
+
+IDS = [(5 * n * n + n) % 97 for n in range(270)]
+
+
+def main(folder: Path) -> None:
+    """Every format over one and several threads; refusals must touch nothing."""
+    plain_library = native.library
+    sanitized = native.library("", sanitize=True)
+    native.library = lambda isa="": sanitized  # type: ignore[assignment]
+    cases = (("llama", "Q4_1"), ("qwen2", "Q8_0"), ("qwen3", "Q4_0"))
+    for name, kind in cases:
+        weights = packed(tiny_gguf(folder / f"{name}.gguf", name, kind))
+        for threads in (1, 3):
+            fused = FusedDecoder(weights, threads)
+            assert torch.equal(logits(fused, IDS), logits(fused, IDS, 7))
+            cache = fused.new_cache(2, 20)
+            fused(Rows.of([(0, 0, IDS[:19], True), (1, 0, IDS[:20], False)]), cache)
+            for parts in ([(0, 19, [1, 2], True)], [(0, 19, [97], True)], [(2, 0, [1], True)]):
+                with contextlib.suppress(CacheError, IndexError):
+                    fused(Rows.of(parts), cache)
+                    raise AssertionError("not refused")
+    native.library = plain_library  # type: ignore[assignment]
+    print(f"sanitized: {len(cases)} formats")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
