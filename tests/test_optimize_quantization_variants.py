@@ -1,0 +1,91 @@
+"""What each engine would run, and what is said of what cannot; and the figure, on real layers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from labkit.errors import LabkitError, ParameterError
+from labkit.limits.cost import decode_cost
+from labkit.model.quantized_cache import QuantizedCache, WithQuantizedCache
+from labkit.optimize.quantization import (
+    gptq,
+    linears,
+    quantize,
+    round_to_nearest,
+    step_cost,
+    variants,
+)
+from labkit.optimize.quantization.calibration import Stream, hessians
+from labkit.workload.texts import pieces
+from tests.tiny import tiny_decoder
+
+
+def test_names_of_what_engines_run(tmp_path):
+    decoder = tiny_decoder()
+    made = {
+        "four": quantize(decoder, "rtn", 4, 16),
+        "eight": quantize(decoder, "symmetric", 8, None),
+    }
+    found = variants.makers(["torch", "fused"], decoder, made, tmp_path, 16)
+    assert list(found) == ["four", "eight", "fused, as-is", "fused, q8_0", "fused, q4_0"]
+    assert list(variants.makers([], decoder, made, tmp_path, 16)) == []
+    with pytest.raises(ParameterError, match="'cuda' is unknown; allowed: torch, torchao, fused"):
+        variants.makers(["torch", "cuda"], decoder, made, tmp_path, 16)
+
+
+def test_what_cannot_be_made_says_why_and_the_rest_is_made():
+    def broken():
+        raise LabkitError("no such kernel")
+
+    made, missing = variants.attempt({"good": lambda: 1, "bad": broken})
+    assert made == {"good": 1}
+    assert missing == {"bad": "no such kernel"}
+
+
+def test_a_mistake_of_ours_is_not_swallowed():
+    with pytest.raises(ZeroDivisionError):
+        variants.attempt({"bug": lambda: 1 / 0})
+
+
+def test_cache_bytes_a_token():
+    decoder = tiny_decoder()
+    config = decoder.config
+    assert variants.kv_bytes(decoder) == config.kv_bytes_per_token(4)
+    heads = 2 * config.layers * config.kv_heads
+    eight = WithQuantizedCache(decoder)
+    assert isinstance(eight.new_cache(1, 4), QuantizedCache)
+    assert variants.kv_bytes(eight) == heads * (config.head_dim + 2)
+
+
+def test_the_ledger_of_a_step_with_other_bytes():
+    config = tiny_decoder().config
+    plain = decode_cost(config, 50)
+    kv = config.kv_bytes_per_token(4)
+    assert step_cost(config, plain.weight_bytes, kv, 50) == plain
+    less = step_cost(config, 1000, kv / 4, 50)
+    assert less.read_bytes == 1000 + plain.kv_read_bytes / 4
+    assert less.flops == plain.flops
+
+
+def error(found, weight, hessian):
+    """Squared error of the outputs on inputs whose second moments are given."""
+    off = weight - found.dequantize()
+    return float((off @ hessian * off).sum())
+
+
+@pytest.mark.model
+@torch.inference_mode()
+def test_gptq_errs_less_than_nearest_on_text_it_never_saw(real_model):
+    """Outputs of a real layer's matrices, squared, 4 bits in groups of 64."""
+    decoder, tokenizer = real_model.decoder, real_model.tokenizer
+    layer = decoder.layers[0]
+    seen, unseen = (
+        hessians(layer, [Stream(decoder, ids) for ids in pieces(tokenizer, purpose, 2048, 256)])
+        for purpose in ("calibration", "evaluation")
+    )
+    for names in seen:
+        weight = torch.cat([linears(layer)[name].weight for name in names])
+        nearest = error(round_to_nearest(weight, 4, 64), weight, unseen[names])
+        better = error(gptq(weight, seen[names], 4, 64), weight, unseen[names])
+        assert better < 0.6 * nearest, names
