@@ -1,14 +1,20 @@
 """Every rewrite against the decoder it came from."""
 
+import contextlib
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch._dynamo.exc import TorchRuntimeError
 
+from labkit.errors import DeviceError
+from labkit.limits.cost import decode_cost
 from labkit.model.generate import generate
 from labkit.model.load import load
 from labkit.model.rows import Rows
 from labkit.optimize import graph_rewriting as rewriting
+from labkit.optimize.graph_rewriting import ladder, static
 from labkit.timing.breakdown import count_operations
 from labkit.workload.prompts import prompt_ids
 from tests.tiny import tiny_decoder
@@ -94,15 +100,104 @@ def test_static_shapes_keep_slots_apart_and_a_full_cache_raises():
 
 def test_a_compiled_step_gives_the_same_logits():
     decoder = tiny_decoder()
-    compiled = rewriting.compile_step(decoder)
-    assert rewriting.first_step_seconds(compiled, 32) > 0
-    assert torch.allclose(logits_of(decoder), logits_of(compiled), atol=1e-4)
+    compiled = ladder.compiled(decoder, 32, fresh=False)
+    assert compiled.seconds > 0
+    assert ladder.operations_of(compiled) > compiled.kernels > 0
+    assert torch.allclose(logits_of(decoder), logits_of(compiled.rung), atol=1e-4)
 
 
 def test_without_a_compiler_it_says_what_is_missing(monkeypatch):
-    monkeypatch.setattr(rewriting.shutil, "which", lambda name: None)
-    with pytest.raises(rewriting.CompilerError, match="install"):
-        rewriting.compile_step(tiny_decoder())
+    monkeypatch.setattr(static.shutil, "which", lambda name: None)
+    with pytest.raises(rewriting.CompilerError, match=r"install g\+\+ or clang"):
+        ladder.compiled(tiny_decoder(), 32)
+
+
+def test_a_compiler_that_cannot_build_is_told_not_thrown():
+    def broken(*_):
+        raise TorchRuntimeError("Python.h: no such file\nmore")
+
+    compiled = rewriting.StaticShapes(tiny_decoder())
+    compiled.step = broken
+    with pytest.raises(rewriting.CompilerError, match=r"could not build the step: Python.h"):
+        rewriting.first_step_seconds(compiled, 8)
+
+
+def test_rungs_are_each_alone_then_stacked():
+    decoder = tiny_decoder()
+    alone, stacked = ladder.alone(decoder), ladder.stacked(decoder)
+    assert list(alone) == list(ladder.REWRITES)
+    assert list(stacked) == list(ladder.STACK)
+    assert ladder.matrices(decoder) == 2 * 7 + 1
+    assert ladder.matrices(stacked["and static"]) == 2 * 4 + 1
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_what_a_rung_reads_is_counted_from_its_tensors(tied):
+    decoder = tiny_decoder(tied_head=tied)
+    rungs = {"plain": decoder, **ladder.alone(decoder)}
+    costs = {name: ladder.step_cost(rung, 10, 32) for name, rung in rungs.items()}
+    plain = decode_cost(decoder.config, 10)
+    assert costs["plain"] == costs[ladder.MERGED] == costs[ladder.TABLES] == plain
+    config = decoder.config
+    norms = 4 * config.hidden_size * (2 * config.layers + 1)
+    row = 4 * config.hidden_size * tied  # the head is a table of its own now
+    assert costs[ladder.FOLDED].weight_bytes == plain.weight_bytes - norms + row
+    assert costs[ladder.STATIC].kv_read_bytes == decode_cost(config, 31).kv_read_bytes
+
+
+def test_a_cuda_graph_is_refused_where_there_is_no_gpu():
+    with pytest.raises(DeviceError, match="need an NVIDIA GPU, and this model is on cpu"):
+        rewriting.capture_step(tiny_decoder())
+
+
+class FakeCuda:
+    """torch.cuda as far as a capture goes: a graph remembers what ran in its capture."""
+
+    captures = 0
+
+    def install(self, monkeypatch, made):
+        current = SimpleNamespace(wait_stream=lambda _: None)
+        monkeypatch.setattr(torch.cuda, "Stream", lambda: current)
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda: current)
+        monkeypatch.setattr(torch.cuda, "stream", lambda _: contextlib.nullcontext())
+        monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: SimpleNamespace(replay=made.replay))
+        monkeypatch.setattr(torch.cuda, "graph", self.capture)
+
+    @contextlib.contextmanager
+    def capture(self, graph):
+        self.captures += 1
+        yield
+
+
+class Replayed(rewriting.CapturedStep):
+    """Replays by running the step on the tensors of the capture, as a graph would."""
+
+    def _capture(self, token, position, keys, values):
+        self.caught = keys, values
+        super()._capture(token, position, keys, values)
+
+    def replay(self):
+        self._logits.copy_(self._step(self._token, self._position, *self.caught))
+
+
+def test_a_captured_step_replays_with_new_tokens_and_captures_another_cache(monkeypatch):
+    decoder, cuda = tiny_decoder(), FakeCuda()
+    captured = rewriting.StaticShapes(decoder)
+    captured.step = Replayed(captured._step)
+    cuda.install(monkeypatch, captured.step)
+    expected = logits_of(decoder)
+    assert torch.allclose(logits_of(captured), expected, atol=1e-4)
+    assert cuda.captures == 1
+    cache = captured.new_cache(1, 64)
+    captured(Rows.decode({0: (5, 0)}), cache)
+    assert cuda.captures == 2
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_a_cuda_graph_gives_the_same_logits():
+    decoder = tiny_decoder().to("cuda")
+    expected = logits_of(decoder)
+    assert torch.allclose(logits_of(rewriting.capture_step(decoder)), expected, atol=1e-3)
 
 
 def test_payback():

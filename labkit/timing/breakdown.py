@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from labkit.limits.probe import samples
 from labkit.model.decoder import Decoder
 
 
@@ -47,3 +49,20 @@ def count_operations(work: Callable[[], object]) -> int:
     with _Counter() as counter:
         work()
     return counter.count
+
+
+@torch.inference_mode()
+def operation_seconds(decoder: Decoder, count: int = 200) -> float:
+    """Seconds of one torch operation with next to nothing to do: the way there and back.
+
+    The median over repetitions of `count` additions of one row of the model's width. On an
+    accelerator, where work is queued, it is the time to hand an operation over or to launch it,
+    whichever is longer.
+    """
+    row = torch.zeros(1, decoder.config.hidden_size, dtype=decoder.dtype, device=decoder.device)
+
+    def work() -> None:
+        for _ in range(count):
+            torch.add(row, row)
+
+    return statistics.median(samples(work, decoder.device.type, seconds=0.05, least=15)) / count

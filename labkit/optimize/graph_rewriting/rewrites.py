@@ -9,20 +9,13 @@ measured alone and stacked.
 from __future__ import annotations
 
 import copy
-import shutil
-import time
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from labkit.errors import LabkitError
-from labkit.model.cache import StaticCache
-from labkit.model.config import ModelConfig
 from labkit.model.decoder import Attention, Decoder, RMSNorm, SwiGLU, rotate
-from labkit.model.rows import Rows
 
 
 def shared_copy(decoder: Decoder) -> Decoder:
@@ -155,93 +148,3 @@ def tabulate_rope(decoder: Decoder, positions: int | None = None) -> Decoder:
     rewritten.register_buffer("cos", cos, persistent=False)
     rewritten.register_buffer("sin", sin, persistent=False)
     return rewritten
-
-
-class StaticShapes(nn.Module):
-    """Decodes one row with tensors whose shapes never change, so that a compiler sees one graph.
-
-    Attention runs over the whole capacity of the cache under a mask, which costs reads that a
-    growing shape would not: that is the price, and the reason to choose the capacity well. Passes
-    of other shapes go to the decoder as it is.
-    """
-
-    def __init__(self, decoder: Decoder) -> None:
-        super().__init__()
-        self.decoder = decoder
-        self.step: Callable[..., Tensor] = self._step
-
-    @property
-    def config(self) -> ModelConfig:
-        return self.decoder.config
-
-    def new_cache(self, slots: int, capacity: int) -> StaticCache:
-        """A static cache; its capacity is what every step attends over."""
-        return self.decoder.new_cache(slots, capacity)
-
-    @torch.inference_mode()
-    def forward(self, rows: Rows, cache: StaticCache) -> Tensor:
-        """Logits of the wanted rows, (wanted, vocab) float32."""
-        window = self.config.sliding_window
-        if len(rows) != 1 or not isinstance(cache, StaticCache) or window is not None:
-            return self.decoder(rows, cache)
-        cache.reserve(rows)
-        slot = rows.spans[0].slot
-        keys, values = cache.tensors(slot)
-        moved = rows.to(self.decoder.device)
-        return self.step(moved.tokens, moved.positions, keys, values)
-
-    def _step(self, token: Tensor, position: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """token, position (1,); keys, values (layers, kv_heads, capacity, head_dim), written to."""
-        decoder = self.decoder
-        mask = (torch.arange(keys.shape[2], device=keys.device) <= position)[None]
-        rope = decoder.rope(position)
-        x = decoder.embed_tokens(token)
-        for i, layer in enumerate(decoder.layers):
-            attention: Any = layer.self_attn
-            queries, key, value = attention.project(layer.input_layernorm(x), *rope)  # type: ignore[operator]
-            keys[i].index_copy_(1, position, key.transpose(0, 1))
-            values[i].index_copy_(1, position, value.transpose(0, 1))
-            x = x + attention.o_proj(_attend(queries, keys[i], values[i], mask))
-            x = x + layer.mlp(layer.post_attention_layernorm(x))  # type: ignore[operator]
-        return decoder.head(x)
-
-
-def _attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
-    """One row's grouped-query attention over all of a cache, (1, heads * head_dim)."""
-    kv_heads, _, head_dim = keys.shape
-    grouped = queries.view(1, kv_heads, -1, head_dim)
-    out = F.scaled_dot_product_attention(grouped, keys[None], values[None], attn_mask=mask)
-    return out.reshape(1, -1)
-
-
-class CompilerError(LabkitError):
-    """torch.compile cannot build code here."""
-
-
-def compile_step(decoder: Decoder, freeze: bool = True) -> StaticShapes:
-    """torch.compile over the whole decode step: operations fused, Python gone.
-
-    The first step compiles, which takes a minute or so; `freeze` lets the compiler take weights as
-    constants and lay them out for its kernels. Raises CompilerError on a CPU without a compiler.
-    """
-    if decoder.device.type == "cpu" and not any(map(shutil.which, ("c++", "g++", "clang++"))):
-        raise CompilerError("torch.compile needs a C++ compiler on a CPU: install g++ or clang.")
-    compiled = StaticShapes(decoder)
-    options: dict[str, Any] = (
-        {"freezing": freeze} if decoder.device.type == "cpu" else {"triton.cudagraphs": True}
-    )
-    compiled.step = torch.compile(compiled._step, dynamic=False, fullgraph=True, options=options)
-    return compiled
-
-
-def first_step_seconds(compiled: StaticShapes, capacity: int) -> float:
-    """Seconds until the first step is there: the compile time."""
-    cache = compiled.new_cache(1, capacity)
-    start = time.perf_counter()
-    compiled(Rows.decode({0: (1, 0)}), cache)
-    return time.perf_counter() - start
-
-
-def payback_tokens(set_up_seconds: float, before: float, after: float) -> float:
-    """Tokens until a set-up is paid back, from seconds a token before and after; inf if never."""
-    return set_up_seconds / (before - after) if after < before else float("inf")
