@@ -1,0 +1,159 @@
+"""How many tokens to draft: from what was accepted lately and what rows cost here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from labkit.errors import ParameterError
+from labkit.optimize.speculative.costs import RowCosts
+from labkit.optimize.speculative.draft import Proposal
+from labkit.optimize.speculative.predict import best_length
+
+_LONGEST_WAIT = 64  # passes between two probes of a draft that does not pay
+_BUCKETS = 10
+_PATIENCE = 4  # drafts wrong from their first token, one after another, before it is left alone
+
+
+class Control(Protocol):
+    """Asked twice a pass - before drafting and before verifying - and told the outcome."""
+
+    def limit(self) -> int:
+        """Most tokens worth drafting now; 0: do not ask the draft."""
+
+    def choose(self, proposal: Proposal) -> int:
+        """How many tokens of a proposal to verify."""
+
+    def learn(self, proposal: Proposal, sent: int, tokens: Sequence[int]) -> None:
+        """The pass that verified `sent` of them gave `tokens`."""
+
+
+class Fixed(Control):
+    """Always the same length: what one measures with."""
+
+    def __init__(self, length: int) -> None:
+        if length < 0:
+            raise ParameterError(f"a draft cannot have {length} tokens.")
+        self.length = length
+
+    def limit(self) -> int:
+        return self.length
+
+    def choose(self, proposal: Proposal) -> int:
+        return min(self.length, len(proposal.tokens))
+
+    def learn(self, proposal: Proposal, sent: int, tokens: Sequence[int]) -> None:
+        return None
+
+
+def bucket(evidence: int) -> int:
+    """Evidence in steps that widen: 0, 1, 2, 3, 4, 5-7, 8-15, 16-31, 32-63, more."""
+    if evidence < 5:
+        return evidence
+    return min(2 + evidence.bit_length(), _BUCKETS - 1)
+
+
+class Acceptance:
+    """Running acceptance for each amount of evidence; what is long past fades.
+
+    After m matches in a row the next is expected with (m + 1) / (m + 2), Laplace's rule of
+    succession, or as often as after fewer matches where that is more, until outcomes say better.
+    memory: outcomes that count; prior: what the expectation weighs, in outcomes.
+    """
+
+    def __init__(self, memory: int = 8, prior: float = 2.0) -> None:
+        self._keep, self._prior = 1 - 1 / memory, prior
+        self._expected = [(m + 1) / (m + 2) for m in (0, 1, 2, 3, 4, 5, 8, 16, 32, 64)]
+        self._hits = [0.0] * _BUCKETS
+        self._tries = [0.0] * _BUCKETS
+        self._rates = list(self._expected)
+        self._stale = False
+
+    def rate(self, evidence: int) -> float:
+        return self.rates(evidence, 1)[0]
+
+    def rates(self, evidence: int, count: int) -> list[float]:
+        """For each position of a chain: every token accepted is one more match."""
+        if self._stale:
+            self._refresh()
+        return [self._rates[bucket(evidence + place)] for place in range(count)]
+
+    def note(self, evidence: int, hit: bool) -> None:
+        """Fade what is past and add an outcome."""
+        at = bucket(evidence)
+        self._hits[at] = self._keep * self._hits[at] + hit
+        self._tries[at] = self._keep * self._tries[at] + 1
+        self._stale = True
+
+    def _refresh(self) -> None:
+        below = 0.0
+        for at, (hits, tries) in enumerate(zip(self._hits, self._tries, strict=True)):
+            mean = max(self._expected[at], below)
+            below = self._rates[at] = (hits + self._prior * mean) / (tries + self._prior)
+        self._stale = False
+
+
+class Adaptive(Control):
+    """The draft length with the best expected gain; none where that is not above 1.
+
+    draft_cost: of one drafted token, in passes of one row. A source that costs nothing is always
+    asked: where its tokens are not worth verifying, they are still held against what the target
+    says, so that acceptance is known without a single extra row. One that costs is asked for one
+    token at growing intervals. After four drafts in a row that were wrong from their first token,
+    nothing is verified until one was right.
+
+    longest: most tokens of a draft; the measured costs allow costs.most - 1.
+    """
+
+    def __init__(
+        self,
+        costs: RowCosts,
+        draft_cost: float = 0.0,
+        longest: int | None = None,
+        acceptance: Acceptance | None = None,
+    ) -> None:
+        most = costs.most - 1
+        self.longest = most if longest is None else min(longest, most)
+        if self.longest < 1 or draft_cost < 0:
+            raise ParameterError(
+                f"drafts of up to {self.longest} tokens at a cost of {draft_cost}: a length of at "
+                "least 1, costs of at least 2 rows and a cost of 0 or more are needed."
+            )
+        self.costs, self.draft_cost = costs, draft_cost
+        self.acceptance = acceptance or Acceptance()
+        self._wait, self._passes = 8, 0  # between probes; since the last
+        self._probing = False
+        self._misses = 0  # in a row
+
+    def limit(self) -> int:
+        if not self.draft_cost:
+            return self.longest
+        if length := self._best(0, self.longest, self.draft_cost):
+            self._probing, self._wait, self._passes = False, 8, 0
+            return length
+        self._passes += 1
+        self._probing = self._passes >= self._wait
+        if self._probing:
+            self._wait, self._passes = min(2 * self._wait, _LONGEST_WAIT), 0
+        return int(self._probing)
+
+    def choose(self, proposal: Proposal) -> int:
+        if self._probing and proposal.probs is not None:
+            return len(proposal.tokens)  # a drawn token is judged by the rejection rule only
+        return self._best(proposal.evidence, min(len(proposal.tokens), self.longest))
+
+    def _best(self, evidence: int, count: int, draft_cost: float = 0.0) -> int:
+        if self._misses >= _PATIENCE:
+            return 0
+        return best_length(self.acceptance.rates(evidence, count), self.costs, draft_cost)
+
+    def learn(self, proposal: Proposal, sent: int, tokens: Sequence[int]) -> None:
+        drafted = proposal.tokens if proposal.probs is None else proposal.tokens[:sent]
+        for place, (token, own) in enumerate(zip(drafted, tokens, strict=False)):
+            self.acceptance.note(proposal.evidence + place, token == own)
+            if token != own:
+                self._misses += place == 0
+                return
+            self._misses = 0
+            if self._probing:
+                self._wait = 1  # it may be worth its cost again: ask at once

@@ -1,0 +1,117 @@
+"""What extra rows cost: r(k) = T(k rows) / T(1 row), measured, and as the limit has it.
+
+The papers take r to be 1 (Leviathan et al., 2211.17192, section 3.4): true where arithmetic is
+idle while weights are read, and false on few cores.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from labkit.errors import ParameterError
+from labkit.limits.cost import pass_cost, with_weights
+from labkit.limits.hardware import Hardware
+from labkit.limits.roofline import limit
+from labkit.model.cache import KVCache
+from labkit.model.config import ModelConfig
+from labkit.model.generate import Forward, check_lengths
+from labkit.model.rows import Rows
+
+DEFAULT_KS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16)
+
+
+@dataclass(frozen=True)
+class RowCosts:
+    """T(1) in seconds and r(1), r(2), ... up to the most rows of a pass."""
+
+    seconds: float
+    relative: tuple[float, ...]
+    context: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.relative or min(self.relative) <= 0:
+            raise ParameterError(f"costs of rows must be positive: {self.relative}.")
+
+    @property
+    def most(self) -> int:
+        """Rows of the largest pass that is known."""
+        return len(self.relative)
+
+    def r(self, rows: int) -> float:
+        """Time of a pass of `rows`, in passes of one row."""
+        return self.relative[rows - 1]
+
+
+def filled(seconds: float, found: dict[int, float], context: int = 0) -> RowCosts:
+    """Costs at every number of rows, from those in `found` (1 among them), in straight lines."""
+    ks = sorted(found)
+    between = np.interp(range(1, ks[-1] + 1), ks, [found[k] for k in ks])
+    return RowCosts(seconds, tuple(float(value) for value in between), context)
+
+
+def free_rows(most: int = 16) -> RowCosts:
+    """The papers' assumption: extra rows cost nothing."""
+    return RowCosts(1.0, (1.0,) * most)
+
+
+def row_costs(
+    decoder: Forward,
+    ks: Sequence[int] = DEFAULT_KS,
+    context: int = 512,
+    rounds: int = 7,
+    seed: int = 0,
+) -> RowCosts:
+    """Measure passes of k rows after a context, as verifying does them, best token of each row.
+
+    Every round times all of `ks` in turn, in changing order, and gives one ratio to its own single
+    row; r(k) is the median over rounds. Raises ModelError where it does not fit the context.
+    """
+    ks = sorted({1, *ks})
+    check_lengths(decoder.config, context, ks[-1])
+    rng = np.random.default_rng(seed)
+    tokens = rng.integers(decoder.config.vocab_size, size=context + ks[-1]).tolist()
+    cache = decoder.new_cache(1, len(tokens))
+    decoder(Rows.prefill(tokens[:context]), cache)
+    taken: dict[int, list[float]] = {k: [] for k in ks}
+    for number in range(rounds + 1):  # the first warms up
+        for k in rng.permutation(ks).tolist():
+            spent = _timed_pass(decoder, cache, tokens[context : context + k], context)
+            if number:
+                taken[k].append(spent)
+    ratios = {k: float(np.median(np.divide(taken[k], taken[1]))) for k in ks}
+    return filled(float(np.median(taken[1])), ratios, context)
+
+
+def _timed_pass(decoder: Forward, cache: KVCache, tokens: Sequence[int], start: int) -> float:
+    began = time.perf_counter()
+    decoder(Rows.of([(0, start, tokens, True)]), cache).argmax(-1).tolist()
+    spent = time.perf_counter() - began
+    cache.truncate(0, start)
+    return spent
+
+
+def limit_costs(
+    config: ModelConfig,
+    hardware: Hardware,
+    ks: Sequence[int] = DEFAULT_KS,
+    context: int = 512,
+    dtype: str = "float32",
+    arithmetic: float = 1.0,
+    weight_bytes: float | None = None,
+) -> RowCosts:
+    """r(k) at the limit, for this machine or one with `arithmetic` times its matrix rate.
+
+    weight_bytes: what the weights really take, where they are quantized.
+    """
+    faster = {name: replace(rate, best=rate.best * arithmetic, median=rate.median * arithmetic)
+              for name, rate in hardware.matrix.items()}  # fmt: skip
+    machine = replace(hardware, matrix=faster)
+    costs = {k: pass_cost(config, [(context, k)], k, dtype) for k in {1, *ks}}
+    if weight_bytes is not None:
+        costs = {k: with_weights(cost, weight_bytes) for k, cost in costs.items()}
+    times = {k: limit(cost, machine).seconds for k, cost in costs.items()}
+    return filled(times[1], {k: spent / times[1] for k, spent in times.items()}, context)

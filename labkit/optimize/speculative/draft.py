@@ -1,0 +1,64 @@
+"""What a draft is: a source of tokens that the target may accept, and never has to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol, runtime_checkable
+
+from torch import Tensor
+
+from labkit.model.config import ModelConfig
+
+
+class Proposal(NamedTuple):
+    """Tokens that may come next.
+
+    probs: draft_probs (len(tokens), vocab) the tokens were drawn from; None where they follow from
+    the context alone, so that all of a position's probability lies on its token. evidence: how
+    much speaks for the first token, such as the length of a match; each further token adds one.
+    """
+
+    tokens: list[int]
+    probs: Tensor | None = None
+    evidence: int = 0
+
+
+NOTHING = Proposal([])
+
+
+class Draft(Protocol):
+    """A source of drafts for one sequence at a time; subclasses replace what they need.
+
+    `context` is always the prompt and the output so far. It only grows within a request, so a
+    draft may remember how much of it it has read.
+    """
+
+    name: str
+
+    def check(self, config: ModelConfig) -> None:
+        """Raise ParameterError where this draft cannot serve a target of this config."""
+
+    def begin(self, context: Sequence[int], most: int) -> None:
+        """A new request: its prompt, and the most tokens that the context can come to."""
+
+    def propose(self, context: Sequence[int], limit: int) -> Proposal:
+        """Up to `limit` (at least 1) tokens that may follow; NOTHING where it has no idea."""
+        ...
+
+    def end(self, context: Sequence[int]) -> None:
+        """The request is over; this is all of it."""
+
+
+@runtime_checkable
+class FeatureDraft(Protocol):
+    """A draft that reads the target's hidden states too: the place of a learned head.
+
+    EAGLE (Li et al., 2401.15077) predicts the feature that follows from [feature; embedding of the
+    next token]. The target must have `hidden` and `head`, as the plain decoder does.
+    """
+
+    def observe(self, features: Tensor) -> None:
+        """The residual stream (rows, hidden) of the next tokens of the context, in order.
+
+        Called before `propose`, so that then all tokens of the context but the last have one.
+        """

@@ -1,0 +1,72 @@
+"""How much a draft should gain, before it is run.
+
+Leviathan et al. (2211.17192): tokens a pass (1 - a^(n+1)) / (1 - a), speedup that over (n c + 1),
+with acceptance a, draft length n and draft cost c. Here the 1 is r(n + 1), for n + 1 rows do not
+cost one pass everywhere; and acceptance may differ from position to position.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from operator import mul
+
+from labkit.optimize.speculative.costs import RowCosts
+
+
+def expected_tokens(acceptance: float, length: int) -> float:
+    """Tokens a pass yields with `length` drafted ones, each accepted with the same probability."""
+    return expected_in_chain([acceptance] * length)
+
+
+def expected_in_chain(acceptance: Sequence[float]) -> float:
+    """The same with a probability for each position, given that those before were accepted."""
+    return 1.0 + sum(accumulate(acceptance, mul))
+
+
+def speedup(acceptance: float, length: int, costs: RowCosts, draft_cost: float = 0.0) -> float:
+    """Expected speedup over plain decoding; draft_cost: of one drafted token, in plain passes."""
+    return expected_tokens(acceptance, length) / (costs.r(length + 1) + length * draft_cost)
+
+
+def mixed_speedup(
+    acceptance: Sequence[float],
+    passes: Mapping[int, int],
+    costs: RowCosts,
+    draft_cost: float = 0.0,
+) -> float:
+    """Expected speedup where passes have different draft lengths: {length: number of passes}.
+
+    acceptance: of each position. A source with nothing to propose gives passes of length 0.
+    """
+    tokens = sum(n * expected_in_chain(acceptance[:length]) for length, n in passes.items())
+    cost = sum(n * (costs.r(length + 1) + length * draft_cost) for length, n in passes.items())
+    return tokens / cost
+
+
+def best_length(acceptance: Sequence[float], costs: RowCosts, draft_cost: float = 0.0) -> int:
+    """The draft length with the highest expected speedup; 0 where none is above 1.
+
+    acceptance: of each position that could be drafted. Runs before every pass, so in plain floats.
+    """
+    best, length = 1.0, 0
+    tokens = survives = 1.0
+    for count, chance in enumerate(acceptance[: costs.most - 1], 1):
+        survives *= chance
+        tokens += survives
+        gain = tokens / (costs.relative[count] + count * draft_cost)
+        if gain > best:
+            best, length = gain, count
+    return length
+
+
+def break_even(length: int, costs: RowCosts, draft_cost: float = 0.0) -> float:
+    """The acceptance from which drafts of a length pay; above 1 where they never do."""
+    cost = costs.r(length + 1) + length * draft_cost
+    if cost >= length + 1:
+        return float("inf")
+    low, high = 0.0, 1.0
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if expected_tokens(middle, length) < cost else (low, middle)
+    return high

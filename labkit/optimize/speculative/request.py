@@ -1,0 +1,227 @@
+"""One request with a draft: read the prompt, then draft, verify, take back, again and again."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from labkit.errors import ParameterError
+from labkit.model.cache import CacheError, KVCache
+from labkit.model.generate import Forward, check_prompt
+from labkit.model.rows import Rows
+from labkit.model.sampling import Sample, greedy
+from labkit.optimize.speculative.accounting import Accounting
+from labkit.optimize.speculative.control import Control, Fixed
+from labkit.optimize.speculative.draft import NOTHING, Draft, FeatureDraft, Proposal
+from labkit.optimize.speculative.verify import verifier
+
+DEFAULT_LENGTH = 4
+
+
+def speculate(
+    target: Forward,
+    draft: Draft,
+    prompt_ids: Sequence[int],
+    max_new_tokens: int,
+    *,
+    sampler: Sample = greedy,
+    stop_ids: Collection[int] = (),
+    cache: KVCache | None = None,
+    control: Control | None = None,
+    accounting: Accounting | None = None,
+) -> Iterator[int]:
+    """`generate` with a draft: the same tokens, several of them a pass where the draft was right.
+
+    Greedy tokens are plain decoding's own; sampled ones follow the target's distribution, and with
+    a draft without probabilities they are the very tokens that the same seed gives without it.
+    control: Fixed(4) if none is given; Adaptive weighs what rows cost here. accounting is filled
+    on the way. Slot 0 of the cache must be empty, and holds at the end what `generate` leaves.
+
+    Raises at the call: ModelError for a prompt that cannot be served, ParameterError for a draft
+    that does not fit the target or a cache that cannot take drafts back. A draft that raises later
+    is dropped for this request, told in a warning and in accounting.dropped; the output goes on.
+    """
+    check_prompt(target.config, prompt_ids, max_new_tokens)
+    total = len(prompt_ids) + max_new_tokens
+    draft.check(target.config)
+    cache = target.new_cache(1, total) if cache is None else cache
+    check_cache(cache, total)
+    run = _Request(
+        target, draft, prompt_ids, total, cache, control or Fixed(DEFAULT_LENGTH),
+        accounting if accounting is not None else Accounting(),
+    )  # fmt: skip
+    return run.stream(sampler, frozenset(stop_ids))
+
+
+def check_cache(cache: KVCache, tokens: int) -> None:
+    """Raise ParameterError unless the cache can take back rows until it has seen `tokens`."""
+    if cache.window is not None and cache.window < tokens:
+        raise ParameterError(
+            f"a cache that keeps a window of {cache.window} cannot take drafts back once it has "
+            f"dropped tokens, and this request comes to {tokens}: use a static cache."
+        )
+    try:
+        cache.truncate(0, cache.length(0))
+    except (AttributeError, CacheError, NotImplementedError) as error:
+        raise ParameterError(f"this cache cannot take drafts back: {error}") from error
+
+
+def forward_of(target: Any, draft: Draft) -> Callable[[Rows, KVCache], Tensor]:
+    """The target's forward, which hands its features to a draft that wants them."""
+    if not isinstance(draft, FeatureDraft):
+        return target
+    if not (hasattr(target, "hidden") and hasattr(target, "head")):
+        raise ParameterError(
+            f"{draft.name} reads the target's hidden states, and {type(target).__name__} shows "
+            "none: it needs `hidden` and `head`, as the plain decoder has."
+        )
+    return _Features(target)
+
+
+class _Features:
+    """A forward that keeps the residual stream of its last pass."""
+
+    def __init__(self, target: Any) -> None:
+        self._target = target
+        self.last: Tensor
+
+    def __call__(self, rows: Rows, cache: KVCache) -> Tensor:
+        import torch
+
+        with torch.inference_mode():
+            self.last = self._target.hidden(rows, cache)
+            return self._target.head(self.last[rows.wanted.to(self.last.device)])
+
+
+class _Request:
+    """The state of one request; the cache always lacks the context's last token."""
+
+    def __init__(
+        self,
+        target: Forward,
+        draft: Draft,
+        prompt_ids: Sequence[int],
+        total: int,
+        cache: KVCache,
+        control: Control,
+        accounting: Accounting,
+    ) -> None:
+        self._forward = forward_of(target, draft)
+        self._vocab = target.config.vocab_size
+        self._draft: Draft | None = draft
+        self._context, self._prompt, self._total = list(prompt_ids), len(prompt_ids), total
+        self._cache, self._control, self._accounting = cache, control, accounting
+
+    def stream(self, sampler: Sample, stop_ids: frozenset[int]) -> Iterator[int]:
+        self._verify, self._stops = verifier(sampler), stop_ids
+        yielded = 0
+        try:
+            tokens = [self._read_prompt()]
+            while True:
+                for token in tokens:
+                    yielded += 1
+                    yield token
+                if token in stop_ids or len(self._context) == self._total:
+                    return
+                tokens = self._step()
+        finally:
+            self._finish(yielded)
+
+    def _read_prompt(self) -> int:
+        logits = self._forward(Rows.prefill(self._context), self._cache)
+        (token,) = self._verify(logits, NOTHING)
+        self._guard(lambda draft: draft.begin(self._context, self._total))
+        self._show_features(self._prompt)
+        self._context.append(token)
+        self._accounting.drafted.append(False)
+        return token
+
+    def _step(self) -> list[int]:
+        """One pass of the target: the tokens it gives, a stop id the last of them."""
+        proposal = self._propose()
+        sent = self._control.choose(proposal) if proposal.tokens else 0
+        sending = _cut(proposal, sent)
+        began = time.perf_counter()
+        logits, sending = self._pass(sending)
+        tokens = self._verify(logits, sending)
+        sent, accepted = len(sending.tokens), len(tokens) - 1
+        if not self._stops.isdisjoint(tokens):
+            tokens = tokens[: next(i for i, t in enumerate(tokens) if t in self._stops) + 1]
+        self._context += tokens
+        if len(tokens) <= sent:
+            self._cache.truncate(0, len(self._context) - 1)
+        spent = time.perf_counter() - began
+        self._accounting.note(sent, min(accepted, len(tokens)), len(tokens), spent)
+        self._control.learn(proposal, sent, tokens)
+        self._show_features(len(tokens))
+        return tokens
+
+    def _propose(self) -> Proposal:
+        """What the draft offers, cut to what is left of the context; NOTHING where that is none."""
+        if self._draft is None:
+            return NOTHING
+        limit = min(self._control.limit(), self._total - len(self._context) - 1)
+        if limit < 1:
+            return NOTHING
+        began = time.perf_counter()
+        proposal = self._guard(lambda draft: self._checked(draft, limit)) or NOTHING
+        self._accounting.drafting += time.perf_counter() - began
+        return proposal
+
+    def _checked(self, draft: Draft, limit: int) -> Proposal:
+        proposal = _cut(draft.propose(self._context, limit), limit)
+        tokens = proposal.tokens
+        if tokens and not 0 <= min(tokens) <= max(tokens) < self._vocab:
+            raise ParameterError(f"a draft token lies outside 0..{self._vocab - 1}: {tokens}.")
+        return proposal
+
+    def _pass(self, sending: Proposal) -> tuple[Tensor, Proposal]:
+        """Logits of the last token and of the drafted ones; without them where they do not fit."""
+        start, last = len(self._context) - 1, self._context[-1]
+        rows = Rows.of([(0, start, [last, *sending.tokens], True)])
+        try:
+            return self._forward(rows, self._cache), sending
+        except CacheError:
+            if not sending.tokens:
+                raise
+            return self._pass(NOTHING)
+
+    def _guard(self, ask: Callable[[Draft], Proposal | None]) -> Proposal | None:
+        """Ask the draft; one that raises is dropped, and the request goes on without it."""
+        if self._draft is None:
+            return None
+        try:
+            return ask(self._draft)
+        except Exception as error:
+            told = f"{self._draft.name} was dropped: {type(error).__name__}: {error}"
+            self._draft = None
+            self._accounting.dropped.append(told)
+            warnings.warn(told, RuntimeWarning, stacklevel=2)
+            return None
+
+    def _show_features(self, rows: int) -> None:
+        """Hand the last pass's features of its first `rows` rows to a draft that reads them."""
+        if isinstance(self._forward, _Features):
+            features = self._forward.last[:rows]
+            self._guard(lambda draft: draft.observe(features))  # type: ignore[attr-defined]
+
+    def _finish(self, yielded: int) -> None:
+        """Leave the cache as plain decoding would, also where the reader stopped early."""
+        if not yielded:
+            return
+        held = self._prompt + yielded - 1
+        if self._cache.length(0) > held:
+            self._cache.truncate(0, held)
+        self._guard(lambda draft: draft.end(self._context[: held + 1]))
+
+
+def _cut(proposal: Proposal, count: int) -> Proposal:
+    """The first `count` tokens of a proposal."""
+    if len(proposal.tokens) <= count:
+        return proposal
+    probs = None if proposal.probs is None else proposal.probs[:count]
+    return Proposal(proposal.tokens[:count], probs, proposal.evidence)

@@ -1,0 +1,92 @@
+"""Which draft tokens stand: greedy, by drawing, and by the rejection rule.
+
+Each takes the target's logits (drafted + 1, vocab) of the last token and of every drafted one, and
+returns the accepted tokens followed by one of the target's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from labkit.model.sampling import Sample, Sampler, greedy
+from labkit.optimize.speculative.draft import Proposal
+
+Verify = Callable[[Tensor, Proposal], list[int]]
+
+
+def accept_greedy(logits: Tensor, drafted: Sequence[int]) -> list[int]:
+    """The target's likeliest tokens, up to the first that the draft did not foresee."""
+    best: list[int] = logits.argmax(-1).tolist()
+    accepted = 0
+    for token, own in zip(drafted, best, strict=False):
+        if token != own:
+            break
+        accepted += 1
+    return best[: accepted + 1]
+
+
+def accept_drawn(logits: Tensor, drafted: Sequence[int], sampler: Sample) -> list[int]:
+    """Draw each token as without a draft, up to the first that the draft did not foresee.
+
+    For a draft that puts all probability on its token this is the rejection rule: it stands with
+    probability target_probs[token], and what replaces it follows the rest. It draws the same
+    random numbers as plain decoding, so that a seed gives the same tokens with and without.
+    """
+    drawn: list[int] = []
+    for row, token in zip(logits, [*drafted, None], strict=True):
+        drawn.append(sampler(row))
+        if drawn[-1] != token:
+            break
+    return drawn
+
+
+def rejection_rule(
+    target_probs: Tensor, draft_probs: Tensor, drafted: Tensor, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Speculative sampling (Leviathan et al., 2211.17192; Chen et al., 2302.01318) of many chains.
+
+    target_probs (chains, n + 1, vocab); draft_probs (chains, n, vocab); drafted (chains, n) ->
+    (how many stand (chains,), the token after them (chains,)). A token stands with probability
+    min(1, target / draft); the first that does not is replaced by one drawn from what the target
+    gives more than the draft, max(0, target - draft). Both together follow the target exactly.
+    """
+    chains, count = drafted.shape
+    ours = target_probs[:, :count].gather(-1, drafted[..., None])[..., 0]
+    theirs = draft_probs.gather(-1, drafted[..., None])[..., 0]
+    stands = torch.rand(drafted.shape, generator=generator) * theirs < ours
+    accepted = stands.long().cumprod(1).sum(1)
+    chain = torch.arange(chains)
+    target = target_probs[chain, accepted]  # (chains, vocab)
+    nothing = torch.zeros_like(target_probs[:, :1])  # after the last drafted token
+    rest = (target - torch.cat((draft_probs, nothing), 1)[chain, accepted]).clamp_min(0)
+    rest = torch.where(rest.sum(-1, keepdim=True) > 0, rest, target)  # rounding left nothing
+    return accepted, torch.multinomial(rest, 1, generator=generator)[:, 0]
+
+
+def accept_sampled(logits: Tensor, proposal: Proposal, sampler: Sampler) -> list[int]:
+    """The rejection rule for one chain, with the sampler's temperature, top-k and top-p."""
+    assert proposal.probs is not None
+    drafted = torch.tensor([proposal.tokens])
+    target_probs = sampler.probs(logits).cpu()[None]
+    count, token = rejection_rule(
+        target_probs, proposal.probs.cpu()[None], drafted, sampler.generator
+    )
+    return [*proposal.tokens[: int(count)], int(token)]
+
+
+def verifier(sampler: Sample) -> Verify:
+    """The rule for a sampler; one that is not ours can only be drawn from, which is right too."""
+    if sampler is greedy or (isinstance(sampler, Sampler) and sampler.temperature == 0):
+        return lambda logits, proposal: accept_greedy(logits, proposal.tokens)
+    if not isinstance(sampler, Sampler):
+        return lambda logits, proposal: accept_drawn(logits, proposal.tokens, sampler)
+
+    def verify(logits: Tensor, proposal: Proposal) -> list[int]:
+        if proposal.probs is None or not proposal.tokens:
+            return accept_drawn(logits, proposal.tokens, sampler)
+        return accept_sampled(logits, proposal, sampler)
+
+    return verify
