@@ -63,10 +63,7 @@ def _rows(result: Comparison, nbytes: dict[str, float]) -> list[dict[str, object
         read = nbytes.get(name.removesuffix(" (again)"))
         share = "–"
         if read:
-            fractions = [
-                read / rate / seconds
-                for rate, seconds in zip(result.bandwidth[name], result.values(name), strict=True)
-            ]
+            fractions = result.fractions(name, lambda rate, read=read: read / rate)  # type: ignore[misc]
             share = f"{interval(fractions).value:.0%}"
         trace = result.traces[name][0]
         rows.append(

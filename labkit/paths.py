@@ -8,12 +8,23 @@ from pathlib import Path
 
 import platformdirs
 
+from labkit.errors import LabkitError
+
 
 def cache_dir() -> Path:
-    """Where converted models, kernels and measured hardware are kept; $LABKIT_CACHE overrides."""
+    """Where converted models, kernels and measured hardware are kept; $LABKIT_CACHE overrides.
+
+    Raises LabkitError where the folder can neither be found nor made.
+    """
     override = os.environ.get("LABKIT_CACHE")
     path = Path(override) if override else Path(platformdirs.user_cache_dir("labkit"))
-    path.mkdir(parents=True, exist_ok=True)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise LabkitError(
+            f"{path} cannot be made ({error.strerror}): set LABKIT_CACHE to a folder to keep "
+            "converted models in."
+        ) from error
     return path
 
 

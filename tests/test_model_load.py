@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from labkit.errors import DeviceError, LabkitError, ModelError, ParameterError
@@ -176,6 +177,34 @@ def test_a_conversion_that_is_cut_off_leaves_nothing_that_loads(tmp_path, own_ca
     with pytest.raises(KeyboardInterrupt):
         load(path)
     assert not list(own_cache.rglob("config.json"))
+
+
+def test_a_conversion_without_room_says_where_and_what_to_do(own_cache, monkeypatch):
+    def full(*_, **__):
+        raise SafetensorError("No space left on device")
+
+    monkeypatch.setattr(gguf_file, "save_file", full)
+    monkeypatch.setattr(gguf_file, "tensors", lambda *_: iter(()))
+    with pytest.raises(ModelError, match="No space left on device.*set LABKIT_CACHE"):
+        load(None)
+    assert not list(own_cache.rglob("config.json"))
+
+
+def test_a_cache_folder_that_cannot_be_made(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("LABKIT_CACHE", str(tmp_path / "file" / "kept"))
+    with pytest.raises(LabkitError, match="cannot be made.*set LABKIT_CACHE"):
+        load(None)
+
+
+@pytest.mark.parametrize("share", [0.001, 0.999])
+def test_before_a_run_headers_are_enough_to_see_a_cut(model, share):
+    path = model / "model.safetensors"
+    assert loading.whole_weight_files(model) == [path]
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * share)])
+    with pytest.raises(ModelError, match="cut short or damaged"):
+        loading.whole_weight_files(model)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")

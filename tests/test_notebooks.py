@@ -12,6 +12,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from labkit.optimize.graph_rewriting import ladder
 from labkit.paths import project_root
 from labkit.report.finding import load_findings
 from tests.tiny import save_tiny_model
@@ -31,6 +32,44 @@ TINY = {
         "window": 16,
         "quality_tokens": 40,
     },
+    "03_graph_rewriting": {
+        "rounds": 5,
+        "prompt_tokens": 12,
+        "new_tokens": 3,
+        "check_tokens": 6,
+        "prefill_tokens": 16,
+        "compiled": False,  # a minute on a clean machine; tests/test_optimize_graph_rewriting.py
+    },
+    "04_quantization": {
+        "rounds": 5,
+        "prompt_tokens": 12,
+        "new_tokens": 3,
+        "check_tokens": 6,
+        "group": 16,  # for which torch has no kernel: said, and judged all the same
+        "engines": ["torch"],
+        "methods": ["rtn", "hqq", "gptq"],
+        "calibration_tokens": 64,
+        "quality_tokens": 128,
+        "other_tokens": 64,
+        "piece_tokens": 32,
+    },
+    "05_speculative": {
+        "rounds": 5,
+        "new_tokens": 12,
+        "tasks_a_kind": 1,
+        "rows": [1, 2, 6],
+        "context": 32,
+        "row_rounds": 3,
+        "length": 3,
+    },
+    "15_the_limit": {
+        "rounds": 5,
+        "prompt_tokens": 12,
+        "new_tokens": 4,
+        "peers": False,
+        "quality_tokens": 128,
+        "row_counts": [1, 2],
+    },
 }
 FINDS = {
     "00_speed_limit": {("plain decoder", "decode"), ("plain decoder", "prefill")},
@@ -39,6 +78,18 @@ FINDS = {
         ("growing cache", "decode"),
         ("static cache", "decode"),
         ("sliding window 16", "decode"),
+    },
+    "03_graph_rewriting": {
+        *((name, "decode") for name in (*ladder.REWRITES, *ladder.STACK)),
+        ("logits of the last row", "prefill"),
+    },
+    "04_quantization": {
+        ("8 bits, a scale a row", "decode"),
+        ("8-bit KV cache", "decode"),
+    },
+    "05_speculative": {("automatic", "decode")},
+    "15_the_limit": {
+        (name, phase) for name in ("plain", "fused:q8_0") for phase in ("decode", "prefill")
     },
 }
 
@@ -84,7 +135,8 @@ def test_notebook_keeps_the_contract(path):
     assert all(not cell.outputs and cell.execution_count is None for cell in code)
     assert sum("parameters" in cell.metadata.get("tags", []) for cell in code) == 1
     assert "class " not in "\n".join(cell.source for cell in code)
-    wanted = ["device: str", "source(", "ame answer?", "Prediction", " = compare(", "gap remains"]
+    timed = " = measure(" if path.stem == "15_the_limit" else " = compare("
+    wanted = ["device: str", "source(", "ame answer?", "Prediction", timed, "gap remains"]
     places = [text.find(word) for word in [*wanted, "save_findings(N"]]
     assert -1 not in places
     if path.stem != "01_timing":  # which first takes the usual way apart

@@ -66,6 +66,14 @@ def test_fractions_pair_each_round_with_its_own_bandwidth():
     assert len(set(result.bandwidth["a"])) > 1
 
 
+def test_a_fraction_above_one_is_never_silent(capsys):
+    result = compare({"a": constant(1.0)}, "a", rounds=5, probe=lambda: 1.0)
+    result.fractions("a", lambda _: 0.99)
+    assert capsys.readouterr().err.count("DEFECT") == 0
+    result.fractions("a", lambda _: 1.25)
+    assert "DEFECT: a (tpot) stands at 1.25 of its limit" in capsys.readouterr().err
+
+
 def test_the_higher_of_the_two_probes_around_a_turn_counts():
     answers = iter([30.0, 10.0, 20.0] * 5)
     result = compare({"a": constant(1.0)}, "a", rounds=5, probe=lambda: next(answers))

@@ -6,6 +6,7 @@ measures again.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -107,13 +108,20 @@ def _dtypes(device: str) -> dict[str, torch.dtype]:
 
 
 def _measure_matrix(device: str, threads: int, seconds: float) -> dict[str, Reading]:
-    """The better of two sizes for each dtype: small ones suit caches, large ones accelerators."""
-    sizes = (768, 1536) if device == "cpu" else (2048, 8192)
+    """The best of several sizes for each dtype: small ones suit caches, large ones accelerators.
+
+    A size whose one product would outlast `seconds` is left out: where a dtype has no fast path
+    (bfloat16 on many CPUs) the large ones would take minutes and say nothing new.
+    """
+    sizes = (256, 768, 1536) if device == "cpu" else (2048, 8192)
     rates = {}
     with probe.threads(threads):
         for name, dtype in tqdm(_dtypes(device).items(), desc="matrix product", leave=False):
-            both = [Reading.of(probe.matrix_rates(dtype, n, device, seconds)) for n in sizes]
-            rates[name] = max(both, key=lambda reading: reading.best)
+            found: list[Reading] = []
+            for n in sizes:
+                if not found or 2 * n**3 / found[-1].best < seconds:
+                    found.append(Reading.of(probe.matrix_rates(dtype, n, device, seconds)))
+            rates[name] = max(found, key=lambda reading: reading.best)
     return rates
 
 
@@ -175,5 +183,6 @@ def measure_hardware(
         except (ValueError, KeyError, TypeError):
             pass  # written by a cut-off process or by hand: measure again
     hardware = _measure(device, count, seconds)
-    atomic_write(path, json.dumps(asdict(hardware), indent=1))
+    with contextlib.suppress(OSError):  # what cannot be kept was measured all the same
+        atomic_write(path, json.dumps(asdict(hardware), indent=1))
     return hardware

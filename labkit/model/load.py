@@ -94,7 +94,12 @@ def default_gguf() -> Path:
 
 
 def convert_once(path: Path) -> Path:
-    """The Hugging Face directory of a GGUF file, converted on first use and kept."""
+    """The Hugging Face directory of a GGUF file, converted on first use and kept.
+
+    Raises ModelError for a broken file, and where there is no room for what it becomes.
+    """
+    from safetensors import SafetensorError
+
     from labkit.model.gguf_file import convert
 
     stat = path.stat()
@@ -103,7 +108,13 @@ def convert_once(path: Path) -> Path:
     directory = cache_dir() / "models" / f"{path.stem}-{key}"
     if not (directory / "config.json").exists():
         print(f"Converting {path.name} once (about half a minute) ...", flush=True)
-        convert(path, directory)
+        try:
+            convert(path, directory)
+        except (OSError, SafetensorError) as error:
+            raise ModelError(
+                f"{path.name} could not be converted into {directory.parent} ({error}): make room "
+                "there, or set LABKIT_CACHE to another folder."
+            ) from error
     return directory
 
 
@@ -156,6 +167,26 @@ def weight_files(directory: Path) -> list[Path]:
     raise ModelError(f"{directory} has no *.safetensors weights.{hint}")
 
 
+def _damaged(file: Path, error: Exception) -> ModelError:
+    return ModelError(
+        f"{file} cannot be read ({error}): it is cut short or damaged. Fetch it again."
+    )
+
+
+def whole_weight_files(directory: Path) -> list[Path]:
+    """The same, each seen to be as long as its header says; reads the headers only."""
+    from safetensors import SafetensorError, safe_open
+
+    files = weight_files(directory)
+    for file in files:
+        try:
+            with safe_open(file, framework="pt"):
+                pass
+        except SafetensorError as error:
+            raise _damaged(file, error) from error
+    return files
+
+
 def read_tensors(directory: Path) -> Iterator[tuple[str, Tensor]]:
     """(name without the `model.` prefix, tensor) of every weight in a directory."""
     from safetensors import SafetensorError, safe_open
@@ -167,9 +198,7 @@ def read_tensors(directory: Path) -> Iterator[tuple[str, Tensor]]:
                     if not name.endswith("rotary_emb.inv_freq"):
                         yield name.removeprefix("model."), opened.get_tensor(name)
         except SafetensorError as error:
-            raise ModelError(
-                f"{file} cannot be read ({error}): it is cut short or damaged. Fetch it again."
-            ) from error
+            raise _damaged(file, error) from error
 
 
 def _fill(decoder: Decoder, weights: dict[str, Tensor], directory: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from labkit.errors import LabkitError
 from labkit.limits.cost import ELEMENT_BYTES, decode_cost
 from labkit.model.config import ModelConfig
@@ -9,6 +11,7 @@ from labkit.optimize.fused import AS_IS, FORMATS, FusedDecoder
 from labkit.optimize.fused.weights import packed
 from labkit.peers.client import Source
 from labkit.peers.variants import VARIANTS
+from labkit.timing.compare import Comparison
 
 _OURS = ("transformers", "plain")
 # One row a peer, as near to the file's own bits as it runs.
@@ -50,3 +53,16 @@ def read_bytes(
     if fused is not None and where.gguf:
         found["the file as it is"] = fused.weight_bytes + kv
     return found
+
+
+def same_tokens(comparison: Comparison, name: str) -> dict[str, Any]:
+    """Whether a variant gave the baseline's greedy tokens in every round, for its finding."""
+    pairs = [
+        (expected, found)
+        for before, after in zip(
+            comparison.traces[comparison.baseline], comparison.traces[name], strict=True
+        )
+        for expected, found in zip(before.tokens, after.tokens, strict=True)
+    ]
+    same = all(expected == found for expected, found in pairs)
+    return {"lossless": same, "tokens_compared": len(pairs)}

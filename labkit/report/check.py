@@ -18,17 +18,17 @@ def identity(model: str, device: str, dtype: str) -> dict[str, Any]:
     import torch
 
     from labkit.model.config import read_config
-    from labkit.model.load import locate, resolve_device, resolve_dtype, weight_files
+    from labkit.model.load import locate, resolve_device, resolve_dtype, whole_weight_files
     from labkit.timing.environment import device_name, environment
 
     place = resolve_device(device)
     resolve_dtype(dtype)
     name, directory, _ = locate(model or None)
     read_config(directory)
-    files = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in weight_files(directory)]
+    stats = [(file.name, file.stat()) for file in whole_weight_files(directory)]
     return {
         "model": name,
-        "weights": files,
+        "weights": [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats],
         "device": place,
         "machine": device_name(place),
         "torch": torch.__version__,

@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-CELL_FAILED, KERNEL_DIED, OTHER = 1, 3, 4
+CELL_FAILED, KERNEL_DIED, OTHER, NOT_WRITTEN = 1, 3, 4, 5
 
 
 def _use_this_interpreter(folder: Path) -> str:
@@ -50,6 +50,9 @@ def execute(source: Path, target: Path, parameters: dict[str, object]) -> int:
         except DeadKernelError:
             print("the kernel died (often: out of memory)", file=sys.stderr)
             return KERNEL_DIED
+        except OSError as error:
+            print(error.strerror or error, file=sys.stderr)
+            return NOT_WRITTEN
         except Exception as error:
             print(f"{type(error).__name__}: {error}", file=sys.stderr)
             return OTHER

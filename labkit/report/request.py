@@ -40,6 +40,28 @@ class Request:
     notebooks: Path = field(default_factory=lambda: project_root() / "notebooks")
 
 
+# What a run as a whole is asked for; a notebook is handed them as parameters.
+_OF_THE_RUN = ("model", "device", "dtype")
+
+
+def _params(path: Path) -> dict[str, Any]:
+    """The user's file; ParameterError where it sets for a notebook what belongs to the run."""
+    overrides = read_overrides(path)
+    inner = [value for value in overrides.values() if isinstance(value, dict)]
+    for name in _OF_THE_RUN:
+        if any(name in found for found in (overrides, *inner)):
+            raise ParameterError(
+                f"{path}: {name} belongs to the whole run: give {name.upper()}=... instead."
+            )
+    return overrides
+
+
+def _model(name: str) -> str:
+    """The model as a notebook may open it: a local path made absolute, for it runs elsewhere."""
+    path = Path(name).expanduser()
+    return str(path.resolve()) if name and path.exists() else name
+
+
 def plan(request: Request) -> tuple[list[Notebook], dict[str, dict[str, Any]]]:
     """The chosen notebooks and the values each will get; everything checked, nothing run."""
     every = discover(request.notebooks)
@@ -47,13 +69,14 @@ def plan(request: Request) -> tuple[list[Notebook], dict[str, dict[str, Any]]]:
     profile = read_profile(request.notebooks, request.profile)
     layers = [(profile, f"profile {request.profile}")]
     if request.params:
-        layers.append((read_overrides(request.params), str(request.params)))
+        layers.append((_params(request.params), str(request.params)))
     values: dict[str, dict[str, Any]] = {notebook.name: {} for notebook in chosen}
     for overrides, where in layers:
         for name, found in apply_overrides(chosen, every, overrides, where).items():
             values[name] |= found
     for notebook in chosen:
-        own = {"model": request.model, "device": request.device, "dtype": request.dtype}
+        asked = (_model(request.model), request.device, request.dtype)
+        own = dict(zip(_OF_THE_RUN, asked, strict=True))
         values[notebook.name] = {k: v for k, v in own.items() if k in notebook.parameters} | values[
             notebook.name
         ]

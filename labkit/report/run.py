@@ -63,6 +63,9 @@ def _open(
     """Start or resume: what other notebooks left in this folder stays listed."""
     before = read_json(folder / "run.json")
     known = {entry["name"]: entry for entry in before.get("notebooks", [])}
+    for entry in known.values():
+        if entry["status"] == "running":  # cut off; nothing runs while we hold the lock
+            entry["status"] = "pending"
     for notebook in chosen:
         fresh = {"seconds": None, "error": None} | known.get(notebook.name, {})
         known[notebook.name] = fresh | {
@@ -92,15 +95,15 @@ def _estimate(outputs: Path, names: Sequence[str], profile: str) -> dict[str, fl
     for path in sorted(outputs.glob("*/run.json"), key=lambda p: p.stat().st_mtime):
         run = read_json(path)
         for entry in run.get("notebooks", []) if run.get("profile") == profile else []:
-            if entry.get("seconds") and entry["name"] in names:
+            if entry.get("seconds") and entry["status"] in DONE and entry["name"] in names:
                 found[entry["name"]] = entry["seconds"]
     return found
 
 
 def _clear(folder: Path, name: str) -> None:
     """Take away what an earlier execution left, so that old and new are never mixed."""
-    for part in (f"state/{name}.json", f"findings/{name}.json", f"reports/{name}.html"):
-        (folder / part).unlink(missing_ok=True)
+    for part in ("state/{}.json", "findings/{}.json", "reports/{}.html", "notebooks/{}.ipynb"):
+        (folder / part.format(name)).unlink(missing_ok=True)
     shutil.rmtree(folder / "traces" / name, ignore_errors=True)
 
 
@@ -170,13 +173,19 @@ def _work(
         _pages(run)
 
 
-def _finish(request: Request, run: Run) -> int:
+def _status(run: Run) -> str:
+    """Of the whole folder: what an earlier command left undone keeps it unfinished."""
+    states = {entry["status"] for entry in run.record["notebooks"]}
+    if "failed" in states:
+        return "failed"
+    return "finished" if states <= set(DONE) else "unfinished"
+
+
+def _finish(request: Request, run: Run, chosen: Sequence[Notebook]) -> int:
     _pages(run)
-    good = all(entry["status"] in DONE for entry in run.record["notebooks"])
-    run.record |= {
-        "status": "finished" if good else "failed",
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
+    good = all(run.entry(notebook.name)["status"] in DONE for notebook in chosen)
+    ended = datetime.now(UTC).isoformat(timespec="seconds")
+    run.record |= {"status": _status(run), "finished": ended}
     run.save()
     write_runs_index(request.outputs)
     findings = load_findings(run.folder / "findings.json")
@@ -216,7 +225,7 @@ def run_reports(request: Request) -> int:
         run = _open(request, folder, identity, chosen)
         atomic_write(folder / "environment.json", json.dumps(identity["environment"], indent=1))
         _work(request, run, chosen, values, identity)
-        return _finish(request, run)
+        return _finish(request, run, chosen)
     except KeyboardInterrupt:
         print(f"\nInterrupted. What is done is kept in {_shown(folder)}; the same command goes on.")
         return 130

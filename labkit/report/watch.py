@@ -38,6 +38,15 @@ def _last_line(log: Path) -> str:
     return lines[-1].strip() if lines else ""
 
 
+def _whole(notebook: Path) -> bool:
+    """Whether a notebook was written to its end: a full disk leaves half of one."""
+    try:
+        json.loads(notebook.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return True
+
+
 def run_notebook(source: Path, run_folder: Path, parameters: dict[str, Any]) -> str | None:
     """Execute a notebook into run_folder/notebooks; None, or a line that says what went wrong.
 
@@ -67,8 +76,10 @@ def run_notebook(source: Path, run_folder: Path, parameters: dict[str, Any]) -> 
         finally:
             if errors:
                 errors.close()
-        if partial.exists():
+        if _whole(partial):
             partial.replace(target)
+        else:
+            partial.unlink(missing_ok=True)
         if code == 0:
             return None
         return _reason(code, target, "" if errors is None else _last_line(log))
@@ -78,11 +89,13 @@ def _reason(code: int, executed: Path, last: str) -> str:
     """In words, how a notebook ended: its own error if it has one."""
     import nbformat
 
-    from labkit.report.execute import KERNEL_DIED
+    from labkit.report.execute import KERNEL_DIED, NOT_WRITTEN
     from labkit.report.html import error_of
 
     if code == KERNEL_DIED:
         return "the kernel died, often because memory ran out"
+    if code == NOT_WRITTEN:
+        return f"it could not be written: {last or 'the disk may be full'}"
     if code < 0:
         return f"its process was killed by signal {-code}"
     own = error_of(nbformat.read(executed, as_version=4)) if executed.exists() else None

@@ -8,6 +8,7 @@ else is to be believed.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -83,10 +84,15 @@ class Comparison:
     ) -> list[float]:
         """Limit time over measured time, each round with its own bandwidth.
 
-        limit_seconds: from bytes/s to the least seconds the metric could have taken.
+        limit_seconds: from bytes/s to the least seconds the metric could have taken. More than
+        the limit is a defect of the limit or of the measurement, and is said aloud.
         """
         pairs = zip(self.bandwidth[variant], self.values(variant, metric), strict=True)
-        return [limit_seconds(rate) / seconds for rate, seconds in pairs]
+        found = [limit_seconds(rate) / seconds for rate, seconds in pairs]
+        if np.median(found) > 1:
+            above = f"{variant} ({metric}) stands at {np.median(found):.2f} of its limit"
+            print(f"DEFECT: {above}, in the median of {len(found)} rounds.", file=sys.stderr)
+        return found
 
     def flagged(self, variant: str, metric: str = "tpot") -> list[int]:
         """Rounds whose value lies far out: shown, never dropped."""

@@ -1,0 +1,55 @@
+"""Runs of small notebooks in a folder of their own, for the tests of runs and of accidents."""
+
+from __future__ import annotations
+
+import json
+
+import nbformat
+
+from labkit.report import run as run_module
+from labkit.report.request import Request
+
+IDENTITY = {
+    "model": "tiny",
+    "weights": [["model.safetensors", 1, 2]],
+    "device": "cpu",
+    "machine": "a machine",
+    "torch": "0",
+    "environment": {"device": "a machine", "memory_bytes": 1e9, "versions": {"torch": "0"}},
+}
+PARAMETERS = "model: str = ''\ndevice: str = 'auto'\nrounds: int = 3"
+SAVE = """
+from labkit.report.finding import Finding, save_findings
+_ = save_findings(NAME, [Finding(
+    notebook=NAME, technique="t", variant="new", baseline="old", phase="decode", metric="tpot",
+    unit="s", value=1.0, baseline_value=2.0, speedup=2.0, speedup_low=1.9, speedup_high=2.1,
+    verdict="faster", limit=0.5, fraction_of_limit=FRACTION, samples=rounds)])
+"""
+
+
+def write(folder, name, *code, fraction=0.5):
+    """A notebook of these code cells, then one that saves a finding."""
+    made = [nbformat.v4.new_markdown_cell(f"# Notebook {name}")]
+    tagged = nbformat.v4.new_code_cell(PARAMETERS)
+    tagged.metadata["tags"] = ["parameters"]
+    save = SAVE.replace("NAME", repr(name)).replace("FRACTION", str(fraction))
+    made += [tagged, *map(nbformat.v4.new_code_cell, [*code, save])]
+    nbformat.write(nbformat.v4.new_notebook(cells=made), folder / f"{name}.ipynb")
+
+
+def small_request(tmp_path, monkeypatch) -> Request:
+    """A request for the notebooks of a folder of its own, the model check left out."""
+    monkeypatch.setattr(run_module, "check", lambda _: IDENTITY)
+    notebooks = tmp_path / "notebooks"
+    (notebooks / "profiles").mkdir(parents=True)
+    (notebooks / "profiles" / "full.yaml").write_text("rounds: 4\n")
+    write(notebooks, "00_good", "print('<script>window.hacked = 1</script>')")
+    return Request(name="r", outputs=tmp_path / "outputs", notebooks=notebooks)
+
+
+def record(request):
+    return json.loads((request.outputs / "r" / "run.json").read_text())
+
+
+def states(request):
+    return {entry["name"]: entry["status"] for entry in record(request)["notebooks"]}
