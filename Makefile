@@ -61,8 +61,8 @@ lint: $(READY) ## ruff and mypy
 peers: $(READY) ## build and install other engines to compare with, in .venv-peers
 	$(BIN)/python -m labkit.peers.install
 
-example: $(READY) ## make the run that is kept in outputs/example
-	@$(MAKE) --no-print-directory reports RUN=example FORCE=1
+example: $(READY) ## make the quick run that is kept in outputs/example
+	@$(MAKE) --no-print-directory reports RUN=example PROFILE=quick FORCE=1
 	@$(BIN)/python -m labkit.report.picture outputs/example
 
 clean: ## remove the environment and caches; outputs stay

@@ -115,6 +115,7 @@ def test_notebook_leaves_its_findings(path, tiny_model, tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
+    assert str(project_root()) not in (tmp_path / "out.ipynb").read_text(encoding="utf-8")
     findings = load_findings(tmp_path / "findings" / f"{path.stem}.json")
     assert {(finding.variant, finding.phase) for finding in findings} == FINDS[path.stem]
     for finding in findings:

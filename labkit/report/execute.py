@@ -11,6 +11,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from labkit.paths import atomic_write
+
 CELL_FAILED, KERNEL_DIED, OTHER, NOT_WRITTEN = 1, 3, 4, 5
 
 
@@ -59,5 +61,24 @@ def execute(source: Path, target: Path, parameters: dict[str, object]) -> int:
     return 0
 
 
+def forget_paths(notebook: Path) -> None:
+    """Take this machine's folders out of what papermill noted: a run is there to be shared."""
+    try:
+        content = json.loads(notebook.read_text(encoding="utf-8"))
+        noted = content["metadata"]["papermill"]
+    except (OSError, ValueError, KeyError):
+        return  # cut off or not written: whoever reads it next says so
+    for name in ("input_path", "output_path"):
+        noted[name] = Path(noted.get(name) or "").name
+    atomic_write(notebook, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def main(source: Path, target: Path, parameters: dict[str, object]) -> int:
+    """Run a notebook and leave nothing of this machine's folders in it."""
+    code = execute(source, target, parameters)
+    forget_paths(target)
+    return code
+
+
 if __name__ == "__main__":
-    sys.exit(execute(Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])))
+    sys.exit(main(Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])))
