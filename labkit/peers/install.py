@@ -122,14 +122,15 @@ def _build_environment(pin: Pin) -> dict[str, str]:
     changed = dict(os.environ)
     changed.pop("PYTHONPATH", None)
     if pin.cmake:
-        changed["CMAKE_ARGS"] = pin.cmake
+        changed["CMAKE_ARGS"] = pin.cmake.format(folder=PINS.parent)
         changed.setdefault("CMAKE_BUILD_PARALLEL_LEVEL", str(os.cpu_count() or 1))
     return changed
 
 
 def _run(command: Sequence[str], env: dict[str, str], log: Path, title: str) -> int:
     """Run to the end with a line that shows the time; all output goes to `log`."""
-    line = "{desc} {elapsed}"
+    # In a file, one line when it begins: a clock that moves is for a terminal.
+    line = "{desc} {elapsed}" if sys.stderr.isatty() else "{desc}\n"
     with (
         log.open("w", encoding="utf-8") as file,
         subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=env) as process,
@@ -138,7 +139,8 @@ def _run(command: Sequence[str], env: dict[str, str], log: Path, title: str) -> 
         try:
             while process.poll() is None:
                 time.sleep(0.2)
-                bar.refresh()
+                if sys.stderr.isatty():
+                    bar.refresh()
         except BaseException:
             process.kill()
             raise

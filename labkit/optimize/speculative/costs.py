@@ -20,6 +20,7 @@ from labkit.model.cache import KVCache
 from labkit.model.config import ModelConfig
 from labkit.model.generate import Forward, check_lengths
 from labkit.model.rows import Rows
+from labkit.model.sampling import likeliest
 
 DEFAULT_KS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16)
 
@@ -88,7 +89,7 @@ def row_costs(
 
 def _timed_pass(decoder: Forward, cache: KVCache, tokens: Sequence[int], start: int) -> float:
     began = time.perf_counter()
-    decoder(Rows.of([(0, start, tokens, True)]), cache).argmax(-1).tolist()
+    likeliest(decoder(Rows.of([(0, start, tokens, True)]), cache))
     spent = time.perf_counter() - began
     cache.truncate(0, start)
     return spent

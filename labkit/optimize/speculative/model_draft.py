@@ -15,7 +15,7 @@ from labkit.model.decoder import Decoder
 from labkit.model.generate import Forward
 from labkit.model.load import LoadedModel
 from labkit.model.rows import Rows
-from labkit.model.sampling import Sampler
+from labkit.model.sampling import Sampler, greedy
 from labkit.optimize.graph_rewriting import shared_copy
 from labkit.optimize.speculative.draft import NOTHING, Draft, Proposal
 
@@ -95,7 +95,7 @@ class ModelDraft(Draft):
     def _draw(self, logits: Tensor, probs: list[Tensor]) -> int:
         """The next token of logits (1, vocab); with a sampler its distribution is noted."""
         if self.sampler is None:
-            return int(logits[-1].argmax())
+            return greedy(logits[-1])
         probs.append(self.sampler.probs(logits[-1:]).cpu())
         return int(torch.multinomial(probs[-1], 1, generator=self.sampler.generator))
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from labkit.model.sampling import Sample, Sampler, greedy
+from labkit.model.sampling import Sample, Sampler, greedy, likeliest
 from labkit.optimize.speculative.draft import Proposal
 
 Verify = Callable[[Tensor, Proposal], list[int]]
@@ -19,7 +19,7 @@ Verify = Callable[[Tensor, Proposal], list[int]]
 
 def accept_greedy(logits: Tensor, drafted: Sequence[int]) -> list[int]:
     """The target's likeliest tokens, up to the first that the draft did not foresee."""
-    best: list[int] = logits.argmax(-1).tolist()
+    best = likeliest(logits)
     accepted = 0
     for token, own in zip(drafted, best, strict=False):
         if token != own:

@@ -17,6 +17,7 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 from importlib import import_module, metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,18 @@ def _quantize_program(options: dict[str, Any], target: Path) -> None:
         raise RuntimeError("ik-llama-cpp-python came without its llama-quantize program")
     command = [str(program), "--allow-requantize", options["gguf"], str(target)]
     command += [options["format"].upper(), str(options["threads"])]
-    subprocess.run(command, check=True)
+    paths = [str(program.parent.parent / "lib"), os.environ.get("LD_LIBRARY_PATH", "")]
+    subprocess.run(
+        command, check=True, env=os.environ | {"LD_LIBRARY_PATH": ":".join(filter(None, paths))}
+    )
+
+
+def _preload(package: str) -> None:
+    """Load libggml by its path: ik's libllama was linked without saying where it lies."""
+    spec = find_spec(package)
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        for library in sorted(Path(folder, "lib").glob("libggml*")):
+            ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
 
 
 def _mean_kl(reference: np.ndarray, other: np.ndarray) -> float:
@@ -92,6 +104,8 @@ class Engine:
     kv_element_bytes = 2
 
     def __init__(self, options: dict[str, Any]) -> None:
+        if options["package"] == "ik_llama_cpp":
+            _preload(options["package"])
         self.api: Any = import_module(_API[options["package"]])
         self.version = metadata.version(_PROJECT[options["package"]])
         self.weights_file = str(model_file(options))
