@@ -12,7 +12,7 @@ from scipy import stats
 from torch import Tensor
 
 from labkit.errors import ParameterError
-from labkit.model.sampling import Sampler, greedy, target_probs
+from labkit.model.sampling import Sampler, greedy, likeliest, target_probs
 
 LOGITS = torch.tensor([0.5, 2.0, -1.0, 1.0, 2.5, 0.0])
 a_vocabulary = st.lists(st.floats(-30, 30, width=32), min_size=2, max_size=40).map(torch.tensor)
@@ -130,3 +130,11 @@ def test_probs_of_several_rows_at_once() -> None:
 def test_settings_out_of_range_are_refused(settings: dict[str, float]) -> None:
     with pytest.raises(ParameterError, match="allowed are temperature >= 0"):
         Sampler(**settings)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_likeliest_is_torchs_argmax(dtype: torch.dtype) -> None:
+    logits = torch.randn(5, 70_000, generator=torch.Generator().manual_seed(1)).to(dtype)
+    logits[1, [7, 9]] = logits[1].max() + 1
+    assert likeliest(logits) == logits.float().argmax(-1).tolist()
+    assert likeliest(logits)[1] == 7

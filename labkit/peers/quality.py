@@ -1,24 +1,32 @@
-"""What other engines' arithmetic costs in answers, judged as our own is."""
+"""What engines' arithmetic costs in answers: `python -m labkit.peers.quality VARIANT ...`.
+
+Ours and the peers' alike, each in its own process as `labkit bench` runs it, against the exact
+decoder on the same file's dequantized weights.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import click
 import torch
 
 from labkit.errors import LabkitError
 from labkit.model.generate import Forward
-from labkit.model.rows import Rows
+from labkit.model.load import load
 from labkit.peers import client
 from labkit.peers.client import Source, Worker
 from labkit.peers.variants import find
 from labkit.quality.divergence import Divergence, divergence
+from labkit.quality.judge import chunked_logits
+from labkit.report.words import text_table
 from labkit.timing.environment import cores_allowed
+from labkit.workload.texts import pieces
 
 
 def _logits(forward: Forward, ids: Sequence[int]) -> torch.Tensor:
     with torch.inference_mode():
-        return forward(Rows.prefill(ids, all_logits=True), forward.new_cache(1, len(ids)))
+        return torch.cat(list(chunked_logits(forward, ids)))
 
 
 def judge_variants(
@@ -46,3 +54,33 @@ def judge_variants(
         except LabkitError as error:
             failed[variant.name] = str(error)
     return found, failed
+
+
+@click.command()
+@click.argument("names", nargs=-1, required=True, metavar="VARIANT...")
+@click.option("--model", default="", help="directory, hub id or GGUF file; default: the shipped")
+@click.option("--tokens", default=2048, show_default=True, help="of held-out prose and code")
+def main(names: tuple[str, ...], model: str, tokens: int) -> None:
+    """Print how far each VARIANT's distributions are from the exact decoder's."""
+    loaded = load(model or None)
+    texts = pieces(loaded.tokenizer, "evaluation", tokens)
+    found, failed = judge_variants(names, client.locate(model or None), loaded.decoder, texts)
+    print(text_table([{"variant": name} | _words(result) for name, result in found.items()]))
+    for name, message in failed.items():
+        print(f"{name}: FAILED: {message}")
+    raise SystemExit(bool(failed))
+
+
+def _words(result: Divergence) -> dict[str, str]:
+    quality = result.quality()
+    return {
+        "positions": str(quality["positions"]),
+        "mean KL, nats": f"{quality['kl_mean']:.4f}",
+        "99th percentile": f"{quality['kl_p99']:.4f}",
+        "same top token": f"{quality['top1_agreement']:.1%}",
+        "perplexity ratio": f"{quality['perplexity_ratio']:.4f}",
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -45,6 +45,7 @@ def prepare(options: dict[str, Any]) -> None:
     target = model_file(options)
     if target.exists():
         return
+    _preload(options["package"])
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}-{os.getpid()}")
     quantize = _quantize_call if options["package"] == "llama_cpp" else _quantize_program
@@ -79,7 +80,9 @@ def _quantize_program(options: dict[str, Any], target: Path) -> None:
 
 
 def _preload(package: str) -> None:
-    """Load libggml by its path: ik's libllama was linked without saying where it lies."""
+    """Load ik's libggml by its path: its libllama was linked without saying where that lies."""
+    if package != "ik_llama_cpp":
+        return
     spec = find_spec(package)
     for folder in (spec.submodule_search_locations or ()) if spec else ():
         for library in sorted(Path(folder, "lib").glob("libggml*")):
@@ -104,8 +107,7 @@ class Engine:
     kv_element_bytes = 2
 
     def __init__(self, options: dict[str, Any]) -> None:
-        if options["package"] == "ik_llama_cpp":
-            _preload(options["package"])
+        _preload(options["package"])
         self.api: Any = import_module(_API[options["package"]])
         self.version = metadata.version(_PROJECT[options["package"]])
         self.weights_file = str(model_file(options))

@@ -21,18 +21,13 @@ class Quantized { // Activations with memory of their own
 public:
     void resize(int tokens, int columns) {
         const int blocks = columns / kBlock;
-        q_.resize(static_cast<size_t>(tokens) * columns);
-        scale_.resize(static_cast<size_t>(tokens) * blocks);
-        total_.resize(scale_.size());
-        sum_.resize(scale_.size());
-        view = {q_.data(), scale_.data(), total_.data(), sum_.data(), columns, blocks};
+        data_.resize(static_cast<size_t>(tokens + kTokenGroup - 1) / kTokenGroup * kTokenGroup * blocks);
+        view = {data_.data(), blocks};
     }
     Activations view{};
 
 private:
-    std::vector<int8_t> q_;
-    std::vector<float> scale_, total_;
-    std::vector<int32_t> sum_;
+    std::vector<TokenBlock> data_;
 };
 
 // A row of the slice: its token, position and slot.

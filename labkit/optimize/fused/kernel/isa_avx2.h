@@ -6,6 +6,7 @@ namespace lk {
 
 constexpr int kLanes = 8;
 constexpr int kMaxTile = 4;
+constexpr int kTogether = 2; // vectors of outputs that share a read of a token
 constexpr const char* kIsa = "avx2";
 
 using V = __m256;
@@ -49,30 +50,35 @@ inline VB vbytes(const uint8_t* p) {
 }
 inline VB vlow(VB x) { return _mm256_and_si256(x, _mm256_set1_epi8(15)); }
 inline VB vhigh(VB x) { return _mm256_and_si256(_mm256_srli_epi16(x, 4), _mm256_set1_epi8(15)); }
-inline VB vfour(const int8_t* q) {
+using VQ = __m256i; // four int8 of a token, in every lane
+inline VQ vfour(const int8_t* q) {
     int four;
     __builtin_memcpy(&four, q, 4);
     return _mm256_set1_epi32(four);
 }
 inline VI vpairs(__m256i words) { return _mm256_madd_epi16(words, _mm256_set1_epi16(1)); }
-// Eight times a pair of products of at most 15 x 127 still fits 16 bits.
-inline VI vdot4(const VB* w, const int8_t* q) {
-    __m256i words = _mm256_maddubs_epi16(w[0], vfour(q));
-    for (int j = 1; j < 8; j++)
-        words = _mm256_add_epi16(words, _mm256_maddubs_epi16(w[j], vfour(q + 4 * j)));
-    return vpairs(words);
-}
-// maddubs adds two products in 16 bits: 255 x 127 twice would overflow them. With the signed
-// value's magnitude (at most 128) and its sign moved to q, 2 x 128 x 127 just fits.
-inline VI vdot8(const VB* w, const int8_t* q, int32_t) {
-    VI sum = _mm256_setzero_si256();
-    for (int j = 0; j < 8; j++) {
-        const __m256i value = _mm256_xor_si256(w[j], _mm256_set1_epi8(-128));
-        const __m256i signed_q = _mm256_sign_epi8(vfour(q + 4 * j), value);
-        const __m256i words = _mm256_maddubs_epi16(_mm256_abs_epi8(value), signed_q);
-        sum = _mm256_add_epi32(sum, vpairs(words));
-    }
+
+// Products of nibbles, added up over a block: eight times a pair of at most 15 x 127 still fits
+// 16 bits, so that lanes become 32 bits wide only at the end.
+using VN = __m256i;
+inline VN vnibbles(VN sum, VB w, VQ q) {
+    sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(w, q));
+    // Integer sums may be reordered, and g++ does: all products first, spilled, then their sums.
+    asm("" : "+x"(sum));
     return sum;
 }
+inline VI vnibbles_sum(VN sum) { return vpairs(sum); }
+
+// Products of bytes that hold a signed value + 128. maddubs adds two of them in 16 bits: 255 x 127
+// twice would overflow. With the value's magnitude (at most 128) and its sign moved to q,
+// 2 x 128 x 127 just fits.
+inline VI vbytes_dot(VI sum, VB w, VQ q) {
+    const __m256i value = _mm256_xor_si256(w, _mm256_set1_epi8(-128));
+    const __m256i words = _mm256_maddubs_epi16(_mm256_abs_epi8(value), _mm256_sign_epi8(q, value));
+    sum = _mm256_add_epi32(sum, vpairs(words));
+    asm("" : "+x"(sum)); // as above
+    return sum;
+}
+inline VI vbytes_sum(VI sum, int32_t) { return sum; }
 
 } // namespace lk

@@ -6,6 +6,7 @@ namespace lk {
 
 constexpr int kLanes = 16;   // output rows a vector works on
 constexpr int kMaxTile = 12; // tokens a weight is multiplied with while it sits in registers
+constexpr int kTogether = 1; // vectors of outputs that share a read of a token
 constexpr const char* kIsa = "avx512vnni";
 
 using V = __m512;  // kLanes floats
@@ -47,23 +48,21 @@ inline void vstore_half(uint16_t* p, V x) {
 inline VB vbytes(const uint8_t* p) { return _mm512_loadu_si512(p); }
 inline VB vlow(VB x) { return _mm512_and_si512(x, _mm512_set1_epi8(15)); }
 inline VB vhigh(VB x) { return _mm512_and_si512(_mm512_srli_epi16(x, 4), _mm512_set1_epi8(15)); }
-inline VI vfour(const int8_t* q) {
+using VQ = __m512i; // four int8 of a token, in every lane
+inline VQ vfour(const int8_t* q) {
     int four;
     __builtin_memcpy(&four, q, 4);
     return _mm512_set1_epi32(four);
 }
-// A block of 32 columns: w[j] holds bytes 0..15 of four columns a lane, q the 32 int8 of a token.
-inline VI vdot4(const VB* w, const int8_t* q) {
-    VI even = _mm512_setzero_si512(), odd = even;
-    for (int j = 0; j < 8; j += 2) {
-        even = _mm512_dpbusd_epi32(even, w[j], vfour(q + 4 * j));
-        odd = _mm512_dpbusd_epi32(odd, w[j + 1], vfour(q + 4 * j + 4));
-    }
-    return _mm512_add_epi32(even, odd);
-}
-// The same for bytes that hold a signed value + 128, taken back with the sum of q.
-inline VI vdot8(const VB* w, const int8_t* q, int32_t sum_of_q) {
-    return _mm512_add_epi32(vdot4(w, q), viset(-128 * sum_of_q));
+// Products of nibbles, added up over a block.
+using VN = __m512i;
+inline VN vnibbles(VN sum, VB w, VQ q) { return _mm512_dpbusd_epi32(sum, w, q); }
+inline VI vnibbles_sum(VN sum) { return sum; }
+
+// Products of bytes that hold a signed value + 128, taken back with the sum of q.
+inline VI vbytes_dot(VI sum, VB w, VQ q) { return _mm512_dpbusd_epi32(sum, w, q); }
+inline VI vbytes_sum(VI sum, int32_t sum_of_q) {
+    return _mm512_add_epi32(sum, viset(-128 * sum_of_q));
 }
 
 } // namespace lk

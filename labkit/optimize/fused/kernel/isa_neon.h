@@ -6,6 +6,7 @@ namespace lk {
 
 constexpr int kLanes = 4;
 constexpr int kMaxTile = 8;
+constexpr int kTogether = 2; // vectors of outputs that share a read of a token
 constexpr const char* kIsa = "neon";
 
 using V = float32x4_t;
@@ -44,24 +45,21 @@ inline void vstore_half(uint16_t* p, V x) { vst1_u16(p, vreinterpret_u16_f16(vcv
 inline VB vbytes(const uint8_t* p) { return vld1q_u8(p); }
 inline VB vlow(VB x) { return vandq_u8(x, vdupq_n_u8(15)); }
 inline VB vhigh(VB x) { return vshrq_n_u8(x, 4); }
-inline int8x16_t vfour(const int8_t* q) {
+using VQ = int8x16_t; // four int8 of a token, in every lane
+inline VQ vfour(const int8_t* q) {
     int32_t four;
     __builtin_memcpy(&four, q, 4);
     return vreinterpretq_s8_s32(vdupq_n_s32(four));
 }
-inline VI vdot4(const VB* w, const int8_t* q) {
-    VI sum = vdupq_n_s32(0);
-    for (int j = 0; j < 8; j++)
-        sum = vdotq_s32(sum, vreinterpretq_s8_u8(w[j]), vfour(q + 4 * j));
-    return sum;
+// Products of nibbles, added up over a block.
+using VN = int32x4_t;
+inline VN vnibbles(VN sum, VB w, VQ q) { return vdotq_s32(sum, vreinterpretq_s8_u8(w), q); }
+inline VI vnibbles_sum(VN sum) { return sum; }
+
+// Products of bytes that hold a signed value + 128.
+inline VI vbytes_dot(VI sum, VB w, VQ q) {
+    return vdotq_s32(sum, vreinterpretq_s8_u8(veorq_u8(w, vdupq_n_u8(128))), q);
 }
-inline VI vdot8(const VB* w, const int8_t* q, int32_t) {
-    VI sum = vdupq_n_s32(0);
-    for (int j = 0; j < 8; j++) {
-        const int8x16_t value = vreinterpretq_s8_u8(veorq_u8(w[j], vdupq_n_u8(128)));
-        sum = vdotq_s32(sum, value, vfour(q + 4 * j));
-    }
-    return sum;
-}
+inline VI vbytes_sum(VI sum, int32_t) { return sum; }
 
 } // namespace lk

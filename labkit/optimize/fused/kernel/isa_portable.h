@@ -7,6 +7,7 @@ namespace lk {
 
 constexpr int kLanes = 16;
 constexpr int kMaxTile = 4;
+constexpr int kTogether = 1; // vectors of outputs that share a read of a token
 constexpr const char* kIsa = "portable";
 
 struct V { float at[kLanes]; };
@@ -105,15 +106,26 @@ inline VB vhigh(VB x) {
     for (uint8_t& byte : x.at) byte >>= 4;
     return x;
 }
-inline VI vdot4(const VB* w, const int8_t* q) {
-    VI sum = viset(0);
-    for (int j = 0; j < 8; j++)
-        for (int i = 0; i < kLanes; i++)
-            for (int k = 0; k < 4; k++) sum.at[i] += w[j].at[4 * i + k] * q[4 * j + k];
+struct VQ { // four int8 of a token
+    int8_t at[4];
+};
+inline VQ vfour(const int8_t* q) {
+    VQ out;
+    __builtin_memcpy(out.at, q, 4);
+    return out;
+}
+// Products of nibbles, added up over a block.
+using VN = VI;
+inline VN vnibbles(VN sum, const VB& w, const VQ& q) {
+    for (int i = 0; i < kLanes; i++)
+        for (int k = 0; k < 4; k++) sum.at[i] += w.at[4 * i + k] * q.at[k];
     return sum;
 }
-inline VI vdot8(const VB* w, const int8_t* q, int32_t sum_of_q) {
-    VI sum = vdot4(w, q);
+inline VI vnibbles_sum(const VN& sum) { return sum; }
+
+// Products of bytes that hold a signed value + 128, taken back with the sum of q.
+inline VI vbytes_dot(const VI& sum, const VB& w, const VQ& q) { return vnibbles(sum, w, q); }
+inline VI vbytes_sum(VI sum, int32_t sum_of_q) {
     for (int32_t& lane : sum.at) lane -= 128 * sum_of_q;
     return sum;
 }

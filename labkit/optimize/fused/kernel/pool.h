@@ -61,7 +61,7 @@ public:
     // shared machine no two cores are equally fast for long.
     template <class Body>
     void each(int me, int64_t count, Body body) {
-        const int grain = std::max<int>(1, static_cast<int>(count / (threads_ * 8)));
+        const int grain = std::max<int>(1, static_cast<int>(count / (threads_ * 32)));
         const int stage = flags_[me].round.load(std::memory_order_relaxed) % kStages;
         for (int i = 0; i < threads_; i++) {
             const int owner = (me + i) % threads_;

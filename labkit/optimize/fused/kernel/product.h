@@ -11,54 +11,54 @@ namespace lk {
 
 constexpr int kBlock = 32; // columns that share a scale
 
-// Tokens as int8 in blocks of 32: value = q * scale; sum: of a block's q; total: sum * scale.
-struct Activations {
-    int8_t* q;
-    float *scale, *total;
-    int32_t* sum;
-    int columns, blocks;
+constexpr int kTokenGroup = 4; // tokens whose blocks lie side by side
+
+// 32 columns of a token: value = q * scale; sum: of q; total: sum * scale.
+struct TokenBlock {
+    int8_t q[kBlock];
+    float scale, total;
+    int32_t sum, unused;
 };
+
+// Tokens as blocks, four tokens side by side: what a product reads of several tokens then lies at
+// fixed distances from one address, and addressing takes no registers.
+struct Activations {
+    TokenBlock* data;
+    int blocks; // of a token
+
+    TokenBlock* at(int token, int block) const {
+        const int64_t group = static_cast<int64_t>(token / kTokenGroup) * blocks;
+        return data + (group + block) * kTokenGroup + token % kTokenGroup;
+    }
+};
+constexpr int64_t distance(int token, int blocks) { // of a token from the first of its tile
+    return static_cast<int64_t>(token / kTokenGroup) * blocks * kTokenGroup + token % kTokenGroup;
+}
 
 inline void quantize_block(const Activations& a, int token, int block, const F& low,
                            const F& high) {
     const float largest = max16(fmax(fabs(low), fabs(high)));
     const float scale = largest / 127.0f;
     const F inverse = fset(largest > 0.0f ? 127.0f / largest : 0.0f);
-    int8_t* q = a.q + static_cast<int64_t>(token) * a.columns + block * kBlock;
+    TokenBlock* to = a.at(token, block);
     F total = fset(0.0f); // of small integers: exact in any order
     for (int i = 0; i < kParts; i++) {
         const VI first = vnearest(vmul(low.part[i], inverse.part[i]));
         const VI second = vnearest(vmul(high.part[i], inverse.part[i]));
-        vstore_int8(q + i * kLanes, first);
-        vstore_int8(q + kWide + i * kLanes, second);
+        vstore_int8(to->q + i * kLanes, first);
+        vstore_int8(to->q + kWide + i * kLanes, second);
         total.part[i] = vadd(vfloat(first), vfloat(second));
     }
     const float sum = sum16(total);
-    const int64_t at = static_cast<int64_t>(token) * a.blocks + block;
-    a.scale[at] = scale;
-    a.sum[at] = static_cast<int32_t>(sum);
-    a.total[at] = sum * scale;
+    to->scale = scale;
+    to->sum = static_cast<int32_t>(sum);
+    to->total = sum * scale;
 }
 
 constexpr int block_bytes(int format) { // of sixteen rows
     return kWide * (format == kQ4_1 ? 20 : format == kQ4_0 ? 18 : 34);
 }
 constexpr int scale_bytes(int format) { return kWide * (format == kQ4_1 ? 4 : 2); }
-
-// The bytes of one part of a block: quads of columns 0..7, low nibbles before high ones.
-template <int kFormat>
-inline void unpack(VB* w, const uint8_t* block, int part) {
-    const uint8_t* at = block + scale_bytes(kFormat) + 4 * kLanes * part;
-    if constexpr (kFormat == kQ8_0) {
-        for (int j = 0; j < 8; j++) w[j] = vbytes(at + 4 * kWide * j);
-    } else {
-        for (int j = 0; j < 4; j++) {
-            const VB both = vbytes(at + 4 * kWide * j);
-            w[j] = vlow(both);
-            w[j + 4] = vhigh(both);
-        }
-    }
-}
 
 // A weight is d * n + m; Q4_0's is d * (n - 8), and Q8_0's has no m.
 template <int kFormat>
@@ -71,53 +71,106 @@ inline V offset(const uint8_t* block, int part, const V& d) {
 
 constexpr int kAhead = 1600; // bytes read ahead of the product, into the second cache
 
-// sum[t][p] = rows of part kFirst + p times token `token + t`.
+// Integer sums of a block: rows of parts kFirst.. times kTokens tokens, kStride bytes apart. Four
+// columns at a time, so that a weight is unpacked once for all tokens and a token's bytes are
+// spread once for all parts.
+template <int kTokens, int kFirst, int kCount>
+inline void nibble_sums(VI (&whole)[kTokens][kCount], const uint8_t* at,
+                        const TokenBlock* x, int blocks) {
+    VN sum[kTokens][kCount] = {};
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; j++) {
+        VB low[kCount], high[kCount];
+#pragma GCC unroll 4
+        for (int p = 0; p < kCount; p++) {
+            const VB both = vbytes(at + 4 * kWide * j + 4 * kLanes * (kFirst + p));
+            low[p] = vlow(both);
+            high[p] = vhigh(both);
+        }
+#pragma GCC unroll 16
+        for (int t = 0; t < kTokens; t++) {
+            const int8_t* q = x[distance(t, blocks)].q + 4 * j;
+            const VQ first = vfour(q), second = vfour(q + kWide);
+#pragma GCC unroll 4
+            for (int p = 0; p < kCount; p++)
+                sum[t][p] = vnibbles(vnibbles(sum[t][p], low[p], first), high[p], second);
+        }
+    }
+#pragma GCC unroll 16
+    for (int t = 0; t < kTokens; t++)
+#pragma GCC unroll 4
+        for (int p = 0; p < kCount; p++) whole[t][p] = vnibbles_sum(sum[t][p]);
+}
+
+template <int kTokens, int kFirst, int kCount>
+inline void byte_sums(VI (&whole)[kTokens][kCount], const uint8_t* at,
+                        const TokenBlock* x, int blocks) {
+#pragma GCC unroll 16
+    for (int t = 0; t < kTokens; t++)
+#pragma GCC unroll 4
+        for (int p = 0; p < kCount; p++) whole[t][p] = viset(0);
+#pragma GCC unroll 8
+    for (int j = 0; j < 8; j++) {
+        VB w[kCount];
+#pragma GCC unroll 4
+        for (int p = 0; p < kCount; p++) w[p] = vbytes(at + 4 * kWide * j + 4 * kLanes * (kFirst + p));
+#pragma GCC unroll 16
+        for (int t = 0; t < kTokens; t++) {
+            const VQ four = vfour(x[distance(t, blocks)].q + 4 * j);
+#pragma GCC unroll 4
+            for (int p = 0; p < kCount; p++) whole[t][p] = vbytes_dot(whole[t][p], w[p], four);
+        }
+    }
+}
+
+// sum[t][p] = rows of part kFirst + p times token `token + t`; token: a multiple of kTokenGroup.
 template <int kFormat, int kTokens, int kFirst, int kCount, bool kPrefetch>
-inline void dot_parts(V (&sum)[kTokens][kParts], const uint8_t* w, const Activations& x,
+inline void dot_parts(V (&sum)[kTokens][kParts], const uint8_t* w, const Activations& from,
                       int token) {
-    const int8_t* q = x.q + static_cast<int64_t>(token) * x.columns;
-    const int64_t first = static_cast<int64_t>(token) * x.blocks;
+    const TokenBlock* x = from.at(token, 0);
+    const int blocks = from.blocks;
     for (int t = 0; t < kTokens; t++)
         for (int p = kFirst; p < kFirst + kCount; p++) sum[t][p] = vset(0.0f);
-    for (int b = 0; b < x.blocks; b++, w += block_bytes(kFormat), q += kBlock) {
+    for (int b = 0; b < blocks; b++, w += block_bytes(kFormat), x += kTokenGroup) {
         if constexpr (kPrefetch)
             for (int line = 0; line < block_bytes(kFormat); line += 64)
                 __builtin_prefetch(w + kAhead + line, 0, 2);
+        VI whole[kTokens][kCount];
+        if constexpr (kFormat == kQ8_0)
+            byte_sums<kTokens, kFirst>(whole, w + scale_bytes(kFormat), x, blocks);
+        else
+            nibble_sums<kTokens, kFirst>(whole, w + scale_bytes(kFormat), x, blocks);
 #pragma GCC unroll 4
         for (int p = kFirst; p < kFirst + kCount; p++) {
-            VB bytes[8];
-            unpack<kFormat>(bytes, w, p);
             const V d = vload_half(reinterpret_cast<const uint16_t*>(w) + p * kLanes);
 #pragma GCC unroll 16
             for (int t = 0; t < kTokens; t++) {
-                const int8_t* at = q + static_cast<int64_t>(t) * x.columns;
-                const int64_t block = first + static_cast<int64_t>(t) * x.blocks + b;
-                VI whole;
-                if constexpr (kFormat == kQ8_0) whole = vdot8(bytes, at, x.sum[block]);
-                else whole = vdot4(bytes, at);
-                const V scaled = vmul(vfloat(whole), vset(x.scale[block]));
-                sum[t][p] = vfma(scaled, d, sum[t][p]);
+                const TokenBlock& block = x[distance(t, blocks)];
+                VI n = whole[t][p - kFirst];
+                if constexpr (kFormat == kQ8_0) n = vbytes_sum(n, block.sum);
+                sum[t][p] = vfma(vmul(vfloat(n), vset(block.scale)), d, sum[t][p]);
                 if constexpr (kFormat != kQ8_0)
-                    sum[t][p] = vfma(vset(x.total[block]), offset<kFormat>(w, p, d), sum[t][p]);
+                    sum[t][p] = vfma(vset(block.total), offset<kFormat>(w, p, d), sum[t][p]);
             }
         }
     }
 }
 
-// Part by part where all parts' sums would not fit the registers.
+// kTogether parts at a time: more sums would not fit the registers.
 template <int kFormat, int kTokens, int kPart>
 inline void dot_each(V (&sum)[kTokens][kParts], const uint8_t* w, const Activations& x, int token) {
     if constexpr (kPart < kParts) {
-        dot_parts<kFormat, kTokens, kPart, 1, kPart == 0>(sum, w, x, token);
-        dot_each<kFormat, kTokens, kPart + 1>(sum, w, x, token);
+        constexpr int kCount = kTokens == 1 ? kParts : kTogether;
+        dot_parts<kFormat, kTokens, kPart, kCount, kPart == 0>(sum, w, x, token);
+        dot_each<kFormat, kTokens, kPart + kCount>(sum, w, x, token);
     }
 }
 
+// A function of its own for every tile: inlined side by side, they get each other's registers spilled.
 template <int kFormat, int kTokens>
-inline void dot(F* out, const uint8_t* w, const Activations& x, int token) {
+__attribute__((noinline)) void dot(F* out, const uint8_t* w, const Activations& x, int token) {
     V sum[kTokens][kParts];
-    if constexpr (kTokens == 1) dot_parts<kFormat, 1, 0, kParts, true>(sum, w, x, token);
-    else dot_each<kFormat, kTokens, 0>(sum, w, x, token);
+    dot_each<kFormat, kTokens, 0>(sum, w, x, token);
     for (int t = 0; t < kTokens; t++)
         for (int p = 0; p < kParts; p++) out[t].part[p] = sum[t][p];
 }
@@ -132,7 +185,8 @@ inline int dot_tile(F* out, const uint8_t* w, const Activations& x, int token, i
     return dot<kFormat, 1>(out, w, x, token), 1;
 }
 
-__attribute__((noinline)) inline int dot_any(F* out, const Matrix& m, int group, const Activations& x, int token, int left) {
+inline int dot_any(F* out, const Matrix& m, int group, const Activations& x, int token,
+                   int left) {
     const uint8_t* w = m.data + group * m.stride;
     int done;
     switch (m.format) {
