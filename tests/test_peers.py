@@ -1,10 +1,9 @@
-"""Workers of other engines: a crash, a hang or a wrong answer is told and ends that worker alone."""
+"""Workers of other engines: a crash, a hang, a wrong answer is told and ends that one alone."""
 
 from __future__ import annotations
 
 import os
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -73,9 +72,9 @@ def test_an_engine_that_cannot_load_says_why(tmp_path: Path) -> None:
 
 
 def test_a_crash_is_told_with_its_last_words(tmp_path: Path) -> None:
-    with loaded(tmp_path, "crash") as one:
-        with pytest.raises(WorkerError, match="ended with code 139.*segmentation violation"):
-            one.run([1, 2, 3, 4], 5)
+    said = "ended with code 139.*segmentation violation"
+    with loaded(tmp_path, "crash") as one, pytest.raises(WorkerError, match=said):
+        one.run([1, 2, 3, 4], 5)
 
 
 def test_a_hang_is_ended(tmp_path: Path) -> None:
@@ -102,14 +101,14 @@ def test_a_peer_that_crashes_is_a_failed_row_of_the_comparison(tmp_path: Path) -
         runs = {"fine": lambda number: turn(fine), "crash": lambda number: turn(crash)}
         result = compare(runs, "fine", 5)
     assert "segmentation violation" in result.failed["crash"]
-    assert len(result.traces["fine"]) == 5 and "crash" not in result.traces
+    assert len(result.traces["fine"]) == 5
+    assert "crash" not in result.traces
 
 
 def test_leaving_a_worker_ends_its_process(tmp_path: Path) -> None:
     with loaded(tmp_path, "fine") as one:
         process = one._process
-    began = time.monotonic()
-    assert process.wait(10) != 0 and time.monotonic() - began < 10
+    assert process.wait(10) != 0
 
 
 def test_unknown_and_repeated_variants_are_refused() -> None:

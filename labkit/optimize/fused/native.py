@@ -62,6 +62,8 @@ class Model(ctypes.Structure):
         ("norm", c_void_p),
         ("embedding", Matrix),
         ("head", Matrix),
+        *((name, c_void_p) for name in ("token_norm", "feature_norm")),
+        ("fuse", Matrix),
     )
 
 
@@ -79,6 +81,7 @@ class Rows(ctypes.Structure):
 
     _fields_ = (
         *((name, c_void_p) for name in ("tokens", "positions", "wanted", "spans")),
+        *((name, c_void_p) for name in ("features", "stream")),
         *((name, c_int32) for name in ("rows", "wanted_rows", "span_count", "skip")),
     )
 

@@ -58,8 +58,8 @@ class PackedWeights:
     @property
     def read_bytes(self) -> int:
         """Bytes a decode step reads: all but an embedding table of its own."""
-        total = sum(entry.nbytes for entry in self.entries.values())
-        return total - (self.entries[EMBEDDING].nbytes if HEAD in self.entries else 0)
+        looked_up = {EMBEDDING} if HEAD in self.entries else set()
+        return sum(e.nbytes for name, e in self.entries.items() if name not in looked_up)
 
     @property
     def head(self) -> str:

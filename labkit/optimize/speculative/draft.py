@@ -37,9 +37,11 @@ class Draft(Protocol):
 
     def check(self, config: ModelConfig) -> None:
         """Raise ParameterError where this draft cannot serve a target of this config."""
+        return None
 
     def begin(self, context: Sequence[int], most: int) -> None:
         """A new request: its prompt, and the most tokens that the context can come to."""
+        return None
 
     def propose(self, context: Sequence[int], limit: int) -> Proposal:
         """Up to `limit` (at least 1) tokens that may follow; NOTHING where it has no idea."""
@@ -47,6 +49,7 @@ class Draft(Protocol):
 
     def end(self, context: Sequence[int]) -> None:
         """The request is over; this is all of it."""
+        return None
 
 
 @runtime_checkable
@@ -54,7 +57,7 @@ class FeatureDraft(Protocol):
     """A draft that reads the target's hidden states too: the place of a learned head.
 
     EAGLE (Li et al., 2401.15077) predicts the feature that follows from [feature; embedding of the
-    next token]. The target must have `hidden` and `head`, as the plain decoder does.
+    next token]. The target must have `traced`, as the plain and the fused decoder do.
     """
 
     def observe(self, features: Tensor) -> None:

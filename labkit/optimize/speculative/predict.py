@@ -34,14 +34,16 @@ def mixed_speedup(
     passes: Mapping[int, int],
     costs: RowCosts,
     draft_cost: float = 0.0,
+    asking: float = 0.0,
 ) -> float:
     """Expected speedup where passes have different draft lengths: {length: number of passes}.
 
     acceptance: of each position. A source with nothing to propose gives passes of length 0.
+    asking: what a source cost in all, in plain passes, where that is not so much a token.
     """
     tokens = sum(n * expected_in_chain(acceptance[:length]) for length, n in passes.items())
     cost = sum(n * (costs.r(length + 1) + length * draft_cost) for length, n in passes.items())
-    return tokens / cost
+    return tokens / (cost + asking)
 
 
 def best_length(acceptance: Sequence[float], costs: RowCosts, draft_cost: float = 0.0) -> int:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from labkit.errors import ParameterError
 from labkit.model.config import ModelConfig
 from labkit.model.rows import Rows
 from labkit.optimize.speculative.accounting import Accounting
@@ -47,8 +48,10 @@ class _Length:
 class _Known:
     """A target that always wants the next token of a known text."""
 
-    def __init__(self, config: ModelConfig, text: Sequence[int]) -> None:
-        self.config = config
+    def __init__(
+        self, config: ModelConfig, text: Sequence[int], streams: Tensor | None = None
+    ) -> None:
+        self.config, self._streams = config, streams
         self._next = torch.tensor([*text[1:], 0])
 
     def __call__(self, rows: Rows, cache: Any) -> Tensor:
@@ -56,6 +59,12 @@ class _Known:
         wanted = self._next[rows.positions[rows.wanted]]
         logits = torch.zeros(len(wanted), self.config.vocab_size)
         return logits.scatter_(1, wanted[:, None], 1.0)
+
+    def traced(self, rows: Rows, cache: Any) -> tuple[Tensor, Tensor]:
+        if self._streams is None:
+            raise ParameterError("a draft that reads streams is replayed on the text's streams.")
+        # Rows of a wrong draft get streams of the text: they are taken back unseen.
+        return self(rows, cache), self._streams[rows.positions]
 
     def new_cache(self, slots: int, capacity: int) -> _Length:
         return _Length()
@@ -68,10 +77,14 @@ def replay(
     answer: Sequence[int],
     control: Control | None = None,
     accounting: Accounting | None = None,
+    streams: Tensor | None = None,
 ) -> Accounting:
-    """What a draft would have done while the target gave `answer`, its greedy answer."""
+    """What a draft would have done while the target gave `answer`, its greedy answer.
+
+    streams (prompt + answer, hidden): the target's, for a draft that reads them.
+    """
     accounting = accounting if accounting is not None else Accounting()
-    known = _Known(config, [*prompt_ids, *answer])
+    known = _Known(config, [*prompt_ids, *answer], streams)
     given = list(
         speculate(known, draft, prompt_ids, len(answer), control=control, accounting=accounting)
     )

@@ -74,10 +74,10 @@ def forward_of(target: Any, draft: Draft) -> Callable[[Rows, KVCache], Tensor]:
     """The target's forward, which hands its features to a draft that wants them."""
     if not isinstance(draft, FeatureDraft):
         return target
-    if not (hasattr(target, "hidden") and hasattr(target, "head")):
+    if not hasattr(target, "traced"):
         raise ParameterError(
-            f"{draft.name} reads the target's hidden states, and {type(target).__name__} shows "
-            "none: it needs `hidden` and `head`, as the plain decoder has."
+            f"{draft.name} reads the target's streams, and {type(target).__name__} shows none: "
+            "it needs `traced`, as the plain and the fused decoder have."
         )
     return _Features(target)
 
@@ -90,11 +90,9 @@ class _Features:
         self.last: Tensor
 
     def __call__(self, rows: Rows, cache: KVCache) -> Tensor:
-        import torch
-
-        with torch.inference_mode():
-            self.last = self._target.hidden(rows, cache)
-            return self._target.head(self.last[rows.wanted.to(self.last.device)])
+        logits: Tensor
+        logits, self.last = self._target.traced(rows, cache)
+        return logits
 
 
 class _Request:

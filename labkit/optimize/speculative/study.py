@@ -7,21 +7,33 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from labkit.model.config import ModelConfig
 from labkit.model.generate import Forward, generate
 from labkit.model.load import LoadedModel
+from labkit.model.rows import Rows
 from labkit.optimize import fused
 from labkit.optimize.speculative.accounting import Accounting
+from labkit.optimize.speculative.chooser import Chooser
 from labkit.optimize.speculative.control import Adaptive, Control, Fixed
 from labkit.optimize.speculative.costs import RowCosts
 from labkit.optimize.speculative.draft import Draft
+from labkit.optimize.speculative.head import load_head
+from labkit.optimize.speculative.head_draft import (
+    HeadForward,
+    LearnedHead,
+    PlainHead,
+    fused_head,
+    head_cost,
+)
 from labkit.optimize.speculative.lookup import PromptLookup
 from labkit.optimize.speculative.predict import mixed_speedup
 from labkit.optimize.speculative.replay import replay
 from labkit.optimize.speculative.request import speculate
 from labkit.optimize.speculative.suffix import SuffixIndex
+from labkit.optimize.speculative.train_head import head_path
 from labkit.timing.trace import Trace, record
 from labkit.workload.tasks import Task
 
@@ -36,11 +48,20 @@ class Setting(NamedTuple):
 
 
 class Case(NamedTuple):
-    """A task with the greedy answer of plain decoding."""
+    """A task with the greedy answer of plain decoding, and the target's streams along both."""
 
     task: Task
     prompt: list[int]
     answer: list[int]
+    streams: Tensor | None = None
+
+
+class KeptHead(NamedTuple):
+    """A trained head, ready to draft: made anew for every request; its cost and its recipe."""
+
+    draft: Callable[[], LearnedHead]
+    pass_cost: float
+    recipe: dict[str, Any]
 
 
 def fastest(loaded: LoadedModel, name: str = "") -> tuple[str, Any]:
@@ -56,13 +77,34 @@ def fastest(loaded: LoadedModel, name: str = "") -> tuple[str, Any]:
     return "plain decoder", loaded.decoder
 
 
-def settings(costs: RowCosts, length: int = 4) -> dict[str, Setting]:
-    """Prompt lookup and suffix index at a fixed length, and the automatic setting."""
+def kept_head(loaded: LoadedModel, target: Any, costs: RowCosts) -> KeptHead | None:
+    """The head trained for a model (train_head.py); None where there is none yet."""
+    path = head_path(loaded)
+    if not path.exists():
+        return None
+    head, recipe = load_head(loaded.decoder, path)
+    forward: HeadForward = (
+        fused_head(head, target, loaded.directory)
+        if isinstance(target, fused.FusedDecoder)
+        else PlainHead(head, loaded.decoder)
+    )
+    cost = head_cost(forward, costs)
+    return KeptHead(lambda: LearnedHead(forward, head.ids, costs, cost), cost, recipe)
+
+
+def settings(costs: RowCosts, length: int = 4, head: KeptHead | None = None) -> dict[str, Setting]:
+    """Prompt lookup and suffix index at a fixed length, the head, and the automatic setting."""
     fixed = partial(Fixed, length)
-    return {
+    found = {
         f"prompt lookup, {length}": Setting(PromptLookup, fixed),
         f"suffix index, {length}": Setting(SuffixIndex, fixed),
-        AUTOMATIC: Setting(SuffixIndex, lambda: Adaptive(costs)),
+    }
+    if head is None:
+        return found | {AUTOMATIC: Setting(SuffixIndex, lambda: Adaptive(costs))}
+    longest = partial(Fixed, costs.most - 1)  # these two stop by themselves
+    return found | {
+        "learned head": Setting(head.draft, longest),
+        AUTOMATIC: Setting(lambda: Chooser(costs, head.draft()), longest),
     }
 
 
@@ -82,8 +124,15 @@ def answered(
             continue
         answer = list(generate(target, prompt, new_tokens, stop_ids=stop_ids))
         if len(answer) >= least:
-            cases.append(Case(task, prompt, answer))
+            cases.append(Case(task, prompt, answer, _streams(target, [*prompt, *answer])))
     return cases
+
+
+def _streams(target: Any, text: Sequence[int]) -> Tensor | None:
+    if not hasattr(target, "traced"):
+        return None
+    streams: Tensor = target.traced(Rows.prefill(text), target.new_cache(1, len(text)))[1]
+    return streams
 
 
 def speculated(
@@ -100,9 +149,13 @@ def foreseen(
     config: ModelConfig, case: Case, setting: Setting, costs: RowCosts, draft_cost: float = 0.0
 ) -> tuple[Accounting, float]:
     """What a setting would do on a case, and the speedup to expect of it; the target rests."""
-    account = replay(config, setting.draft(), case.prompt, case.answer, setting.control())
+    draft = setting.draft()
+    account = replay(
+        config, draft, case.prompt, case.answer, setting.control(), streams=case.streams
+    )
+    asking = getattr(draft, "asking", 0.0)
     rates = account.acceptance_at()
-    return account, mixed_speedup(rates, account.lengths, costs, draft_cost)
+    return account, mixed_speedup(rates, account.lengths, costs, draft_cost, asking)
 
 
 def of_round(cases: Sequence[Case], number: int) -> Case:

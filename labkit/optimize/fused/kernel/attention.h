@@ -4,6 +4,8 @@
 // is the same whatever else shares the pass and however the chunks are spread over threads
 // (the split of Flash-Decoding, Dao et al. 2023).
 #pragma once
+#include <algorithm>
+
 #include "maths.h"
 #include "model.h"
 
@@ -33,28 +35,45 @@ struct Held { // one slot and KV head of a layer
     int head_dim;
 };
 
+// scores[v][i] of kBlocks times sixteen positions from `at` on, at place at - begin. Two blocks at
+// once keep the multipliers busy: each sum waits for its last addition.
+template <class T, int kCount, int kBlocks>
+inline void score_blocks(float (*scores)[kChunk], const Held<T>& held, const float* const* queries,
+                         int place, int at) {
+    const T* keys = held.keys + static_cast<int64_t>(at) * held.head_dim;
+    const int64_t next = static_cast<int64_t>(kWide) * held.head_dim;
+    F sum[kCount][kBlocks];
+#pragma GCC unroll 4
+    for (int v = 0; v < kCount; v++)
+#pragma GCC unroll 2
+        for (int k = 0; k < kBlocks; k++) sum[v][k] = fset(0.0f);
+    for (int d = 0; d < held.head_dim; d++) {
+        F key[kBlocks];
+#pragma GCC unroll 2
+        for (int k = 0; k < kBlocks; k++) key[k] = fload(keys + k * next + d * kWide);
+#pragma GCC unroll 4
+        for (int v = 0; v < kCount; v++) {
+            const F query = fset(queries[v][d]);
+#pragma GCC unroll 2
+            for (int k = 0; k < kBlocks; k++) sum[v][k] = ffma(query, key[k], sum[v][k]);
+        }
+    }
+    for (int v = 0; v < kCount; v++)
+        for (int k = 0; k < kBlocks; k++) fstore(scores[v] + place + k * kWide, sum[v][k]);
+}
+
 // scores[v][i] of positions begin + i; positions out of a vector's range get kLowest.
 template <class T, int kCount>
 inline void score(float (*scores)[kChunk], const Held<T>& held, const float* const* queries,
                   const Range* ranges, int begin, int end) {
-    for (int at = begin; at < end; at += kWide) {
-        const T* keys = held.keys + static_cast<int64_t>(at) * held.head_dim;
-        F sum[kCount];
-#pragma GCC unroll 4
-        for (int v = 0; v < kCount; v++) sum[v] = fset(0.0f);
-        for (int d = 0; d < held.head_dim; d++) {
-            const F key = fload(keys + d * kWide);
-#pragma GCC unroll 4
-            for (int v = 0; v < kCount; v++) sum[v] = ffma(fset(queries[v][d]), key, sum[v]);
-        }
-#pragma GCC unroll 4
-        for (int v = 0; v < kCount; v++) {
-            float* out = scores[v] + at - begin;
-            fstore(out, sum[v]);
-            if (at < ranges[v].first || at + kWide - 1 > ranges[v].last)
-                for (int i = 0; i < kWide; i++)
-                    if (at + i < ranges[v].first || at + i > ranges[v].last) out[i] = kLowest;
-        }
+    int at = begin;
+    for (; at + 2 * kWide <= end; at += 2 * kWide)
+        score_blocks<T, kCount, 2>(scores, held, queries, at - begin, at);
+    if (at < end) score_blocks<T, kCount, 1>(scores, held, queries, at - begin, at);
+    for (int v = 0; v < kCount; v++) {
+        const int first = std::min(ranges[v].first, end), last = std::max(ranges[v].last, begin - 1);
+        std::fill(scores[v], scores[v] + std::max(0, first - begin), kLowest);
+        std::fill(scores[v] + std::min(last + 1, end) - begin, scores[v] + end - begin, kLowest);
     }
 }
 

@@ -101,6 +101,10 @@ private:
         input_.resize(count, model_.hidden);
         mixed_.resize(count, queries_);
         middle_.resize(count, model_.intermediate);
+        if (rows_.features) {
+            joined_.resize(count, 2 * model_.hidden);
+            joined_floats_.resize(static_cast<size_t>(count) * 2 * model_.hidden);
+        }
         last_.resize(std::max<int>(1, static_cast<int>(wanted_.size())), model_.hidden);
         const size_t vectors = static_cast<size_t>(count) * model_.heads * chunks_;
         partials_.resize(vectors);
@@ -113,10 +117,19 @@ private:
     float* projected(int row) { return projected_.data() + static_cast<int64_t>(row) * all_; }
 
     void work(int me) {
-        stage(me, count(), true, [&](int r) {
-            dequantize_row(x(r), model_.embedding, static_cast<int>(slice_[r].token));
-        });
+        if (rows_.features) {
+            stage(me, count(), true, [&](int r) { join(r); });
+            product(me, model_.fuse, joined_.view, count(), [&](int r, int g, const F& sum) {
+                fstore(x(r) + g * kWide, sum);
+            });
+        } else {
+            stage(me, count(), true, [&](int r) { embed(x(r), r); });
+        }
         for (int l = 0; l < model_.layers; l++) layer(l, me);
+        stage(me, count(), rows_.stream != nullptr, [&](int r) {
+            std::copy_n(x(r), model_.hidden,
+                        rows_.stream + static_cast<int64_t>(begin_ + r) * model_.hidden);
+        });
         if (wanted_.empty() || skips(kSkipHead)) return;
         const int wanted = static_cast<int>(wanted_.size());
         normalize(me, last_.view, wanted, model_.norm, [&](int i) {
@@ -126,6 +139,22 @@ private:
         product(me, model_.head, last_.view, wanted, [&](int i, int g, const F& sum) {
             fstore(logits_ + wanted_[i] * width + g * kWide, sum);
         });
+    }
+
+    void embed(float* to, int r) const {
+        dequantize_row(to, model_.embedding, static_cast<int>(slice_[r].token));
+    }
+
+    // Token and feature of a row, each under its norm, side by side and quantized.
+    void join(int r) {
+        const int hidden = model_.hidden;
+        float* both = joined_floats_.data() + static_cast<int64_t>(r) * 2 * hidden;
+        embed(both, r);
+        std::copy_n(rows_.features + static_cast<int64_t>(begin_ + r) * hidden, hidden, both + hidden);
+        rms_norm(both, model_.token_norm, hidden, model_.eps);
+        rms_norm(both + hidden, model_.feature_norm, hidden, model_.eps);
+        for (int b = 0; b < joined_.view.blocks; b++, both += kBlock)
+            quantize_block(joined_.view, r, b, fload(both), fload(both + kWide));
     }
 
     void layer(int l, int me) {
@@ -344,9 +373,9 @@ private:
     std::vector<Row> slice_;
     std::vector<Piece> pieces_;
     std::vector<int> wanted_;
-    std::vector<float> x_, projected_, partial_values_;
+    std::vector<float> x_, projected_, partial_values_, joined_floats_;
     std::vector<Partial> partials_;
-    Quantized input_, mixed_, middle_, last_;
+    Quantized input_, mixed_, middle_, last_, joined_;
 };
 
 } // namespace lk

@@ -47,12 +47,13 @@ void* lk_new(int threads) { return new Engine(threads); }
 void lk_free(void* engine) { delete static_cast<Engine*>(engine); }
 
 // 0: done. 1: a token outside the vocabulary; 2: rows that do not fit the cache; 3: wanted rows
-// that are none; 4: out of memory.
+// that are none; 4: out of memory; 5: features where the model reads none, or none where it does.
 int lk_forward(void* handle, const lk::Model* model, const lk::Cache* cache, const lk::Rows* rows,
                float* logits) {
     if (!inside(rows->tokens, rows->rows, model->vocab)) return 1;
     if (!spans_fit(*rows, *cache)) return 2;
     if (!inside(rows->wanted, rows->wanted_rows, rows->rows)) return 3;
+    if ((rows->features != nullptr) != (model->fuse.data != nullptr)) return 5;
     auto* engine = static_cast<Engine*>(handle);
     const std::lock_guard<std::mutex> turn(engine->busy);
     try {

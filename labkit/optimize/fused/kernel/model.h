@@ -31,6 +31,10 @@ struct Model {
     const Layer* layer;
     const float* norm;
     Matrix embedding, head;
+    // Of a draft head, whose input is both a token and the stream before it (EAGLE): norms of the
+    // two and the matrix (hidden, 2 hidden) that joins them; null in a model of its own.
+    const float *token_norm, *feature_norm;
+    Matrix fuse;
 };
 
 enum KvType : int32_t { kHalf = 0, kFloat = 1 };
@@ -46,6 +50,8 @@ struct Cache {
 // The rows of one pass: a span is (slot, first position, rows, first row).
 struct Rows {
     const int64_t *tokens, *positions, *wanted, *spans;
+    const float* features; // (rows, hidden) that a draft head reads beside its tokens, or null
+    float* stream;         // (rows, hidden) that takes the stream after the last layer, or null
     int32_t rows, wanted_rows, span_count;
     int32_t skip; // stages to leave out when their share is measured (forward.h); 0: none
 };

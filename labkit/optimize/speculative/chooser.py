@@ -1,0 +1,79 @@
+"""Two sources in one draft: text that repeats itself is copied, the rest is foreseen by a head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from labkit.model.config import ModelConfig
+from labkit.optimize.speculative.control import Acceptance
+from labkit.optimize.speculative.costs import RowCosts
+from labkit.optimize.speculative.draft import NOTHING, Draft, Proposal
+from labkit.optimize.speculative.head_draft import LearnedHead
+from labkit.optimize.speculative.predict import best_length, expected_in_chain
+from labkit.optimize.speculative.suffix import SuffixIndex
+
+
+class Chooser(Draft):
+    """Copies where a copy promises more than the head's drafts have given lately.
+
+    It decides how much to send, so it goes with Fixed(costs.most - 1). Copies cost nothing to
+    make, and are held against the output whether or not they were sent.
+    """
+
+    def __init__(
+        self, costs: RowCosts, head: LearnedHead, index: SuffixIndex | None = None
+    ) -> None:
+        self.name = "suffix index or learned head"
+        self.costs, self.head, self.index = costs, head, index or SuffixIndex()
+        self.acceptance = Acceptance()
+
+    @property
+    def asking(self) -> float:
+        """What the head has cost so far, in passes of the target."""
+        return self.head.asking
+
+    def check(self, config: ModelConfig) -> None:
+        self.head.check(config)
+
+    def begin(self, context: Sequence[int], most: int) -> None:
+        self.head.begin(context, most)
+        self.index.begin(context, most)
+        self._offered: tuple[int, Proposal] = (0, NOTHING)
+        self._tokens, self._spent = 1.1, 1.0  # of passes that the head drafted for, fading
+        self._pending: tuple[int, int] | None = None
+
+    def observe(self, features: Tensor) -> None:
+        """The target's streams, for the head."""
+        self.head.observe(features)
+
+    def propose(self, context: Sequence[int], limit: int) -> Proposal:
+        self._learn(context)
+        copied = self.index.propose(context, limit)
+        self._offered = len(context), copied
+        rates = self.acceptance.rates(copied.evidence, len(copied.tokens))
+        length = best_length(rates, self.costs)
+        gain = expected_in_chain(rates[:length]) / self.costs.r(length + 1)
+        if length and gain >= self._tokens / self._spent:
+            return Proposal(copied.tokens[:length], evidence=copied.evidence)
+        drafted = self.head.propose(context, limit)
+        if drafted.tokens:
+            self._pending = len(context), len(drafted.tokens)
+        return drafted
+
+    def end(self, context: Sequence[int]) -> None:
+        self.index.end(context)
+
+    def _learn(self, context: Sequence[int]) -> None:
+        start, copied = self._offered
+        for place, (token, own) in enumerate(zip(copied.tokens, context[start:], strict=False)):
+            self.acceptance.note(copied.evidence + place, token == own)
+            if token != own:
+                break
+        if self._pending:
+            start, count = self._pending
+            cost = self.costs.r(count + 1) + count * self.head.pass_cost
+            self._tokens = 0.9 * self._tokens + (len(context) - start)
+            self._spent = 0.9 * self._spent + cost
+        self._pending = None

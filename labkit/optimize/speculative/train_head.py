@@ -1,0 +1,176 @@
+"""Train a draft head on the target's own text: `python -m labkit.optimize.speculative.train_head`.
+
+The head sees the streams that the fused decoder gives, for those it will be shown, and learns the
+target's whole distribution at every place, not just the token that came.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm.auto import tqdm
+
+from labkit.model.decoder import Decoder
+from labkit.model.load import LoadedModel, load
+from labkit.optimize.fused import FusedDecoder, load_fused
+from labkit.optimize.speculative.head import Head, save_head
+from labkit.optimize.speculative.own_text import OwnText, Writer
+from labkit.paths import cache_dir
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a head is made. words: tokens it can draft; own: share of its own foreseen streams that
+    it is given instead of the target's, as happens from the second drafted token on."""
+
+    tokens: int = 300_000
+    minutes: float = 30.0
+    words: int = 4096
+    length: int = 224
+    texts: int = 8
+    rate: float = 1e-3
+    own: float = 0.25
+    seed: int = 0
+
+
+def frequent(texts: Sequence[OwnText], words: int, vocab: int) -> Tensor:
+    """The ids most often written, (words,), most frequent first; all of a smaller vocabulary."""
+    counts = torch.zeros(vocab, dtype=torch.int64)
+    for text in texts:
+        counts += torch.bincount(text.tokens, minlength=vocab)
+    return counts.argsort(descending=True, stable=True)[:words].contiguous()
+
+
+def batches(texts: Sequence[OwnText], recipe: Recipe) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """For ever, in random order: tokens (texts, length + 1), features (texts, length, hidden) and
+    which places have a feature that follows, (texts, length - 1)."""
+    generator = torch.Generator().manual_seed(recipe.seed)
+    length, hidden = recipe.length, texts[0].features.shape[1]
+    while True:
+        order = torch.randperm(len(texts), generator=generator).tolist()
+        for start in range(0, len(order) - recipe.texts + 1, recipe.texts):
+            tokens = torch.zeros(recipe.texts, length + 1, dtype=torch.int64)
+            features = torch.zeros(recipe.texts, length, hidden)
+            known = torch.zeros(recipe.texts, length - 1, dtype=torch.bool)
+            for row, index in enumerate(order[start : start + recipe.texts]):
+                text = texts[index]
+                n = min(length, len(text.features))
+                tokens[row, : n + 1] = text.tokens[: n + 1]
+                features[row, :n] = text.features[:n].float()
+                known[row, : n - 1] = True
+            yield tokens, features, known
+
+
+def loss_of(
+    head: Head, target: Decoder, batch: tuple[Tensor, Tensor, Tensor], own: float
+) -> tuple[Tensor, Tensor]:
+    """(cross-entropy to the target's distribution in nats, share of places where both agree)."""
+    tokens, features, known = batch
+    length = features.shape[1] - 1
+    with torch.no_grad():
+        embedded = target.embed_tokens(tokens[:, 1 : length + 1])
+        rope = target.rope(torch.arange(length))
+        wanted = F.linear(target.norm(features[:, 1:][known]), head.words)
+        given = features[:, :-1]
+        if own:
+            foreseen = head.streams(embedded, given, rope)
+            mine = torch.rand(given.shape[:2]) < own
+            mine[:, 0] = False
+            given = torch.where(mine[..., None], foreseen.roll(1, dims=1), given)
+    found = head.logits(head.streams(embedded, given, rope)[known])
+    agree = (found.argmax(-1) == wanted.argmax(-1)).float().mean()
+    return F.cross_entropy(found, wanted.softmax(-1)), agree
+
+
+def train(
+    target: Decoder, texts: Sequence[OwnText], recipe: Recipe
+) -> tuple[Head, list[tuple[float, float]]]:
+    """A head after `recipe.minutes`, and (loss, agreement) of every step; the rate falls with
+    time, so that a slow machine ends where a fast one does, only with fewer steps."""
+    torch.manual_seed(recipe.seed)
+    head = Head.of(target, frequent(texts, recipe.words, target.config.vocab_size))
+    trained = [p for p in head.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=recipe.rate, betas=(0.9, 0.95), weight_decay=0.01)
+    began, history = time.monotonic(), []
+    with tqdm(desc="training", unit="step") as bar:
+        for step, batch in enumerate(batches(texts, recipe)):
+            done = (time.monotonic() - began) / (60 * recipe.minutes)
+            if done >= 1:
+                break
+            scale = min(1.0, (step + 1) / 50) * (0.02 + 0.98 * (1 + math.cos(math.pi * done)) / 2)
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.rate * scale
+            loss, agree = loss_of(head, target, batch, recipe.own if done > 0.3 else 0.0)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(trained, 1.0)
+            optimizer.step()
+            history.append((float(loss.detach()), float(agree)))
+            bar.update()
+            if step % 20 == 19:
+                recent = history[-100:]
+                bar.set_postfix(
+                    loss=f"{sum(x for x, _ in recent) / len(recent):.3f}",
+                    agree=f"{sum(y for _, y in recent) / len(recent):.3f}",
+                )
+    return head.eval(), history
+
+
+def write_texts(target: FusedDecoder, tokenizer: Any, recipe: Recipe) -> list[OwnText]:
+    """The target's own text for a recipe. Torch keeps to one thread meanwhile: its others would
+    spin on the cores that the fused decoder needs."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.inference_mode():
+            return list(Writer(target, tokenizer, seed=recipe.seed).texts(recipe.tokens))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def head_path(loaded: LoadedModel) -> Path:
+    """Where a model's head is kept."""
+    key = hashlib.sha256(str(loaded.directory.resolve()).encode()).hexdigest()[:12]
+    return cache_dir() / "heads" / f"{loaded.directory.name}-{key}.safetensors"
+
+
+@click.command()
+@click.option("--model", default="", help="directory, GGUF file or hub id; default: the built-in")
+@click.option("--minutes", default=Recipe.minutes, show_default=True, help="of training")
+@click.option("--tokens", default=Recipe.tokens, show_default=True, help="of the target's own text")
+@click.option("--out", default=None, type=click.Path(path_type=Path), help="default: kept")
+def main(model: str, minutes: float, tokens: int, out: Path | None) -> None:
+    """Train a draft head for MODEL and keep it."""
+    loaded = load(model or None)
+    recipe = Recipe(tokens=tokens, minutes=minutes)
+    began = time.monotonic()
+    texts = write_texts(load_fused(model or None), loaded.tokenizer, recipe)
+    wrote = time.monotonic()
+    head, history = train(loaded.decoder, texts, recipe)
+    recent = history[-100:]
+    made = asdict(recipe) | {
+        "model": loaded.name,
+        "texts_written": len(texts),
+        "seconds_writing": round(wrote - began),
+        "steps": len(history),
+        "loss": sum(x for x, _ in recent) / len(recent),
+        "agreement": sum(y for _, y in recent) / len(recent),
+        "torch": torch.__version__,
+    }
+    path = out or head_path(loaded)
+    save_head(head, path, made)
+    print(f"{path}: {made}")
+
+
+if __name__ == "__main__":
+    main()
