@@ -50,8 +50,9 @@ lab: $(READY) ## open JupyterLab on the notebooks
 reports: $(READY) ## run the notebooks and write outputs/<run>/index.html
 	@$(REPORTS)
 
+# Two files at a time, with one thread of torch's each: more would spin on each other's core.
 test: lint ## lint, then the tests
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(READY) ## ruff and mypy
 	$(BIN)/ruff check .

@@ -152,6 +152,16 @@ def test_the_timed_baseline_streams_what_transformers_generates(llama: Tiny) -> 
     assert pushed == generated_by_transformers(llama.reference, PROMPT, 12)
 
 
+@pytest.mark.parametrize("how", [{"prompt_lookup_num_tokens": 4}, {"assistant_early_exit": 1}])
+def test_its_own_speculation_streams_every_token(llama: Tiny, how: dict[str, int]) -> None:
+    plain: list[int] = []
+    pushed: list[int] = []
+    reference = load_reference(llama.model)
+    reference_generate(reference, PROMPT, 12, plain.append)
+    reference_generate(reference, PROMPT, 12, pushed.append, **how)
+    assert pushed == plain
+
+
 @pytest.mark.model
 def test_128_real_greedy_tokens_are_transformers_tokens(
     real_model: LoadedModel, real_reference: Any

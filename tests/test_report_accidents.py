@@ -180,7 +180,13 @@ def test_ctrl_c_keeps_what_is_done_and_goes_on_later(request_, number, code, tmp
     script = INTERRUPTED.format(
         identity=IDENTITY, outputs=str(request_.outputs), notebooks=str(request_.notebooks)
     )
-    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    # A shell that runs this in the background would have it ignore Ctrl-C.
+    process = subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     deadline = time.monotonic() + 60
     while not mark.exists() and time.monotonic() < deadline:
         time.sleep(0.1)

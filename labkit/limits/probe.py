@@ -16,6 +16,7 @@ from torch import Tensor
 
 # Beyond this many bytes a larger buffer is no slower: it is far past every cache.
 LARGEST_PROBE = 256 * 2**20
+_ENOUGH = 200  # passes over a small buffer that tell the best of a moment
 
 
 def synchronize(device: str) -> None:
@@ -39,13 +40,15 @@ def threads(count: int | None) -> Iterator[None]:
             torch.set_num_threads(before)
 
 
-def samples(work: Callable[[], object], device: str, seconds: float, least: int = 5) -> list[float]:
-    """Durations of `work`, repeated for `seconds` and at least `least` times, in seconds."""
+def samples(
+    work: Callable[[], object], device: str, seconds: float, least: int = 5, most: float = math.inf
+) -> list[float]:
+    """Durations of `work`, repeated for `seconds`, at least `least` and at most `most` times."""
     work()
     synchronize(device)
     taken: list[float] = []
     end = time.perf_counter() + seconds
-    while len(taken) < least or time.perf_counter() < end:
+    while len(taken) < least or (len(taken) < most and time.perf_counter() < end):
         start = time.perf_counter()
         work()
         synchronize(device)
@@ -70,14 +73,14 @@ class BandwidthProbe:
         self.threads, self.device = threads, device
         self._buffer = buffer(self.nbytes, device)
 
-    def rates(self, seconds: float = 0.05, least: int = 3) -> list[float]:
+    def rates(self, seconds: float = 0.05, least: int = 3, most: float = math.inf) -> list[float]:
         """bytes/s of every pass over the buffer."""
         with threads(self.threads):
-            taken = samples(self._buffer.sum, self.device, seconds, least)
+            taken = samples(self._buffer.sum, self.device, seconds, least, most)
         return [self._buffer.nbytes / t for t in taken]
 
     def __call__(self) -> float:
-        return max(self.rates())
+        return max(self.rates(most=_ENOUGH))
 
 
 def matrix_rates(

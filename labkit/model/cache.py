@@ -62,7 +62,7 @@ class KVCache(Protocol):
         """Bytes the cache occupies now."""
 
 
-class _Slots:
+class Slots:
     """Lengths and checks that every cache shares."""
 
     window: int | None = None
@@ -116,7 +116,7 @@ class _Slots:
         raise CacheError(f"no free slot to fork slot {source} into: the cache has {self.slots}.")
 
 
-class StaticCache(_Slots):
+class StaticCache(Slots):
     """One block of memory made beforehand: nothing is copied when a token is added."""
 
     def __init__(
@@ -168,7 +168,7 @@ class StaticCache(_Slots):
         return self._keys.nbytes + self._values.nbytes
 
 
-class GrowingCache(_Slots):
+class GrowingCache(Slots):
     """Tensors that grow by concatenation, as transformers' dynamic cache does.
 
     Holds exactly what it needs, and copies all of it for every token.
@@ -220,7 +220,7 @@ class GrowingCache(_Slots):
         return sum(unique.values())
 
 
-class SlidingWindowCache(_Slots):
+class SlidingWindowCache(Slots):
     """Keeps `sinks` first tokens and the last `window` ones: bounded bytes, other answers.
 
     The first tokens stay because attention leans on them whatever they say (Xiao et al.,

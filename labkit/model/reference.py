@@ -24,14 +24,16 @@ def load_reference(model: LoadedModel) -> Any:
 
 
 class _Push:
-    """A streamer that hands on each new token; `generate` puts the prompt first."""
+    """A streamer that hands on each new token; `generate` puts the prompt first, and several
+    tokens at once where it speculates."""
 
     def __init__(self, push: Callable[[int], None]) -> None:
         self._push, self._prompt_seen = push, False
 
     def put(self, value: Tensor) -> None:
         if self._prompt_seen:
-            self._push(int(value.reshape(-1)[0]))
+            for token in value.reshape(-1).tolist():
+                self._push(token)
         self._prompt_seen = True
 
     def end(self) -> None:
@@ -40,15 +42,23 @@ class _Push:
 
 @torch.inference_mode()
 def reference_generate(
-    reference: Any, prompt_ids: Sequence[int], max_new_tokens: int, push: Callable[[int], None]
+    reference: Any,
+    prompt_ids: Sequence[int],
+    max_new_tokens: int,
+    push: Callable[[int], None],
+    **how: Any,
 ) -> None:
-    """Run `generate` greedily for exactly max_new_tokens, handing each token to `push`."""
+    """Run `generate` greedily for exactly max_new_tokens, handing each token to `push`.
+
+    how: more of its own arguments, such as prompt_lookup_num_tokens.
+    """
     ids = torch.tensor([list(prompt_ids)], device=reference.device)
     reference.generate(
         ids,
         attention_mask=torch.ones_like(ids),
         max_new_tokens=max_new_tokens,
         streamer=_Push(push),
+        **how,
     )
 
 

@@ -14,7 +14,7 @@ from ctypes import byref
 import torch
 from torch import Tensor
 
-from labkit.model.cache import CacheError, _Slots
+from labkit.model.cache import CacheError, Slots
 from labkit.model.config import ModelConfig
 from labkit.model.decoder import rope_frequencies
 from labkit.model.rows import Rows
@@ -29,7 +29,7 @@ FUSE = "fuse.weight"  # a draft head's own matrix
 _TYPES = {torch.float16: 0, torch.float32: 1}
 
 
-class FusedCache(_Slots):
+class FusedCache(Slots):
     """Keys and values of `slots` sequences, float16 or float32, laid out for the kernel.
 
     keys: (layers, slots, kv_heads, capacity / 16, head_dim, 16), sixteen positions side by side;

@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 from labkit.model.config import ModelConfig
 from labkit.model.generate import Forward, generate
 from labkit.model.load import LoadedModel
+from labkit.model.reference import reference_generate
 from labkit.model.rows import Rows
 from labkit.optimize import fused
 from labkit.optimize.speculative.accounting import Accounting
@@ -34,7 +35,7 @@ from labkit.optimize.speculative.replay import replay
 from labkit.optimize.speculative.request import speculate
 from labkit.optimize.speculative.suffix import SuffixIndex
 from labkit.optimize.speculative.train_head import head_path
-from labkit.timing.trace import Trace, record
+from labkit.timing.trace import Trace, record, record_pushed
 from labkit.workload.tasks import Task
 
 PLAIN, AUTOMATIC = "plain decoding", "automatic"
@@ -156,6 +157,37 @@ def foreseen(
     asking = getattr(draft, "asking", 0.0)
     rates = account.acceptance_at()
     return account, mixed_speedup(rates, account.lengths, costs, draft_cost, asking)
+
+
+# How transformers speculates: it copies from the prompt, or drafts with its own first layers.
+TRANSFORMERS: dict[str, Callable[[ModelConfig], dict[str, Any]]] = {
+    "transformers": lambda config: {},
+    "transformers, prompt lookup": lambda config: {"prompt_lookup_num_tokens": 10},
+    "transformers, own layers as assistant": lambda config: {
+        "assistant_early_exit": max(1, config.layers // 3)
+    },
+}
+
+
+def against_transformers(
+    target: Forward, reference: Any, case: Case, setting: Setting, new_tokens: int
+) -> dict[str, Callable[[int], Trace]]:
+    """The same task by transformers' `generate`, three ways, and by a setting of ours."""
+    case = case._replace(answer=case.answer[:new_tokens])
+
+    def theirs(how: dict[str, Any], number: int) -> Trace:
+        def run(push: Callable[[int], None]) -> None:
+            reference_generate(reference, case.prompt, len(case.answer), push, **how)
+
+        return record_pushed(run, len(case.prompt), str(reference.device))
+
+    def ours(number: int) -> Trace:
+        return record(partial(speculated, target, case, setting), len(case.prompt))
+
+    runs: dict[str, Callable[[int], Trace]] = {
+        name: partial(theirs, how(target.config)) for name, how in TRANSFORMERS.items()
+    }
+    return runs | {"ours, automatic": ours}
 
 
 def of_round(cases: Sequence[Case], number: int) -> Case:

@@ -47,7 +47,10 @@ def prepare(options: dict[str, Any]) -> None:
     if options["format"] == "int4":
         command += ["--group-size", str(group_size(options["directory"]))]
     try:
-        subprocess.run([*command, str(partial)], check=True)
+        done = subprocess.run([*command, str(partial)], stderr=subprocess.PIPE, text=True)
+        if done.returncode:
+            last = [line for line in done.stderr.splitlines() if line.strip()][-1:]
+            raise RuntimeError(f"optimum-cli could not export the model: {''.join(last)}")
         sizes = {"weight_bytes": read_bytes(partial / "openvino_model.xml")}
         (partial / "labkit.json").write_text(json.dumps(sizes), encoding="utf-8")
         os.replace(partial, target)
