@@ -68,7 +68,10 @@ def _start_lab(folder: Path) -> tuple[subprocess.Popen[bytes], str]:
 
 
 def _executed(path: Path) -> list[int | None]:
-    cells = nbformat.read(path, as_version=4).cells
+    try:
+        cells = nbformat.read(path, as_version=4).cells
+    except ValueError:  # JupyterLab is just writing it
+        return [None]
     return [cell.execution_count for cell in cells if cell.cell_type == "code"]
 
 
