@@ -126,10 +126,11 @@ private:
             stage(me, count(), true, [&](int r) { embed(x(r), r); });
         }
         for (int l = 0; l < model_.layers; l++) layer(l, me);
-        stage(me, count(), rows_.stream != nullptr, [&](int r) {
-            std::copy_n(x(r), model_.hidden,
-                        rows_.stream + static_cast<int64_t>(begin_ + r) * model_.hidden);
-        });
+        if (rows_.stream)
+            stage(me, count(), true, [&](int r) {
+                std::copy_n(x(r), model_.hidden,
+                            rows_.stream + static_cast<int64_t>(begin_ + r) * model_.hidden);
+            });
         if (wanted_.empty() || skips(kSkipHead)) return;
         const int wanted = static_cast<int>(wanted_.size());
         normalize(me, last_.view, wanted, model_.norm, [&](int i) {

@@ -103,8 +103,8 @@ inline void nibble_sums(VI (&whole)[kTokens][kCount], const uint8_t* at,
 }
 
 template <int kTokens, int kFirst, int kCount>
-inline void byte_sums(VI (&whole)[kTokens][kCount], const uint8_t* at,
-                        const TokenBlock* x, int blocks) {
+inline void byte_sums(VI (&whole)[kTokens][kCount], const uint8_t* at, const TokenBlock* x,
+                      int blocks) {
 #pragma GCC unroll 16
     for (int t = 0; t < kTokens; t++)
 #pragma GCC unroll 4
