@@ -31,6 +31,10 @@ def main(folder: Path) -> None:
             assert torch.equal(logits(fused, IDS), logits(fused, IDS, 7))
             cache = fused.new_cache(2, 20)
             fused(Rows.of([(0, 0, IDS[:19], True), (1, 0, IDS[:20], False)]), cache)
+            cache.truncate(0, 10)
+            fused(Rows.of([(0, 10, IDS[:6], True, [-1, 0, 1, 0, 3, 1])]), cache)
+            cache.keep(0, 10, [0, 3, 4])
+            fused(Rows.of([(0, 13, IDS[:6], True)]), cache)
             for parts in ([(0, 19, [1, 2], True)], [(0, 19, [97], True)], [(2, 0, [1], True)]):
                 with contextlib.suppress(CacheError, IndexError):
                     fused(Rows.of(parts), cache)

@@ -6,6 +6,7 @@ checked there, before anything is written - then, layer by layer, `append` and `
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import torch
@@ -50,6 +51,9 @@ class KVCache(Protocol):
 
     def truncate(self, slot: int, length: int) -> None:
         """Forget everything from position `length` on."""
+
+    def keep(self, slot: int, start: int, rows: Sequence[int]) -> None:
+        """Of what lies from `start` on, keep these rows (counted from there, ascending) alone."""
 
     def fork(self, slot: int) -> int:
         """Copy a slot into a free one and return its number."""
@@ -108,6 +112,26 @@ class Slots:
             )
         self._lengths[slot] = length
 
+    def keep(self, slot: int, start: int, rows: Sequence[int]) -> None:
+        """Of what lies from `start` on, keep these rows (counted from there, ascending) alone.
+
+        A pass over a tree is followed by it, with the path that stands.
+        """
+        held = self.length(slot) - start
+        if list(rows) != sorted(set(rows)) or not all(0 <= row < held for row in rows):
+            raise CacheError(f"cannot keep rows {list(rows)} of {held} from {start} on.")
+        for to, row in enumerate(rows):
+            if to != row:
+                self._move(slot, start + row, start + to)
+        self.truncate(slot, start + len(rows))
+
+    def _move(self, slot: int, source: int, target: int) -> None:
+        """Copy what is held at one place to another, in all layers."""
+        raise CacheError(f"{type(self).__name__} cannot keep one path of a tree.")
+
+    def truncate(self, slot: int, length: int) -> None:
+        raise NotImplementedError
+
     def _free_slot(self, source: int) -> int:
         self._check_slot(source)
         for slot, length in enumerate(self._lengths):
@@ -155,6 +179,10 @@ class StaticCache(Slots):
 
     def truncate(self, slot: int, length: int) -> None:
         self._shorten(slot, length)
+
+    def _move(self, slot: int, source: int, target: int) -> None:
+        for block in (self._keys, self._values):
+            block[:, slot, :, target] = block[:, slot, :, source]
 
     def fork(self, slot: int) -> int:
         copy, length = self._free_slot(slot), self.length(slot)
@@ -207,6 +235,12 @@ class GrowingCache(Slots):
             keys, values = held[slot]
             held[slot] = (keys[:, :length].clone(), values[:, :length].clone())
 
+    def _move(self, slot: int, source: int, target: int) -> None:
+        for held in self._held:
+            keys, values = (tensor.clone() for tensor in held[slot])  # a fork may share them
+            keys[:, target], values[:, target] = keys[:, source], values[:, source]
+            held[slot] = (keys, values)
+
     def fork(self, slot: int) -> int:
         copy, length = self._free_slot(slot), self.length(slot)
         for held in self._held:  # tensors are replaced, never written in place: sharing is safe
@@ -248,6 +282,8 @@ class SlidingWindowCache(Slots):
         self._positions = [[none for _ in range(slots)] for _ in range(config.layers)]
 
     def reserve(self, rows: Rows) -> None:
+        if any(span.parents for span in rows.spans):
+            raise CacheError("a sliding-window cache takes rows in a chain, not in a tree.")
         self._reserve(rows, None)
 
     def append(self, layer: int, rows: Rows, keys: Tensor, values: Tensor) -> None:

@@ -64,6 +64,17 @@ def visible(positions: Tensor, held: Tensor, window: int | None, sinks: int) -> 
     return mask
 
 
+def on_path(span: Span) -> Tensor:
+    """Which rows of a tree each of its rows sees, (count, count) bool: those above it and itself.
+
+    Tree attention (Miao et al., 2305.09781, section 4.2).
+    """
+    mask = torch.zeros(span.count, span.count, dtype=torch.bool)
+    for row in range(span.count):
+        mask[row, span.path(row)] = True
+    return mask
+
+
 def attend(queries: Tensor, held: Held, mask: Tensor | None, causal: bool) -> Tensor:
     """Grouped-query attention (Ainslie et al., 2305.13245) of one slot's rows.
 
@@ -126,9 +137,14 @@ class Attention(nn.Module):
         free = window is None or span.end <= window
         if span.count == 1 and free:  # one row sees all that is held
             return attend(queries, held, None, causal=False)
-        if span.start == 0 and free:
+        if span.start == 0 and free and not span.parents:
             return attend(queries, held, None, causal=True)
-        mask = visible(rows.positions[span.rows], held.positions, window, sinks)
+        positions = rows.positions[span.rows]
+        if span.parents:
+            held = held._replace(positions=torch.cat((held.positions[: span.start], positions)))
+        mask = visible(positions, held.positions, window, sinks)
+        if span.parents:
+            mask[:, span.start :] &= on_path(span).to(mask.device)
         return attend(queries, held, mask, causal=False)
 
 

@@ -7,6 +7,7 @@ scaled by channel over many tokens; at 8 bits a scale a token does.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -74,6 +75,10 @@ class QuantizedCache:
     def truncate(self, slot: int, length: int) -> None:
         self._integers.truncate(slot, length)
         self._scales.truncate(slot, length)
+
+    def keep(self, slot: int, start: int, rows: Sequence[int]) -> None:
+        self._integers.keep(slot, start, rows)
+        self._scales.keep(slot, start, rows)
 
     def fork(self, slot: int) -> int:
         self._scales.fork(slot)

@@ -74,6 +74,11 @@ class FusedCache(Slots):
         """Forget everything from position `length` on."""
         self._shorten(slot, length)
 
+    def _move(self, slot: int, source: int, target: int) -> None:
+        (from_block, from_lane), (block, lane) = divmod(source, LANES), divmod(target, LANES)
+        self.keys[:, slot, :, block, :, lane] = self.keys[:, slot, :, from_block, :, from_lane]
+        self.values[:, slot, :, target] = self.values[:, slot, :, source]
+
     def fork(self, slot: int) -> int:
         """Copy a slot into a free one and return its number."""
         copy, length = self._free_slot(slot), self.length(slot)
@@ -86,6 +91,21 @@ class FusedCache(Slots):
     @property
     def nbytes(self) -> int:
         return self.keys.nbytes + self.values.nbytes
+
+
+def _paths(rows: Rows) -> Tensor | None:
+    """The path of every row of a tree through its span, (rows, deepest + 1) int32, -1 beyond it.
+
+    Rows of a chain have -1 alone; None where all are.
+    """
+    if not any(span.parents for span in rows.spans):
+        return None
+    paths = [
+        span.path(row) if span.parents else [] for span in rows.spans for row in range(span.count)
+    ]
+    deepest = max(map(len, paths))
+    made = [path + [-1] * (deepest - len(path)) for path in paths]
+    return torch.tensor(made, dtype=torch.int32)
 
 
 class FusedDecoder:
@@ -155,6 +175,7 @@ class FusedDecoder:
         cache.reserve(rows)
         flat = [n for s in rows.spans for n in (s.slot, s.start, s.count, s.first_row)]
         spans = (ctypes.c_int64 * len(flat))(*flat)
+        paths = _paths(rows)
         wanted = rows.wanted.shape[0]
         logits = torch.empty(wanted, self._width)
         given = native.Rows(
@@ -164,10 +185,12 @@ class FusedDecoder:
             ctypes.addressof(spans),
             None if features is None else features.data_ptr(),
             None if stream is None else stream.data_ptr(),
+            None if paths is None else paths.data_ptr(),
             len(rows),
             wanted,
             len(rows.spans),
             self.skip,
+            0 if paths is None else paths.shape[1],
         )
         code = self._library.lk_forward(
             self._engine, byref(self._model), byref(cache.native), byref(given), logits.data_ptr()

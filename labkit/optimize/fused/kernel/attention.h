@@ -12,7 +12,7 @@
 namespace lk {
 
 constexpr int kChunk = 128;  // positions whose partial result is one piece of work
-constexpr int kVectors = 3;  // query vectors that share a read of keys and values: what registers hold
+constexpr int kVectors = 6;  // most query vectors that share a read of keys and values
 constexpr float kLowest = -1e30f;
 
 // What a row may look at: positions first..last.
@@ -29,21 +29,40 @@ struct Partial {
     float highest, weight;
 };
 
+// Where the keys and values of a row's positions lie: each at its own place, but from `start` on
+// along the row's path through a tree. Scores and sums go by position, so that a row of a tree gets
+// the bits that it would get in a chain.
+struct Places {
+    const int32_t* path = nullptr; // row of the tree at each position from start on
+    int start = 0, end = 0;        // positions that the path covers
+
+    int of(int position) const {
+        return position >= start && position < end ? start + path[position - start] : position;
+    }
+};
+
 template <class T>
 struct Held { // one slot and KV head of a layer
     const T *keys, *values;
     int head_dim;
+    Places places;
 };
 
-// scores[v][i] of kBlocks times sixteen positions from `at` on, at place at - begin. Two blocks at
-// once keep the multipliers busy: each sum waits for its last addition.
+// How many times sixteen sums to run for each of kCount vectors: twelve registers of AVX2 in all.
+// Fewer would leave the multipliers idle, for each sum waits for its last addition.
+constexpr int at_once(int count) { return count <= 3 ? 2 : 1; }
+
+// How many of `left` vectors to take together.
+inline int together(int left) { return left >= kVectors ? kVectors : std::min(left, 3); }
+
+// scores[v][i] of kBlocks times sixteen positions from `at` on, at place at - begin.
 template <class T, int kCount, int kBlocks>
 inline void score_blocks(float (*scores)[kChunk], const Held<T>& held, const float* const* queries,
                          int place, int at) {
     const T* keys = held.keys + static_cast<int64_t>(at) * held.head_dim;
     const int64_t next = static_cast<int64_t>(kWide) * held.head_dim;
     F sum[kCount][kBlocks];
-#pragma GCC unroll 4
+#pragma GCC unroll 6
     for (int v = 0; v < kCount; v++)
 #pragma GCC unroll 2
         for (int k = 0; k < kBlocks; k++) sum[v][k] = fset(0.0f);
@@ -51,7 +70,7 @@ inline void score_blocks(float (*scores)[kChunk], const Held<T>& held, const flo
         F key[kBlocks];
 #pragma GCC unroll 2
         for (int k = 0; k < kBlocks; k++) key[k] = fload(keys + k * next + d * kWide);
-#pragma GCC unroll 4
+#pragma GCC unroll 6
         for (int v = 0; v < kCount; v++) {
             const F query = fset(queries[v][d]);
 #pragma GCC unroll 2
@@ -62,14 +81,28 @@ inline void score_blocks(float (*scores)[kChunk], const Held<T>& held, const flo
         for (int k = 0; k < kBlocks; k++) fstore(scores[v] + place + k * kWide, sum[v][k]);
 }
 
+// The same for positions on a path, each taken from where it lies.
+template <class T, int kCount>
+inline void score_path(float (*scores)[kChunk], const Held<T>& held, const float* const* queries,
+                       int begin, int end) {
+    float block[kCount][kChunk];
+    for (int at = std::max(begin, held.places.start); at < std::min(end, held.places.end); at++) {
+        const int place = held.places.of(at);
+        score_blocks<T, kCount, 1>(block, held, queries, 0, place / kWide * kWide);
+        for (int v = 0; v < kCount; v++) scores[v][at - begin] = block[v][place % kWide];
+    }
+}
+
 // scores[v][i] of positions begin + i; positions out of a vector's range get kLowest.
 template <class T, int kCount>
 inline void score(float (*scores)[kChunk], const Held<T>& held, const float* const* queries,
                   const Range* ranges, int begin, int end) {
     int at = begin;
-    for (; at + 2 * kWide <= end; at += 2 * kWide)
-        score_blocks<T, kCount, 2>(scores, held, queries, at - begin, at);
+    constexpr int kBlocks = at_once(kCount);
+    for (; at + kBlocks * kWide <= end; at += kBlocks * kWide)
+        score_blocks<T, kCount, kBlocks>(scores, held, queries, at - begin, at);
     if (at < end) score_blocks<T, kCount, 1>(scores, held, queries, at - begin, at);
+    if (held.places.path) score_path<T, kCount>(scores, held, queries, begin, end);
     for (int v = 0; v < kCount; v++) {
         const int first = std::min(ranges[v].first, end), last = std::max(ranges[v].last, begin - 1);
         std::fill(scores[v], scores[v] + std::max(0, first - begin), kLowest);
@@ -95,23 +128,29 @@ inline Partial weigh(float* scores, int count) {
 template <class T, int kCount, int kWides>
 inline void mix_part(float* const* out, const float (*weights)[kChunk], const Held<T>& held,
                      int begin, int end, int d) {
-    const T* values = held.values + static_cast<int64_t>(begin) * held.head_dim + d;
     F sum[kCount][kWides];
-#pragma GCC unroll 4
+#pragma GCC unroll 6
     for (int v = 0; v < kCount; v++)
 #pragma GCC unroll 2
         for (int k = 0; k < kWides; k++) sum[v][k] = fset(0.0f);
-    for (int i = 0; i < end - begin; i++, values += held.head_dim) {
+    const auto take = [&](int i, const T* values) {
         F value[kWides];
 #pragma GCC unroll 2
         for (int k = 0; k < kWides; k++) value[k] = fload(values + k * kWide);
-#pragma GCC unroll 4
+#pragma GCC unroll 6
         for (int v = 0; v < kCount; v++) {
             const F weight = fset(weights[v][i]);
 #pragma GCC unroll 2
             for (int k = 0; k < kWides; k++) sum[v][k] = ffma(weight, value[k], sum[v][k]);
         }
-    }
+    };
+    const T* values = held.values + static_cast<int64_t>(begin) * held.head_dim + d;
+    const int count = end - begin;
+    const int straight = held.places.path ? std::clamp(held.places.start - begin, 0, count) : count;
+    int i = 0;
+    for (; i < straight; i++, values += held.head_dim) take(i, values);
+    for (; i < count; i++)
+        take(i, held.values + static_cast<int64_t>(held.places.of(begin + i)) * held.head_dim + d);
     for (int v = 0; v < kCount; v++)
         for (int k = 0; k < kWides; k++) fstore(out[v] + d + k * kWide, sum[v][k]);
 }
@@ -120,8 +159,9 @@ template <class T, int kCount>
 inline void mix(float* const* out, const float (*weights)[kChunk], const Held<T>& held, int begin,
                 int end) {
     int d = 0;
-    for (; d + 2 * kWide <= held.head_dim; d += 2 * kWide)
-        mix_part<T, kCount, 2>(out, weights, held, begin, end, d);
+    constexpr int kWides = at_once(kCount);
+    for (; d + kWides * kWide <= held.head_dim; d += kWides * kWide)
+        mix_part<T, kCount, kWides>(out, weights, held, begin, end, d);
     if (d < held.head_dim) mix_part<T, kCount, 1>(out, weights, held, begin, end, d);
 }
 
@@ -141,7 +181,8 @@ inline void attend_any(int count, Partial* partials, float* const* out, const He
     switch (count) {
         case 1: return attend<T, 1>(partials, out, held, queries, ranges, begin, end);
         case 2: return attend<T, 2>(partials, out, held, queries, ranges, begin, end);
-        default: return attend<T, 3>(partials, out, held, queries, ranges, begin, end);
+        case 3: return attend<T, 3>(partials, out, held, queries, ranges, begin, end);
+        default: return attend<T, kVectors>(partials, out, held, queries, ranges, begin, end);
     }
 }
 

@@ -30,10 +30,11 @@ private:
     std::vector<TokenBlock> data_;
 };
 
-// A row of the slice: its token, position and slot.
+// A row of the slice. place: where its key and value are kept, which in a tree is not its position.
 struct Row {
     int64_t token;
-    int position, slot;
+    int position, slot, place;
+    Places places; // of what it looks at
 };
 
 // A piece of attention: `count` query vectors from `vector` (row * group + head in its group).
@@ -68,30 +69,45 @@ private:
             const int64_t from = std::max<int64_t>(span[3], begin);
             const int64_t to = std::min<int64_t>(span[3] + span[2], end);
             if (from >= to) continue;
-            for (int64_t r = from; r < to; r++)
-                slice_.push_back({rows_.tokens[r], static_cast<int>(rows_.positions[r]),
-                                  static_cast<int>(span[0])});
-            add_pieces(static_cast<int>(from - begin), static_cast<int>(to - from));
+            for (int64_t r = from; r < to; r++) add_row(span, r);
+            const int row = static_cast<int>(from - begin), count = static_cast<int>(to - from);
+            if (!rows_.path(from)) add_pieces(row, count);
+            else // each row of a tree sees other rows
+                for (int r = row; r < row + count; r++) add_pieces(r, 1);
         }
         for (int w = 0; w < rows_.wanted_rows; w++)
             if (rows_.wanted[w] >= begin && rows_.wanted[w] < end) wanted_.push_back(w);
         reserve();
     }
 
+    void add_row(const int64_t* span, int64_t r) {
+        const int position = static_cast<int>(rows_.positions[r]), start = static_cast<int>(span[1]);
+        Places places;
+        if (const int32_t* path = rows_.path(r)) places = {path, start, position + 1};
+        slice_.push_back({rows_.tokens[r], position, static_cast<int>(span[0]),
+                          start + static_cast<int>(r - span[3]), places});
+    }
+
+    // Pieces that read the same keys and values come one after another: they are in the cache.
     void add_pieces(int row, int count) {
-        for (int v = 0; v < count * group_; v += kVectors) {
-            const int vectors = std::min(kVectors, count * group_ - v);
-            const int low = slice_[row + v / group_].position;
-            const int high = slice_[row + (v + vectors - 1) / group_].position;
-            const int first = range_of(low, model_.window).first / kChunk;
-            for (int h = 0; h < model_.kv_heads; h++)
-                for (int chunk = first; chunk <= high / kChunk; chunk++) {
-                    const int end = std::min(high + 1, (chunk + 1) * kChunk);
-                    pieces_.push_back({slice_[row].slot, h, row * group_ + v, vectors, chunk,
-                                       (end + kWide - 1) / kWide * kWide});
+        const int highest = slice_[row + count - 1].position / kChunk;
+        const int lowest = range_of(slice_[row].position, model_.window).first / kChunk;
+        for (int h = 0; h < model_.kv_heads; h++)
+            for (int chunk = lowest; chunk <= highest; chunk++)
+                for (int v = 0, vectors; v < count * group_; v += vectors) {
+                    vectors = together(count * group_ - v);
+                    add_piece(row, v, vectors, h, chunk);
                 }
-            chunks_ = std::max(chunks_, high / kChunk + 1);
-        }
+        chunks_ = std::max(chunks_, highest + 1);
+    }
+
+    void add_piece(int row, int v, int vectors, int head, int chunk) {
+        const int low = slice_[row + v / group_].position;
+        const int high = slice_[row + (v + vectors - 1) / group_].position;
+        if (chunk > high / kChunk || chunk < range_of(low, model_.window).first / kChunk) return;
+        const int end = std::min(high + 1, (chunk + 1) * kChunk);
+        pieces_.push_back({slice_[row].slot, head, row * group_ + v, vectors, chunk,
+                           (end + kWide - 1) / kWide * kWide});
     }
 
     void reserve() {
@@ -285,7 +301,8 @@ private:
         stage(me, static_cast<int64_t>(pieces_.size()), true, [&](int i) {
             const int64_t at = start(pieces_[i].slot, pieces_[i].kv_head);
             piece<T>(pieces_[i], {static_cast<const T*>(cache_.keys) + at,
-                                  static_cast<const T*>(cache_.values) + at, model_.head_dim});
+                                  static_cast<const T*>(cache_.values) + at, model_.head_dim,
+                                  slice_[pieces_[i].vector / group_].places});
         });
         expect(me, layer.output);
         stage(me, static_cast<int64_t>(count()) * mixed_.view.blocks, true,
@@ -310,11 +327,10 @@ private:
     void keep(T* keys, T* values, const Layer& layer, int r, int kv_head) {
         float* key = projected(r) + queries_ + kv_head * model_.head_dim;
         const float* value = key + kv_;
-        const int position = slice_[r].position;
-        turn(key, layer.key_norm, position, 1.0f);
-        T* column = keys + static_cast<int64_t>(position / kWide) * kWide * model_.head_dim +
-                    position % kWide;
-        T* row = values + static_cast<int64_t>(position) * model_.head_dim;
+        const int place = slice_[r].place;
+        turn(key, layer.key_norm, slice_[r].position, 1.0f);
+        T* column = keys + static_cast<int64_t>(place / kWide) * kWide * model_.head_dim + place % kWide;
+        T* row = values + static_cast<int64_t>(place) * model_.head_dim;
         for (int d = 0; d < model_.head_dim; d += kWide) {
             alignas(64) T turned[kWide];
             fstore(turned, fload(key + d));

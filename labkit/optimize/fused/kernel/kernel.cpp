@@ -15,6 +15,14 @@ bool inside(const int64_t* values, int count, int64_t below) {
     return std::all_of(values, values + count, [=](int64_t v) { return v >= 0 && v < below; });
 }
 
+// A row of a tree: its path leads through rows of its span before it, one a position, to itself.
+bool path_fits(const int32_t* path, int64_t row, int64_t depth, int32_t width) {
+    if (depth < 0 || depth >= width || path[depth] != row) return false;
+    for (int64_t d = 0; d < depth; d++)
+        if (path[d] < 0 || path[d] >= path[d + 1]) return false;
+    return true;
+}
+
 // Spans must cover the rows one after another, at the positions they say.
 bool spans_fit(const lk::Rows& rows, const lk::Cache& cache) {
     int64_t next = 0;
@@ -22,8 +30,11 @@ bool spans_fit(const lk::Rows& rows, const lk::Cache& cache) {
         const int64_t *span = rows.spans + 4 * s, slot = span[0], start = span[1], count = span[2];
         if (slot < 0 || slot >= cache.slots || start < 0 || count < 1 || span[3] != next) return false;
         if (count > rows.rows - next || start > cache.capacity - count) return false;
-        for (int64_t r = 0; r < count; r++)
-            if (rows.positions[next + r] != start + r) return false;
+        for (int64_t r = 0; r < count; r++) {
+            const int64_t depth = rows.positions[next + r] - start;
+            const int32_t* path = rows.path(next + r);
+            if (path ? !path_fits(path, r, depth, rows.path_width) : depth != r) return false;
+        }
         next += count;
     }
     return next == rows.rows;
