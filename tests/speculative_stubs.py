@@ -34,6 +34,28 @@ class Scripted(Draft):
         return (token + self.random.randrange(1, self.vocab)) % self.vocab if spoiled else token
 
 
+class Bushy(Draft):
+    """A random tree in which a known continuation may lie hidden, among tokens that do not come."""
+
+    def __init__(self, text: Sequence[int], vocab: int, seed: int = 0) -> None:
+        self.name, self.text, self.vocab = "bushy", list(text), vocab
+        self.random = random.Random(seed)
+
+    def propose(self, context: Sequence[int], limit: int) -> Proposal:
+        following = self.text[len(context) :]
+        tokens: list[int] = []
+        parents: list[int] = []
+        depths = [0]  # of the context's last token and of each token
+        for _ in range(self.random.randint(1, limit)):
+            parent = self.random.randrange(-1, len(tokens))
+            depth = depths[parent + 1]
+            true = depth < len(following) and self.random.random() < 0.5
+            tokens.append(following[depth] if true else self.random.randrange(self.vocab))
+            parents.append(parent)
+            depths.append(depth + 1)
+        return Proposal(tokens, parents=tuple(parents))
+
+
 class Broken(Draft):
     """Raises, or offers what is no token, when it is asked for the `at`-th time."""
 

@@ -56,7 +56,10 @@ def near(a: Tensor, b: Tensor) -> bool:
 @given(parents=trees(), context=st.integers(1, 20))
 @settings(max_examples=15, deadline=None)
 def test_the_plain_decoder_reads_trees(llama: Tiny, parents: list[int], context: int) -> None:
-    for cache in (llama.model.decoder.new_cache(2, 100), GrowingCache(llama.model.decoder.config, 2)):
+    for cache in (
+        llama.model.decoder.new_cache(2, 100),
+        GrowingCache(llama.model.decoder.config, 2),
+    ):
         check(llama.model.decoder, cache, context, parents, near)
 
 

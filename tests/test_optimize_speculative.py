@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from labkit.errors import ModelError, ParameterError
 from labkit.model.cache import CacheError, GrowingCache, SlidingWindowCache, StaticCache
 from labkit.model.generate import generate
-from labkit.model.sampling import Sampler
+from labkit.model.sampling import Sampler, greedy
 from labkit.optimize.speculative import (
     Accounting,
     Adaptive,
@@ -28,7 +28,7 @@ from labkit.optimize.speculative import (
     speculate,
 )
 from labkit.optimize.speculative.costs import filled
-from tests.speculative_stubs import Broken, Noted, Scripted
+from tests.speculative_stubs import Broken, Bushy, Noted, Scripted
 from tests.tiny import CONFIG, tiny_decoder
 
 PROMPT = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 1, 4, 1]
@@ -92,6 +92,53 @@ def test_any_draft_any_length_any_stop(seed, wrong, length, count, stop, adaptiv
     assert ours.length(0) == theirs.length(0)
     assert len(accounting.drafted) == len(found) == accounting.tokens + 1
     assert sum(accounting.drafted) == accounting.accepted
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 3),
+    length=st.integers(1, 12),
+    count=st.integers(1, 60),
+    stop=st.integers(0, 59),
+    control=st.sampled_from([Fixed(12), Adaptive(filled(1.0, {1: 1.0, 13: 1.5}))]),
+    random=st.integers(0, 1000),
+    drawn=st.booleans(),
+)
+def test_any_tree(seed, length, count, stop, control, random, drawn):
+    of = (lambda: Sampler(0.5, top_k=3, seed=random)) if drawn else (lambda: greedy)
+    stops = (plain(seed)[stop],)
+    ours, theirs = (target(seed).new_cache(1, 100) for _ in range(2))
+    expected = generate(target(seed), PROMPT, count, sampler=of(), stop_ids=stops, cache=theirs)
+    expected = list(expected)
+    draft = Bushy([*PROMPT, *plain(seed)], CONFIG.vocab_size, random)
+    accounting = Accounting()
+    found = speculate(
+        target(seed), draft, PROMPT, count, sampler=of(), stop_ids=stops, cache=ours,
+        control=control, accounting=accounting,
+    )  # fmt: skip
+    assert list(found) == expected
+    assert not accounting.dropped
+    assert ours.length(0) == theirs.length(0)
+    for mine, plains in zip(ours.tensors(0), theirs.tensors(0), strict=True):
+        held = slice(0, ours.length(0))
+        assert torch.allclose(mine[:, :, held], plains[:, :, held], atol=1e-4)
+
+
+def test_a_tree_is_followed_off_its_first_branch():
+    text = [*PROMPT, *plain()]
+
+    class Second(Draft):
+        name = "second"
+
+        def propose(self, context, limit):
+            first, second = text[len(context) : len(context) + 2]
+            return Proposal([(first + 1) % 97, first, 5, second], parents=(-1, -1, 0, 1))
+
+    noted, accounting = Noted(target()), Accounting()
+    found = speculate(noted, Second(), PROMPT, 40, control=Fixed(4), accounting=accounting)
+    assert list(found) == plain()[:40]
+    assert noted.passes[:10] == [len(PROMPT)] + [5] * 9
+    assert accounting.outcomes[4, 2] >= 10
 
 
 def test_a_draft_that_is_right_saves_passes_and_one_that_is_wrong_costs_none():

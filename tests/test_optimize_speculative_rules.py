@@ -13,7 +13,7 @@ from scipy.stats import chisquare
 from labkit.model.sampling import Sampler, greedy, target_probs
 from labkit.optimize.speculative import Adaptive, Fixed, ModelDraft, PromptLookup, SuffixIndex
 from labkit.optimize.speculative.costs import filled
-from labkit.optimize.speculative.draft import NOTHING, Proposal
+from labkit.optimize.speculative.draft import NOTHING, Draft, Proposal
 from labkit.optimize.speculative.request import speculate
 from labkit.optimize.speculative.verify import (
     accept_drawn,
@@ -61,12 +61,42 @@ def rows(*best):
     ],
 )
 def test_greedy_by_hand(best, drafted, expected):
-    assert accept_greedy(rows(*best), drafted) == expected
+    assert accept_greedy(rows(*best), Proposal(drafted)) == expected
+
+
+@pytest.mark.parametrize(
+    ("best", "expected"),
+    [
+        ([3, 0, 0, 0, 0], [3, 0]),  # the second of two first tokens, then nothing foreseen
+        ([1, 2, 0, 5, 4], [1, 2, 5]),  # the first, then its second child
+        ([1, 4, 0, 0, 0], [1, 4]),
+        ([5, 0, 0, 0, 0], [5]),
+    ],
+)
+def test_greedy_through_a_tree_by_hand(best, expected):
+    tree = Proposal([1, 3, 2, 0], parents=(-1, -1, 0, 0))
+    rows_of = [best[0], best[1], best[2], best[3], best[4]]
+    assert accept_greedy(rows(*rows_of), tree) == expected
+
+
+def test_what_a_proposal_foresaw():
+    tree = Proposal([1, 3, 2, 0], parents=(-1, -1, 0, 0))
+    assert tree.rows_of([1, 0, 9]) == [0, 1, 4]
+    assert tree.rows_of([3, 0]) == [0, 2]
+    assert tree.outcomes([1, 0, 9]) == [True, True]  # nothing was foreseen after these
+    assert tree.outcomes([1, 9]) == [True, False]
+    assert tree.outcomes([1]) == [True]
+    assert tree.cut(2) == Proposal([1, 3], parents=(-1, -1))
+    chain = Proposal([4, 5], evidence=3)
+    assert chain.outcomes([4, 6, 7]) == [True, False]
+    assert chain.outcomes([4, 5, 6]) == [True, True]
+    assert chain.cut(1) == Proposal([4], evidence=3)
+    assert NOTHING.outcomes([4]) == []
 
 
 def test_drawing_by_hand():
     drawn = iter([2, 5, 1])
-    assert accept_drawn(torch.zeros(4, VOCAB), [2, 4, 1], lambda _: next(drawn)) == [2, 5]
+    assert accept_drawn(torch.zeros(4, VOCAB), Proposal([2, 4, 1]), lambda _: next(drawn)) == [2, 5]
     assert next(drawn) == 1  # and no random number more
 
 
@@ -144,7 +174,17 @@ def models():
     return Markov(markov_logits(VOCAB), config), near
 
 
+class EveryToken(Draft):
+    """A tree of three first tokens and two after each."""
+
+    name = "tree"
+
+    def propose(self, context, limit):
+        return Proposal([0, 1, 2, 0, 1, 3, 4, 5, 0], parents=(-1, -1, -1, 0, 0, 1, 1, 2, 2))
+
+
 SOURCES = {
+    "tree": lambda near: EveryToken(),
     "lookup": lambda near: PromptLookup(),
     "suffix": lambda near: SuffixIndex(),
     "model": lambda near: ModelDraft(near),
@@ -157,7 +197,11 @@ SOURCES = {
 def test_streams_follow_the_target(source, fixed):
     target, near = models()
     costs = filled(1.0, {1: 1.0, 5: 1.6})
-    control = Fixed(3) if fixed else Adaptive(costs, 0.1 * source.endswith("model"))
+    control = (
+        Fixed(9 if source == "tree" else 3)
+        if fixed
+        else Adaptive(costs, 0.1 * source.endswith("model"))
+    )
     sampler = Sampler(0.8, top_k=5, top_p=0.95, seed=4)
     stream = speculate(target, SOURCES[source](near), [0], 3000, sampler=sampler, control=control)
     tokens = [0, *stream]
@@ -172,11 +216,11 @@ def test_streams_follow_the_target(source, fixed):
 def test_the_rule_that_a_sampler_gets():
     logits, point = markov_logits(VOCAB)[:3], Proposal([1, 2])
     drawn = Proposal([1, 2], target_probs(markov_logits(VOCAB, 3)[:2]))
-    best = accept_greedy(logits, [1, 2])
+    best = accept_greedy(logits, point)
     assert verifier(greedy)(logits, point) == best
     assert verifier(Sampler(0.0))(logits, drawn) == best
     for seed in range(20):
         of = lambda: Sampler(1.0, seed=seed)  # noqa: B023, E731
-        assert verifier(of())(logits, point) == accept_drawn(logits, [1, 2], of())
+        assert verifier(of())(logits, point) == accept_drawn(logits, point, of())
         assert verifier(of())(logits, drawn) == accept_sampled(logits, drawn, of())
         assert verifier(of())(logits[:1], NOTHING) == [of()(logits[0])]

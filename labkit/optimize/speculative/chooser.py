@@ -41,8 +41,6 @@ class Chooser(Draft):
         self.head.begin(context, most)
         self.index.begin(context, most)
         self._offered: tuple[int, Proposal] = (0, NOTHING)
-        self._tokens, self._spent = 1.1, 1.0  # of passes that the head drafted for, fading
-        self._pending: tuple[int, int] | None = None
 
     def observe(self, features: Tensor) -> None:
         """The target's streams, for the head."""
@@ -55,25 +53,14 @@ class Chooser(Draft):
         rates = self.acceptance.rates(copied.evidence, len(copied.tokens))
         length = best_length(rates, self.costs)
         gain = expected_in_chain(rates[:length]) / self.costs.r(length + 1)
-        if length and gain >= self._tokens / self._spent:
-            return Proposal(copied.tokens[:length], evidence=copied.evidence)
-        drafted = self.head.propose(context, limit)
-        if drafted.tokens:
-            self._pending = len(context), len(drafted.tokens)
-        return drafted
+        if length and gain >= max(self.head.gain, 1.0):
+            return copied.cut(length)
+        return self.head.propose(context, limit)
 
     def end(self, context: Sequence[int]) -> None:
         self.index.end(context)
 
     def _learn(self, context: Sequence[int]) -> None:
         start, copied = self._offered
-        for place, (token, own) in enumerate(zip(copied.tokens, context[start:], strict=False)):
-            self.acceptance.note(copied.evidence + place, token == own)
-            if token != own:
-                break
-        if self._pending:
-            start, count = self._pending
-            cost = self.costs.r(count + 1) + count * self.head.pass_cost
-            self._tokens = 0.9 * self._tokens + (len(context) - start)
-            self._spent = 0.9 * self._spent + cost
-        self._pending = None
+        for place, hit in enumerate(copied.outcomes(context[start:])):
+            self.acceptance.note(copied.evidence + place, hit)

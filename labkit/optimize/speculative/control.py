@@ -148,12 +148,12 @@ class Adaptive(Control):
         return best_length(self.acceptance.rates(evidence, count), self.costs, draft_cost)
 
     def learn(self, proposal: Proposal, sent: int, tokens: Sequence[int]) -> None:
-        drafted = proposal.tokens if proposal.probs is None else proposal.tokens[:sent]
-        for place, (token, own) in enumerate(zip(drafted, tokens, strict=False)):
-            self.acceptance.note(proposal.evidence + place, token == own)
-            if token != own:
-                self._misses += place == 0
-                return
-            self._misses = 0
-            if self._probing:
-                self._wait = 1  # it may be worth its cost again: ask at once
+        drafted = proposal if proposal.probs is None else proposal.cut(sent)
+        outcomes = drafted.outcomes(tokens)
+        for place, hit in enumerate(outcomes):
+            self.acceptance.note(proposal.evidence + place, hit)
+        if not outcomes:
+            return
+        self._misses = 0 if outcomes[0] else self._misses + 1
+        if outcomes[0] and self._probing:
+            self._wait = 1  # it may be worth its cost again: ask at once

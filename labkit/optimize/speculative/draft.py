@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
@@ -16,11 +16,48 @@ class Proposal(NamedTuple):
     probs: draft_probs (len(tokens), vocab) the tokens were drawn from; None where they follow from
     the context alone, so that all of a position's probability lies on its token. evidence: how
     much speaks for the first token, such as the length of a match; each further token adds one.
+    parents: in a tree, of each token the one that it follows, always an earlier one (-1: the
+    context's last); a chain has none. A tree has no probs.
     """
 
     tokens: list[int]
     probs: Tensor | None = None
     evidence: int = 0
+    parents: tuple[int, ...] = ()
+
+    def cut(self, count: int) -> Proposal:
+        """Its first `count` tokens."""
+        if len(self.tokens) <= count:
+            return self
+        probs = None if self.probs is None else self.probs[:count]
+        return Proposal(self.tokens[:count], probs, self.evidence, self.parents[:count])
+
+    def after(self, row: int) -> dict[int, int]:
+        """{token: its row} of what may follow a row; row 0 is the context's last token, row n the
+        proposal's n-th."""
+        if not self.parents:
+            return {self.tokens[row]: row + 1} if row < len(self.tokens) else {}
+        return {
+            token: place + 1
+            for place, (token, parent) in enumerate(zip(self.tokens, self.parents, strict=True))
+            if parent + 1 == row
+        }
+
+    def rows_of(self, came: Iterable[int]) -> list[int]:
+        """Row 0 and those of the tokens that came, as far as they were foreseen."""
+        rows = [0]
+        for token in came:
+            row = self.after(rows[-1]).get(token)
+            if row is None:
+                break
+            rows.append(row)
+        return rows
+
+    def outcomes(self, came: Sequence[int]) -> list[bool]:
+        """Of each place that was foreseen, whether the token that came was, to the first no."""
+        hits = len(self.rows_of(came)) - 1
+        ends = hits == len(came) or not self.after(self.rows_of(came)[-1])
+        return [True] * hits + [False] * (not ends)
 
 
 NOTHING = Proposal([])

@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -25,6 +25,24 @@ from labkit.optimize.speculative.draft import NOTHING, Draft, Proposal
 from labkit.optimize.speculative.head import Head
 
 _LONGEST_REST = 16  # passes between two asks of a head that has nothing worth its cost
+_BRANCHES = 3  # tokens that a pass of the head may offer for one place
+
+
+class Guess(NamedTuple):
+    """What one pass of the head offers, likeliest first: tokens, their chances in the head's eyes,
+    and the chances that the output comes to them."""
+
+    tokens: list[int]
+    chances: list[float]
+    reaches: list[float]
+
+
+class _Asked(NamedTuple):
+    """Where the head drafted last, what it guessed, and what that pass cost."""
+
+    start: int
+    chain: list[Guess]
+    cost: float
 
 
 class HeadForward(Protocol):
@@ -86,9 +104,10 @@ class LearnedHead(Draft):
     """Drafts with a learned head, one token after another from its own foreseen streams.
 
     ids (words,): the tokens that its logits stand for. costs and pass_cost (of one pass of the
-    head, in passes of the target) let it stop where one more token would lower the expected gain:
-    the head's own probability is a good guess of acceptance (EAGLE-2, Li et al., 2406.16858), and
-    how good is learned on the way. Without costs it drafts as many as it is asked for.
+    head, in passes of the target) let it stop where one more pass would lower the expected gain,
+    and verify the likeliest tokens of all passes, which may be a tree (EAGLE-2, Li et al.,
+    2406.16858): the head's own probability is a good guess of acceptance, and how good is learned
+    on the way. Without costs it drafts a chain of as many tokens as it is asked for.
     """
 
     def __init__(
@@ -125,9 +144,16 @@ class LearnedHead(Draft):
         self._cache.truncate(0, 0)
         self._unread: list[Tensor] = []
         self._read = 0  # places whose feature is the target's, and in the cache
-        self._trust, self._hits, self._hoped = 1.0, 0.0, 0.0
-        self._asked: tuple[int, list[int], list[float]] = (0, [], [])
+        self._hits, self._hoped = 4.0, 4.0  # tokens that came, and the head's chances of them
+        self._usual = 0.6  # chance of a pass's likeliest token
+        self._asked: _Asked | None = None
+        self._came, self._paid = 11.0, 10.0  # tokens of passes it drafted for, and their cost
         self._rest = self._resting = 0
+
+    @property
+    def gain(self) -> float:
+        """Tokens that its passes lately gave, for what they cost in passes of the target."""
+        return self._came / self._paid
 
     def observe(self, features: Tensor) -> None:
         """The target's streams (rows, hidden) of the next tokens of the context."""
@@ -139,59 +165,98 @@ class LearnedHead(Draft):
         if self._resting > 0 or limit < 1:
             self._resting -= 1
             return NOTHING
-        tokens, chances = self._draft(context, limit)
-        self._rest = 0 if tokens else min(2 * self._rest + 1, _LONGEST_REST)
+        # What does not gain is left alone, for longer and longer, but asked again.
+        self._rest = min(2 * self._rest + 1, _LONGEST_REST) if self.gain < 1 else 0
         self._resting = self._rest
-        self._asked = len(context), tokens, chances
-        return Proposal(tokens) if tokens else NOTHING
+        chain = self._draft(context, limit)
+        proposal = self._worth_verifying(chain, limit)
+        self._asked = _Asked(len(context), chain, self._cost(len(chain), len(proposal.tokens)))
+        return proposal
 
-    def _draft(self, context: Sequence[int], limit: int) -> tuple[list[int], list[float]]:
+    def _cost(self, passes: int, tokens: int) -> float:
+        """Of one pass of the target with `tokens` drafted in `passes` of the head."""
+        return passes * self.pass_cost + (self.costs.r(tokens + 1) if self.costs else 1.0)
+
+    def _draft(self, context: Sequence[int], limit: int) -> list[Guess]:
+        """What each pass of the head guesses, along the chain of the likeliest tokens."""
         self._cache.truncate(0, self._read)
         known = torch.cat(self._unread)
         rows = Rows.prefill(context[self._read + 1 :], start=self._read)
-        logits, streams = self._pass(rows, known)
         self._unread, self._read = [], len(context) - 1
-        tokens: list[int] = []
-        chances: list[float] = []
-        gained = reaches = 1.0
+        features, chain, reaches = known, [], 1.0
         while True:
-            word, chance = _likeliest_with_chance(logits[-1].numpy())
-            reaches *= min(1.0, self._trust * chance)
-            if not self._pays(len(tokens), reaches, gained):
-                return tokens, chances
-            gained += reaches
-            tokens.append(self.ids[word])
-            chances.append(chance)
-            if len(tokens) == limit:
-                return tokens, chances
-            at = Rows.prefill(tokens[-1:], start=len(context) + len(tokens) - 2)
-            logits, streams = self._pass(at, streams[-1:])
+            logits, streams = self._pass(rows, features)
+            chain.append(self._guess(logits[-1].numpy(), reaches))
+            reaches = chain[-1].reaches[0]
+            if len(chain) == limit or not self._worth_a_pass([g.reaches[0] for g in chain]):
+                return chain
+            at, features = len(context) + len(chain) - 2, streams[-1:]
+            rows = Rows.prefill(chain[-1].tokens[:1], start=at)
 
     def _pass(self, rows: Rows, features: Tensor) -> tuple[Tensor, Tensor]:
         self.passes += 1
         return self.head.traced(rows, self._cache, features)
 
-    def _pays(self, drafted: int, reaches: float, gained: float) -> bool:
-        """Whether one more token raises the expected tokens for the time; its own draft is paid."""
+    def _guess(self, logits: np.ndarray, reached: float) -> Guess:
+        words, chances = likeliest_with_chances(logits, _BRANCHES)
+        self._usual = 0.95 * self._usual + 0.05 * chances[0]
+        trust = self._hits / self._hoped
+        reaches = [reached * min(1.0, trust * chance) for chance in chances]
+        return Guess([self.ids[word] for word in words], chances, reaches)
+
+    def _worth_a_pass(self, reaches: list[float]) -> bool:
+        """Whether the token that one more pass is likely to find repays the pass and its row."""
         if self.costs is None:
             return True
-        if drafted + 2 > self.costs.most:
+        rows = len(reaches) + 1
+        if rows >= self.costs.most:
             return False
-        spent = self.costs.r(drafted + 1) + self.pass_cost * (drafted + 1)
-        more = self.costs.r(drafted + 2) - self.costs.r(drafted + 1)
-        # Without a draft there is one token for a pass: what was spent on asking is gone anyway.
-        return reaches * spent > gained * max(more, 0.0)
+        reach = reaches[-1] * min(1.0, self._usual * self._hits / self._hoped)
+        more = self.costs.r(rows + 1) - self.costs.r(rows) + self.pass_cost
+        return reach * self._cost(len(reaches), len(reaches)) > (1 + sum(reaches)) * more
+
+    def _worth_verifying(self, chain: list[Guess], limit: int) -> Proposal:
+        """Of all guesses, the likeliest to be reached, while a row more raises the gain.
+
+        Their passes are paid, whatever is sent. No token is likelier to be reached than the one
+        it follows, so that what is taken hangs together.
+        """
+        if self.costs is None:
+            return Proposal([guess.tokens[0] for guess in chain])
+        found = sorted(
+            ((reach, -depth, -place)
+             for depth, guess in enumerate(chain) for place, reach in enumerate(guess.reaches)),
+            reverse=True,
+        )  # fmt: skip
+        tokens: list[int] = []
+        parents: list[int] = []
+        spine = [-1]  # places of the chain's own tokens in the proposal
+        gained = 1.0
+        for reach, depth, place in found[: min(limit, self.costs.most - 1)]:
+            spent = self._cost(len(chain), len(tokens))
+            more = self._cost(len(chain), len(tokens) + 1) - spent
+            if reach * spent <= gained * max(more, 0.0):
+                break
+            parents.append(spine[-depth])
+            if not place:
+                spine.append(len(tokens))
+            tokens.append(chain[-depth].tokens[-place])
+            gained += reach
+        is_chain = parents == list(range(-1, len(parents) - 1))
+        return Proposal(tokens, parents=() if is_chain else tuple(parents)) if tokens else NOTHING
 
     def _learn(self, context: Sequence[int]) -> None:
         """Hold the last drafts against what came, and with them the head's own chances."""
-        start, tokens, chances = self._asked
-        for own, token, chance in zip(context[start:], tokens, chances, strict=False):
-            self._hits = 0.97 * self._hits + (own == token)
-            self._hoped = 0.97 * self._hoped + chance
-            if own != token:
-                break
-        self._asked = (0, [], [])
-        self._trust = (self._hits + 4) / (self._hoped + 4)
+        if self._asked is None:
+            return
+        start, chain, cost = self._asked
+        chosen = Proposal([guess.tokens[0] for guess in chain])
+        for hit, guess in zip(chosen.outcomes(context[start:]), chain, strict=False):
+            self._hits = 4 + 0.97 * (self._hits - 4) + hit
+            self._hoped = 4 + 0.97 * (self._hoped - 4) + guess.chances[0]
+        self._came = 0.95 * self._came + len(context) - start
+        self._paid = 0.95 * self._paid + cost
+        self._asked = None
 
 
 def head_cost(head: HeadForward, costs: RowCosts, context: int = 256, repeats: int = 40) -> float:
@@ -203,13 +268,17 @@ def head_cost(head: HeadForward, costs: RowCosts, context: int = 256, repeats: i
     for _ in range(repeats):
         began = time.perf_counter()
         logits, _ = head.traced(Rows.prefill([0], start=context), cache, features[-1:])
-        _likeliest_with_chance(logits[-1].numpy())
+        likeliest_with_chances(logits[-1].numpy(), _BRANCHES)
         taken.append(time.perf_counter() - began)
         cache.truncate(0, context)
     return float(np.median(taken)) / costs.seconds
 
 
-def _likeliest_with_chance(logits: np.ndarray) -> tuple[int, float]:
-    """The most likely word of logits (words,) and its probability."""
-    word = int(logits.argmax())
-    return word, float(1 / np.exp(logits - logits[word]).sum())
+def likeliest_with_chances(logits: np.ndarray, count: int) -> tuple[list[int], list[float]]:
+    """The most likely words of logits (words,), and their probabilities."""
+    count = min(count, len(logits))
+    words = np.argpartition(logits, -count)[-count:]
+    words = words[np.argsort(-logits[words], kind="stable")]
+    weights = np.exp(logits[words] - logits[words[0]])
+    total = np.exp(logits - logits[words[0]]).sum()
+    return words.tolist(), (weights / total).tolist()

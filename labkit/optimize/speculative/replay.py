@@ -41,6 +41,9 @@ class _Length:
     def truncate(self, slot: int, length: int) -> None:
         self._length = length
 
+    def keep(self, slot: int, start: int, rows: Sequence[int]) -> None:
+        self._length = start + len(rows)
+
     def length(self, slot: int) -> int:
         return self._length
 

@@ -133,7 +133,7 @@ class _Request:
         logits = self._forward(Rows.prefill(self._context), self._cache)
         (token,) = self._verify(logits, NOTHING)
         self._guard(lambda draft: draft.begin(self._context, self._total))
-        self._show_features(self._prompt)
+        self._show_features(list(range(self._prompt)))
         self._context.append(token)
         self._accounting.drafted.append(False)
         return token
@@ -142,7 +142,7 @@ class _Request:
         """One pass of the target: the tokens it gives, a stop id the last of them."""
         proposal = self._propose()
         sent = self._control.choose(proposal) if proposal.tokens else 0
-        sending = _cut(proposal, sent)
+        sending = proposal.cut(sent)
         began = time.perf_counter()
         logits, sending = self._pass(sending)
         tokens = self._verify(logits, sending)
@@ -150,13 +150,21 @@ class _Request:
         if not self._stops.isdisjoint(tokens):
             tokens = tokens[: next(i for i, t in enumerate(tokens) if t in self._stops) + 1]
         self._context += tokens
-        if len(tokens) <= sent:
-            self._cache.truncate(0, len(self._context) - 1)
+        rows = sending.rows_of(tokens[:-1])
+        self._take_back(sent, rows)
         spent = time.perf_counter() - began
         self._accounting.note(sent, min(accepted, len(tokens)), len(tokens), spent)
         self._control.learn(proposal, sent, tokens)
-        self._show_features(len(tokens))
+        self._show_features(rows)
         return tokens
+
+    def _take_back(self, sent: int, rows: list[int]) -> None:
+        """Leave in the cache, of a pass that sent so many tokens, the rows that stand."""
+        start = self._cache.length(0) - sent - 1
+        if rows[-1] + 1 != len(rows):  # a path through a tree
+            self._cache.keep(0, start, rows)
+        elif len(rows) <= sent:
+            self._cache.truncate(0, start + len(rows))
 
     def _propose(self) -> Proposal:
         """What the draft offers, cut to what is left of the context; NOTHING where that is none."""
@@ -171,7 +179,7 @@ class _Request:
         return proposal
 
     def _checked(self, draft: Draft, limit: int) -> Proposal:
-        proposal = _cut(draft.propose(self._context, limit), limit)
+        proposal = draft.propose(self._context, limit).cut(limit)
         tokens = proposal.tokens
         if tokens and not 0 <= min(tokens) <= max(tokens) < self._vocab:
             raise ParameterError(f"a draft token lies outside 0..{self._vocab - 1}: {tokens}.")
@@ -180,7 +188,9 @@ class _Request:
     def _pass(self, sending: Proposal) -> tuple[Tensor, Proposal]:
         """Logits of the last token and of the drafted ones; without them where they do not fit."""
         start, last = len(self._context) - 1, self._context[-1]
-        rows = Rows.of([(0, start, [last, *sending.tokens], True)])
+        tokens = [last, *sending.tokens]
+        tree = [-1, *(parent + 1 for parent in sending.parents)]
+        rows = Rows.of([(0, start, tokens, True, tree if sending.parents else ())])
         try:
             return self._forward(rows, self._cache), sending
         except CacheError:
@@ -201,10 +211,10 @@ class _Request:
             warnings.warn(told, RuntimeWarning, stacklevel=2)
             return None
 
-    def _show_features(self, rows: int) -> None:
-        """Hand the last pass's features of its first `rows` rows to a draft that reads them."""
+    def _show_features(self, rows: list[int]) -> None:
+        """Hand the last pass's features of these rows to a draft that reads them."""
         if isinstance(self._forward, _Features):
-            features = self._forward.last[:rows]
+            features = self._forward.last[rows]
             self._guard(lambda draft: draft.observe(features))  # type: ignore[attr-defined]
 
     def _finish(self, yielded: int) -> None:
@@ -215,11 +225,3 @@ class _Request:
         if self._cache.length(0) > held:
             self._cache.truncate(0, held)
         self._guard(lambda draft: draft.end(self._context[: held + 1]))
-
-
-def _cut(proposal: Proposal, count: int) -> Proposal:
-    """The first `count` tokens of a proposal."""
-    if len(proposal.tokens) <= count:
-        return proposal
-    probs = None if proposal.probs is None else proposal.probs[:count]
-    return Proposal(proposal.tokens[:count], probs, proposal.evidence)

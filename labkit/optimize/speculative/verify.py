@@ -6,7 +6,7 @@ returns the accepted tokens followed by one of the target's own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -17,30 +17,30 @@ from labkit.optimize.speculative.draft import Proposal
 Verify = Callable[[Tensor, Proposal], list[int]]
 
 
-def accept_greedy(logits: Tensor, drafted: Sequence[int]) -> list[int]:
+def follow(proposal: Proposal, choose: Callable[[int], int]) -> list[int]:
+    """What is chosen after row upon row, up to the first that the draft did not foresee."""
+    tokens: list[int] = []
+    row: int | None = 0
+    while row is not None:
+        tokens.append(choose(row))
+        row = proposal.after(row).get(tokens[-1])
+    return tokens
+
+
+def accept_greedy(logits: Tensor, proposal: Proposal) -> list[int]:
     """The target's likeliest tokens, up to the first that the draft did not foresee."""
-    best = likeliest(logits)
-    accepted = 0
-    for token, own in zip(drafted, best, strict=False):
-        if token != own:
-            break
-        accepted += 1
-    return best[: accepted + 1]
+    return follow(proposal, likeliest(logits).__getitem__)
 
 
-def accept_drawn(logits: Tensor, drafted: Sequence[int], sampler: Sample) -> list[int]:
+def accept_drawn(logits: Tensor, proposal: Proposal, sampler: Sample) -> list[int]:
     """Draw each token as without a draft, up to the first that the draft did not foresee.
 
     For a draft that puts all probability on its token this is the rejection rule: it stands with
-    probability target_probs[token], and what replaces it follows the rest. It draws the same
+    probability target_probs[token], and what replaces it follows the rest; in a tree, so does each
+    of a row's tokens in turn. It draws the same
     random numbers as plain decoding, so that a seed gives the same tokens with and without.
     """
-    drawn: list[int] = []
-    for row, token in zip(logits, [*drafted, None], strict=True):
-        drawn.append(sampler(row))
-        if drawn[-1] != token:
-            break
-    return drawn
+    return follow(proposal, lambda row: sampler(logits[row]))
 
 
 def rejection_rule(
@@ -80,13 +80,13 @@ def accept_sampled(logits: Tensor, proposal: Proposal, sampler: Sampler) -> list
 def verifier(sampler: Sample) -> Verify:
     """The rule for a sampler; one that is not ours can only be drawn from, which is right too."""
     if sampler is greedy or (isinstance(sampler, Sampler) and sampler.temperature == 0):
-        return lambda logits, proposal: accept_greedy(logits, proposal.tokens)
+        return lambda logits, proposal: accept_greedy(logits, proposal)
     if not isinstance(sampler, Sampler):
-        return lambda logits, proposal: accept_drawn(logits, proposal.tokens, sampler)
+        return lambda logits, proposal: accept_drawn(logits, proposal, sampler)
 
     def verify(logits: Tensor, proposal: Proposal) -> list[int]:
         if proposal.probs is None or not proposal.tokens:
-            return accept_drawn(logits, proposal.tokens, sampler)
+            return accept_drawn(logits, proposal, sampler)
         return accept_sampled(logits, proposal, sampler)
 
     return verify
