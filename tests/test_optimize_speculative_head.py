@@ -29,6 +29,8 @@ from labkit.optimize.speculative import (
     save_head,
     speculate,
 )
+from labkit.optimize.speculative.draft import Proposal
+from labkit.optimize.speculative.head_draft import Guess
 from labkit.optimize.speculative.own_text import Writer, turns
 from labkit.optimize.speculative.train_head import Recipe, batches, frequent, loss_of, train
 from tests.fused_helpers import Int8Linear, plain_twin, tiny_gguf
@@ -178,6 +180,41 @@ def test_drafts_of_the_head_change_no_answer(fused, head, directory, costs) -> N
     assert draft.passes > 0
     chooser = Chooser(costs or free_rows(9), draft)
     assert list(speculate(fused, chooser, PROMPT, 120, control=Fixed(4))) == expected
+
+
+COSTS = RowCosts(1.0, (1.0, 1.05, 1.1, 1.2, 1.6, 2.0))
+
+
+@pytest.mark.parametrize(
+    ("chain", "tokens", "parents"),
+    [
+        # A sure token, then nothing sure: one row.
+        ([Guess([7, 8], [0.9, 0.01], [0.9, 0.01]), Guess([4], [0.01], [0.009])], [7], ()),
+        # Both passes sure: a chain.
+        ([Guess([7, 8], [0.9, 0.0], [0.9, 0.0]), Guess([4], [0.9], [0.8])], [7, 4], ()),
+        # Two likely first tokens, and one after the likelier: a tree of three rows.
+        (
+            [Guess([7, 8, 9], [0.5, 0.3, 0.1], [0.5, 0.3, 0.1]),
+             Guess([4, 5, 6], [0.6, 0.2, 0.1], [0.3, 0.1, 0.05])],
+            [7, 8, 4], (-1, -1, 0),
+        ),
+        # No token is worth a row.
+        ([Guess([7, 8], [0.02, 0.02], [0.02, 0.02])], [], ()),
+    ],
+)  # fmt: skip
+def test_the_rows_worth_verifying_by_hand(plain, head, chain, tokens, parents) -> None:
+    draft = LearnedHead(PlainHead(head, plain), head.ids, COSTS, 0.1)
+    draft.begin(PROMPT, 40)
+    assert draft._worth_verifying(chain, 9) == Proposal(tokens, parents=parents)
+    assert len(draft._worth_verifying(chain, 1).tokens) <= 1
+
+
+def test_a_head_that_never_gains_is_asked_less_and_less(plain, head) -> None:
+    draft = LearnedHead(PlainHead(head, plain), head.ids, COSTS, pass_cost=0.5)
+    accounting = Accounting()
+    list(speculate(plain, draft, PROMPT, 200, control=Fixed(5), accounting=accounting))
+    assert draft.gain < 1
+    assert draft.passes < 60
 
 
 def test_the_same_over_the_plain_decoder(plain, head) -> None:

@@ -134,6 +134,33 @@ def test_the_pins_are_exact_and_their_build_flags_find_their_files() -> None:
     assert Path(included.partition("=")[2]).is_file()
 
 
+@pytest.mark.parametrize("last", [0, 1])
+def test_what_a_peer_is_without_is_taken_out_again(
+    last: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[list[str]] = []
+
+    def run(command: list[str], env: dict[str, str], log: Path, title: str) -> int:
+        ran.append(command)
+        log.write_text("no such package")
+        return last if "uninstall" in command else 0
+
+    monkeypatch.setenv("LABKIT_PEERS", str(tmp_path))
+    monkeypatch.setattr(install, "_run", run)
+    monkeypatch.setattr(install.venv, "create", lambda *_, **__: None)
+    pin = install.Pin("some", ("a==1",), without=("b",))
+    if last:
+        with pytest.raises(install.InstallError, match="no such package"):
+            install.install(pin)
+    else:
+        install.install(pin)
+    assert [("install" in command, command[-1]) for command in ran] == [
+        (True, "a==1"),
+        (False, "b"),
+    ]
+    assert (tmp_path / "some" / install._STAMP).exists() == (not last)
+
+
 def test_an_unknown_peer_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert install.main(["vllm"]) == 2
     assert "no peer 'vllm'; known: llama.cpp" in capsys.readouterr().err

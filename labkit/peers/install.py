@@ -43,6 +43,7 @@ class Pin:
     peer: str
     packages: tuple[str, ...]
     build: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
     cmake: str = ""
     minutes: int = 1
 
@@ -52,6 +53,7 @@ class Pin:
             "packages": list(self.packages),
             "build": list(self.build),
             "cmake": self.cmake,
+            **({"without": list(self.without)} if self.without else {}),
             "python": platform.python_version(),
             "machine": platform.machine(),
         }
@@ -65,6 +67,7 @@ def read_pins(path: Path = PINS) -> dict[str, Pin]:
             peer,
             tuple(entry["packages"]),
             tuple(entry.get("build", ())),
+            tuple(entry.get("without", ())),
             entry.get("cmake", ""),
             entry.get("minutes", 1),
         )
@@ -164,7 +167,11 @@ def install(pin: Pin) -> None:
     except (OSError, subprocess.CalledProcessError) as error:
         raise InstallError(f"{pin.peer}: no virtual environment could be made: {error}") from error
     title = f"{pin.peer}: installing (about {pin.minutes} min on two cores)"
-    if _run(_pip_command(pin), _build_environment(pin), log, title) != 0:
+    commands = [_pip_command(pin)]
+    if pin.without:
+        pip = [str(peer_python(pin.peer)), "-m", "pip"]
+        commands.append([*pip, "uninstall", "--yes", *pin.without])
+    if any(_run(command, _build_environment(pin), log, title) for command in commands):
         tail = last_lines(log.read_text(encoding="utf-8", errors="replace"))
         raise InstallError(f"{pin.peer} could not be installed; all of it is in {log}:\n{tail}")
     atomic_write(folder / _STAMP, json.dumps(pin.stamp(), indent=1))
