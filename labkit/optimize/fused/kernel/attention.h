@@ -48,6 +48,12 @@ struct Held { // one slot and KV head of a layer
     Places places;
 };
 
+// Ask for what is read some time later: at a long context most of a step is reading keys and values.
+inline void ask(const void* from, int bytes) {
+    for (int line = 0; line < bytes; line += 64)
+        __builtin_prefetch(static_cast<const char*>(from) + line, 0, 2);
+}
+
 // How many times sixteen sums to run for each of kCount vectors: twelve registers of AVX2 in all.
 // Fewer would leave the multipliers idle, for each sum waits for its last addition.
 constexpr int at_once(int count) { return count <= 3 ? 2 : 1; }
@@ -61,12 +67,14 @@ inline void score_blocks(float (*scores)[kChunk], const Held<T>& held, const flo
                          int place, int at) {
     const T* keys = held.keys + static_cast<int64_t>(at) * held.head_dim;
     const int64_t next = static_cast<int64_t>(kWide) * held.head_dim;
+    const T* values = held.values + static_cast<int64_t>(at) * held.head_dim; // of these positions
     F sum[kCount][kBlocks];
 #pragma GCC unroll 6
     for (int v = 0; v < kCount; v++)
 #pragma GCC unroll 2
         for (int k = 0; k < kBlocks; k++) sum[v][k] = fset(0.0f);
     for (int d = 0; d < held.head_dim; d++) {
+        ask(values + d * kBlocks * kWide, kBlocks * kWide * sizeof(T));
         F key[kBlocks];
 #pragma GCC unroll 2
         for (int k = 0; k < kBlocks; k++) key[k] = fload(keys + k * next + d * kWide);
@@ -77,7 +85,9 @@ inline void score_blocks(float (*scores)[kChunk], const Held<T>& held, const flo
             for (int k = 0; k < kBlocks; k++) sum[v][k] = ffma(query, key[k], sum[v][k]);
         }
     }
+#pragma GCC unroll 6
     for (int v = 0; v < kCount; v++)
+#pragma GCC unroll 2
         for (int k = 0; k < kBlocks; k++) fstore(scores[v] + place + k * kWide, sum[v][k]);
 }
 
@@ -145,13 +155,19 @@ inline void mix_part(float* const* out, const float (*weights)[kChunk], const He
         }
     };
     const T* values = held.values + static_cast<int64_t>(begin) * held.head_dim + d;
+    const T* keys = held.keys + static_cast<int64_t>(begin + kChunk) * held.head_dim + d; // of the next
     const int count = end - begin;
     const int straight = held.places.path ? std::clamp(held.places.start - begin, 0, count) : count;
     int i = 0;
-    for (; i < straight; i++, values += held.head_dim) take(i, values);
+    for (; i < straight; i++, values += held.head_dim, keys += held.head_dim) {
+        ask(keys, kWides * kWide * sizeof(T));
+        take(i, values);
+    }
     for (; i < count; i++)
         take(i, held.values + static_cast<int64_t>(held.places.of(begin + i)) * held.head_dim + d);
+#pragma GCC unroll 6
     for (int v = 0; v < kCount; v++)
+#pragma GCC unroll 2
         for (int k = 0; k < kWides; k++) fstore(out[v] + d + k * kWide, sum[v][k]);
 }
 
