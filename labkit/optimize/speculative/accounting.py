@@ -70,13 +70,21 @@ class Accounting:
         """Accepted over proposed draft tokens; None where none was proposed."""
         return self.accepted / self.proposed if self.proposed else None
 
-    def acceptance_at(self) -> list[float]:
-        """Acceptance at each place of a draft, given that all before it were accepted."""
-        places = range(max((sent for sent, _ in self.outcomes), default=0))
-        return [self._rate_at(place) for place in places]
+    def acceptance_at(self, length: int | None = None) -> list[float]:
+        """Acceptance at each place of a draft, given that all before it were accepted.
 
-    def _rate_at(self, place: int) -> float:
-        items = self.outcomes.items()
+        length: of drafts of this length alone; of all drafts where it is not given.
+        """
+        items = [
+            ((sent, stood), n)
+            for (sent, stood), n in self.outcomes.items()
+            if length is None or sent == length
+        ]
+        places = range(max((sent for (sent, _), _ in items), default=0))
+        return [self._rate_at(place, items) for place in places]
+
+    @staticmethod
+    def _rate_at(place: int, items: list[tuple[tuple[int, int], int]]) -> float:
         reached = sum(n for (sent, stood), n in items if sent > place and stood >= place)
         passed = sum(n for (_, stood), n in items if stood > place)
         return passed / reached if reached else 0.0

@@ -38,10 +38,11 @@ class Guess(NamedTuple):
 
 
 class _Asked(NamedTuple):
-    """Where the head drafted last, what it guessed, and what that pass cost."""
+    """Where the head drafted last, what it guessed, what it sent, and what that pass cost."""
 
     start: int
     chain: list[Guess]
+    sent: Proposal
     cost: float
 
 
@@ -170,7 +171,9 @@ class LearnedHead(Draft):
         self._resting = self._rest
         chain = self._draft(context, limit)
         proposal = self._worth_verifying(chain, limit)
-        self._asked = _Asked(len(context), chain, self._cost(len(chain), len(proposal.tokens)))
+        self._asked = _Asked(
+            len(context), chain, proposal, self._cost(len(chain), len(proposal.tokens))
+        )
         return proposal
 
     def _cost(self, passes: int, tokens: int) -> float:
@@ -249,12 +252,13 @@ class LearnedHead(Draft):
         """Hold the last drafts against what came, and with them the head's own chances."""
         if self._asked is None:
             return
-        start, chain, cost = self._asked
-        chosen = Proposal([guess.tokens[0] for guess in chain])
-        for hit, guess in zip(chosen.outcomes(context[start:]), chain, strict=False):
+        start, chain, sent, cost = self._asked
+        came = context[start:]
+        likeliest = Proposal([guess.tokens[0] for guess in chain])
+        for hit, guess in zip(likeliest.outcomes(came), chain, strict=False):
             self._hits = 4 + 0.97 * (self._hits - 4) + hit
             self._hoped = 4 + 0.97 * (self._hoped - 4) + guess.chances[0]
-        self._came = 0.95 * self._came + len(context) - start
+        self._came = 0.95 * self._came + len(sent.rows_of(came))  # and the target's own token
         self._paid = 0.95 * self._paid + cost
         self._asked = None
 

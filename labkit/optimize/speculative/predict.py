@@ -7,10 +7,11 @@ cost one pass everywhere; and acceptance may differ from position to position.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import accumulate
 from operator import mul
 
+from labkit.optimize.speculative.accounting import Accounting
 from labkit.optimize.speculative.costs import RowCosts
 
 
@@ -30,19 +31,16 @@ def speedup(acceptance: float, length: int, costs: RowCosts, draft_cost: float =
 
 
 def mixed_speedup(
-    acceptance: Sequence[float],
-    passes: Mapping[int, int],
-    costs: RowCosts,
-    draft_cost: float = 0.0,
-    asking: float = 0.0,
+    account: Accounting, costs: RowCosts, draft_cost: float = 0.0, asking: float = 0.0
 ) -> float:
-    """Expected speedup where passes have different draft lengths: {length: number of passes}.
+    """Expected speedup of passes with different draft lengths, each with its own acceptance.
 
-    acceptance: of each position. A source with nothing to propose gives passes of length 0.
-    asking: what a source cost in all, in plain passes, where that is not so much a token.
+    Lengths must not be thrown together: a control drafts more where more is accepted. asking: what
+    a source cost in all, in plain passes, where that is not so much a token.
     """
-    tokens = sum(n * expected_in_chain(acceptance[:length]) for length, n in passes.items())
-    cost = sum(n * (costs.r(length + 1) + length * draft_cost) for length, n in passes.items())
+    lengths = account.lengths.items()
+    tokens = sum(n * expected_in_chain(account.acceptance_at(length)) for length, n in lengths)
+    cost = sum(n * (costs.r(length + 1) + length * draft_cost) for length, n in lengths)
     return tokens / (cost + asking)
 
 

@@ -155,8 +155,7 @@ def foreseen(
         config, draft, case.prompt, case.answer, setting.control(), streams=case.streams
     )
     asking = getattr(draft, "asking", 0.0)
-    rates = account.acceptance_at()
-    return account, mixed_speedup(rates, account.lengths, costs, draft_cost, asking)
+    return account, mixed_speedup(account, costs, draft_cost, asking)
 
 
 # How transformers speculates: it copies from the prompt, or drafts with its own first layers.
