@@ -113,7 +113,8 @@ class FusedDecoder:
 
     threads: kept running between passes; default: the cores this process may use. isa: one of
     native.ISAS instead of the best this processor has. embedding_of: a decoder whose embedding
-    this one reads, as a draft head does.
+    this one reads, as a draft head does; its threads run this one too, for two pools would spin
+    on each other's cores.
     """
 
     def __init__(
@@ -123,23 +124,28 @@ class FusedDecoder:
         isa: str = "",
         embedding_of: FusedDecoder | None = None,
     ) -> None:
+        if embedding_of is not None:
+            threads, isa = embedding_of.threads, embedding_of.isa
         self.config = packed.config
-        self.threads = threads or cores_allowed()
+        self.threads: int = threads or cores_allowed()
         self.weight_bytes = packed.read_bytes
         self.formats = sorted({e.format for e in packed.entries.values() if e.format})
         self.device, self.dtype = torch.device("cpu"), torch.float32
         self.skip = 0
         self._packed, self._embedding_of = packed, embedding_of  # they keep the memory alive
         self._library = native.library(isa)
-        self.isa = str(self._library.lk_isa().decode())
+        self.isa: str = str(self._library.lk_isa().decode())
         self._layers = (native.Layer * self.config.layers)(
             *(self._layer(i) for i in range(self.config.layers))
         )
         self._model = self._model_struct()
         self._outputs = packed.entries[packed.head].rows
         self._width = -(-self._outputs // LANES) * LANES
-        self._engine = self._library.lk_new(self.threads)
-        weakref.finalize(self, self._library.lk_free, self._engine)
+        if embedding_of is not None:
+            self._engine: int = embedding_of._engine
+        else:
+            self._engine = self._library.lk_new(self.threads)
+            weakref.finalize(self, self._library.lk_free, self._engine)
 
     def new_cache(
         self, slots: int, capacity: int, dtype: torch.dtype = torch.float16

@@ -214,7 +214,9 @@ class _Request:
     def _show_features(self, rows: list[int]) -> None:
         """Hand the last pass's features of these rows to a draft that reads them."""
         if isinstance(self._forward, _Features):
-            features = self._forward.last[rows]
+            together = rows[-1] + 1 == len(rows)  # a slice copies nothing
+            features = self._forward.last[: len(rows) if together else None]
+            features = features if together else features[rows]
             self._guard(lambda draft: draft.observe(features))  # type: ignore[attr-defined]
 
     def _finish(self, yielded: int) -> None:

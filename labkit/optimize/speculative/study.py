@@ -89,7 +89,7 @@ def kept_head(loaded: LoadedModel, target: Any, costs: RowCosts) -> KeptHead | N
         if isinstance(target, fused.FusedDecoder)
         else PlainHead(head, loaded.decoder)
     )
-    cost = head_cost(forward, costs)
+    cost = head_cost(forward, target, costs)
     return KeptHead(lambda: LearnedHead(forward, head.ids, costs, cost), cost, recipe)
 
 
