@@ -96,3 +96,21 @@ def test_without_a_draft_the_same_test_holds_and_can_fail(target, prompt) -> Non
     rarest = min(first, key=lambda token: first[token])
     biased = [rarest if n % 4 == 0 else pair[0] for n, pair in enumerate(drawn)]
     assert follows(biased, first) < 1e-3
+
+
+@pytest.mark.parametrize("spoiled", [False, True])
+def test_the_proof_holds_and_can_fail(target, monkeypatch, spoiled) -> None:
+    from click.testing import CliRunner
+
+    from labkit.optimize.speculative import prove, study
+    from labkit.workload.tasks import tasks
+
+    monkeypatch.setattr(prove, "tasks", lambda: tasks(("extraction",))[:2])
+    monkeypatch.setattr(prove, "row_costs", lambda _: study.RowCosts(1.0, (1.0, 1.1, 1.2, 1.3)))
+    if spoiled:
+        real = study.speculated
+        monkeypatch.setattr(study, "speculated", lambda *of: [*real(*of)][:-1])
+    done = CliRunner().invoke(prove.main, ["--new-tokens", "12", "--outside", "1"])
+    assert done.exit_code == spoiled
+    assert "3 of 3 tasks fit" in done.output
+    assert ("answers that differ: 0" in done.output) == (not spoiled)

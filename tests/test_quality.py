@@ -9,7 +9,7 @@ import torch
 from labkit.errors import ParameterError
 from labkit.model.generate import generate
 from labkit.model.rows import Rows
-from labkit.quality.divergence import Divergence, between, divergence, share_of_excess
+from labkit.quality.divergence import Divergence, between, divergence, share_of_excess, share_of_kl
 from labkit.quality.judge import chunked_logits, judge
 from labkit.quality.lossless import SameAnswer, all_same, same_answer
 from tests.tiny import tiny_decoder
@@ -112,6 +112,17 @@ def test_share_of_excess_with_its_interval():
     assert share == pytest.approx(np.expm1(0.08) / np.expm1(0.2), rel=0.05)
     assert high - low < 0.1
     assert share_of_excess(far, far) == pytest.approx((1, 1, 1))
+
+
+def test_share_of_kl_with_its_interval():
+    random = np.random.default_rng(0)
+    kl = random.exponential(0.003, 8192)
+    far = Divergence(kl, kl, kl, kl)
+    near = Divergence(kl * random.normal(0.9, 0.05, kl.size), kl, kl, kl)
+    share, low, high = share_of_kl(near, far)
+    assert low < share < high < 1
+    assert share == pytest.approx(0.9, rel=0.02)
+    assert share_of_kl(far, far) == pytest.approx((1, 1, 1))
 
 
 TEXTS = [[5, 1, 7, 3, 2, 9, 4], list(range(20))]

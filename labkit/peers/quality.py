@@ -17,7 +17,7 @@ from labkit.model.load import load
 from labkit.peers import client
 from labkit.peers.client import Source, Worker
 from labkit.peers.variants import find
-from labkit.quality.divergence import Divergence, divergence
+from labkit.quality.divergence import Divergence, divergence, share_of_kl
 from labkit.quality.judge import chunked_logits
 from labkit.report.words import text_table
 from labkit.timing.environment import cores_allowed
@@ -65,21 +65,24 @@ def main(names: tuple[str, ...], model: str, tokens: int) -> None:
     loaded = load(model or None)
     texts = pieces(loaded.tokenizer, "evaluation", tokens)
     found, failed = judge_variants(names, client.locate(model or None), loaded.decoder, texts)
-    print(text_table([{"variant": name} | _words(result) for name, result in found.items()]))
+    print(text_table([{"variant": name} | _words(name, found) for name in found]))
     for name, message in failed.items():
         print(f"{name}: FAILED: {message}")
     raise SystemExit(bool(failed))
 
 
-def _words(result: Divergence) -> dict[str, str]:
-    quality = result.quality()
+def _words(name: str, found: dict[str, Divergence]) -> dict[str, str]:
+    first, *others = found
+    quality = found[name].quality()
+    share, low, high = share_of_kl(found[name], found[first])
+    against = {f"KL against {first}'s": f"{share:.2f}x [{low:.2f}, {high:.2f}]"} if others else {}
     return {
         "positions": str(quality["positions"]),
         "mean KL, nats": f"{quality['kl_mean']:.4f}",
         "99th percentile": f"{quality['kl_p99']:.4f}",
         "same top token": f"{quality['top1_agreement']:.1%}",
         "perplexity ratio": f"{quality['perplexity_ratio']:.4f}",
-    }
+    } | against
 
 
 if __name__ == "__main__":

@@ -95,18 +95,33 @@ def divergence(texts: Iterable[Sequence[int]], baseline: Logits, variant: Logits
     return Divergence.pooled(parts)
 
 
-def share_of_excess(
-    better: Divergence, worse: Divergence, block: int = 256, draws: int = 2000
-) -> tuple[float, float, float]:
-    """better's perplexity excess over worse's on the same text, with its 95 % interval.
+def share_of_excess(better: Divergence, worse: Divergence) -> tuple[float, float, float]:
+    """better's perplexity excess over worse's on the same text, with its 95 % interval."""
+    pair = [d.variant_loss - d.baseline_loss for d in (better, worse)]
+    return (better.excess / worse.excess, *_interval_of_ratio(pair, np.expm1))
+
+
+def share_of_kl(one: Divergence, other: Divergence) -> tuple[float, float, float]:
+    """one's mean KL divergence over the other's on the same text, with its 95 % interval."""
+    pair = [one.kl, other.kl]
+    return (float(one.kl.mean() / other.kl.mean()), *_interval_of_ratio(pair, np.asarray))
+
+
+def _interval_of_ratio(
+    pair: Sequence[np.ndarray],
+    of_mean: Callable[[np.ndarray], np.ndarray],
+    block: int = 256,
+    draws: int = 2000,
+) -> tuple[float, float]:
+    """95 % interval of of_mean(first's mean) / of_mean(second's mean).
 
     A bootstrap over blocks of neighbouring positions, which are judged alike; both come from the
     same draw, since both met the same text.
     """
-    pair = np.stack([d.variant_loss - d.baseline_loss for d in (better, worse)])
-    blocks = max(1, pair.shape[1] // block)
-    means = np.stack([part.mean(1) for part in np.array_split(pair, blocks, axis=1)])
+    values = np.stack(list(pair))
+    blocks = max(1, values.shape[1] // block)
+    means = np.stack([part.mean(1) for part in np.array_split(values, blocks, axis=1)])
     chosen = np.random.default_rng(0).integers(blocks, size=(draws, blocks))
-    drawn = np.expm1(means[chosen].mean(1))  # (draws, 2)
+    drawn = of_mean(means[chosen].mean(1))  # (draws, 2)
     low, high = np.quantile(drawn[:, 0] / drawn[:, 1], [0.025, 0.975])
-    return better.excess / worse.excess, float(low), float(high)
+    return float(low), float(high)

@@ -63,7 +63,7 @@ def row_costs(
     decoder: Forward,
     ks: Sequence[int] = DEFAULT_KS,
     context: int = 512,
-    rounds: int = 7,
+    rounds: int = 25,
     seed: int = 0,
 ) -> RowCosts:
     """Measure passes of k rows after a context, as verifying does them, best token of each row.

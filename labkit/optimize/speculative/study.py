@@ -65,17 +65,17 @@ class KeptHead(NamedTuple):
     recipe: dict[str, Any]
 
 
-def fastest(loaded: LoadedModel, name: str = "") -> tuple[str, Any]:
-    """Our fastest decoder of a loaded model, and what it is called.
+def fastest(loaded: LoadedModel, name: str = "") -> tuple[str, Any, str]:
+    """What our fastest decoder of a loaded model is called, the decoder, and why it is no faster.
 
-    The fused one where this machine and model allow it, else the plain one.
+    The fused one where this machine and model allow it, for no reason (""); else the plain one.
     """
-    if loaded.decoder.device.type == "cpu" and fused.available() is None:
-        try:
-            return "fused decoder", fused.load_fused(name or None)
-        except fused.FusedError:
-            pass
-    return "plain decoder", loaded.decoder
+    if loaded.decoder.device.type != "cpu":
+        return "plain decoder", loaded.decoder, "the fused decoder runs on the CPU alone"
+    try:
+        return "fused decoder", fused.load_fused(name or None), ""
+    except fused.FusedError as error:
+        return "plain decoder", loaded.decoder, f"the fused decoder does not run: {error}"
 
 
 def kept_head(loaded: LoadedModel, target: Any, costs: RowCosts) -> KeptHead | None:
