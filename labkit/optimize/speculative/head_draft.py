@@ -274,25 +274,25 @@ class LearnedHead(Draft):
 def head_cost(
     head: HeadForward, target: Any, costs: RowCosts, context: int = 256, repeats: int = 25
 ) -> float:
-    """Time of one pass of the head, in passes of one row of the target: median of `repeats`.
+    """Time of one drafted token, in passes of one row of the target: median of `repeats`.
 
-    Each after a pass of the target, which leaves nothing of the head in the processor's caches.
+    As it is paid: all that drafting takes, after a pass of the target, which leaves nothing of the
+    head in the processor's caches.
     """
-    cache, its = head.new_cache(1, context + 1), target.new_cache(1, context + 1)
-    features = torch.randn(context, head.config.hidden_size)
-    prompt, row = Rows.prefill([0] * context), Rows.prefill([0], start=context)
-    head.traced(prompt, cache, features)
-    target(prompt, its)
+    draft = LearnedHead(head, torch.arange(head.config.vocab_size))
+    text, most = [0] * (context + 1), context + repeats + 2
+    cache = target.new_cache(1, most)
+    _, streams = target.traced(Rows.prefill(text[:-1]), cache)
+    draft.begin(text[:-1], most)
     taken = []
-    for _ in range(repeats):
-        target(row, its)
+    for _ in range(repeats + 1):
+        draft.observe(streams)
         began = time.perf_counter()
-        logits, _ = head.traced(row, cache, features[-1:])
-        likeliest_with_chances(logits[-1].numpy(), _BRANCHES)
+        draft.propose(text, 1)
         taken.append(time.perf_counter() - began)
-        cache.truncate(0, context)
-        its.truncate(0, context)
-    return float(np.median(taken)) / costs.seconds
+        _, streams = target.traced(Rows.prefill(text[-1:], start=len(text) - 1), cache)
+        text.append(0)
+    return float(np.median(taken[1:])) / costs.seconds  # the first reads the prompt
 
 
 def likeliest_with_chances(logits: np.ndarray, count: int) -> tuple[list[int], list[float]]:
