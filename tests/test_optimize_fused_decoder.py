@@ -163,6 +163,48 @@ def test_only_wanted_rows_come_in_order(fused):
     assert torch.equal(found, torch.cat((every[9:], every[:4])))
 
 
+def test_a_greedy_step_is_the_likeliest_of_the_logits(case):
+    _, fused = case
+    by_logits = list(generate(fused, IDS[:7], 60, sampler=lambda row: int(row.argmax())))
+    assert list(generate(fused, IDS[:7], 60)) == by_logits
+
+
+def test_a_greedy_step_goes_to_the_end_of_its_slot(fused):
+    cache, other = (fused.new_cache(2, 16) for _ in range(2))
+    for held in (cache, other):
+        fused(Rows.prefill(IDS[:5], slot=1), held)
+    expected = fused(Rows.prefill([IDS[5]], slot=1, start=5), other)
+    assert fused.following(IDS[5], cache, slot=1) == expected.argmax()
+    assert (cache.length(0), cache.length(1)) == (0, 6)
+    assert torch.equal(cache.keys, other.keys)
+
+
+def test_a_greedy_step_refuses_what_a_pass_refuses(fused):
+    cache = fused.new_cache(1, 6)
+    fused(Rows.prefill(IDS[:5]), cache)
+    with pytest.raises(IndexError, match=r"0\.\.96"):
+        fused.following(97, cache)
+    assert cache.length(0) == 5
+    with pytest.raises(CacheError, match="slot 3"):
+        fused.following(1, cache, slot=3)
+    fused.following(1, cache)
+    with pytest.raises(CacheError, match="room for 6"):
+        fused.following(1, cache)
+    assert cache.length(0) == 6
+
+
+def test_the_likeliest_tokens_of_several_rows_without_logits(case):
+    _, fused = case
+    rows = Rows.of([(0, 0, IDS[:9], True), (1, 0, IDS[20:25], False)])
+    logits, streams = fused.traced(rows, fused.new_cache(2, 16))
+    best, found = fused.best(rows, fused.new_cache(2, 16), traced=True)
+    assert best == logits.argmax(-1).tolist()
+    assert torch.equal(found, streams)
+    assert fused.best(rows, fused.new_cache(2, 16)) == (best, None)
+    with pytest.raises(IndexError, match=r"0\.\.96"):
+        fused.best(Rows.prefill([99]), fused.new_cache(2, 16))
+
+
 @pytest.mark.parametrize("token", [-1, 97, 2**40])
 def test_a_token_outside_the_vocabulary_is_refused_before_anything_is_written(fused, token):
     cache = fused.new_cache(1, 16)

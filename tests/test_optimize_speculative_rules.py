@@ -10,7 +10,7 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from labkit.model.sampling import Sampler, greedy, target_probs
+from labkit.model.sampling import Sampler, greedy, likeliest, target_probs
 from labkit.optimize.speculative import Adaptive, Fixed, ModelDraft, PromptLookup, SuffixIndex
 from labkit.optimize.speculative.costs import filled
 from labkit.optimize.speculative.draft import NOTHING, Draft, Proposal
@@ -45,11 +45,6 @@ def assert_follows(counts, expected):
     assert chisquare(counts[possible].numpy(), expected.numpy()).pvalue > LOWEST
 
 
-def rows(*best):
-    """Logits whose likeliest tokens are these."""
-    return torch.nn.functional.one_hot(torch.tensor(best), VOCAB).float()
-
-
 @pytest.mark.parametrize(
     ("best", "drafted", "expected"),
     [
@@ -61,7 +56,7 @@ def rows(*best):
     ],
 )
 def test_greedy_by_hand(best, drafted, expected):
-    assert accept_greedy(rows(*best), Proposal(drafted)) == expected
+    assert accept_greedy(best, Proposal(drafted)) == expected
 
 
 @pytest.mark.parametrize(
@@ -75,8 +70,7 @@ def test_greedy_by_hand(best, drafted, expected):
 )
 def test_greedy_through_a_tree_by_hand(best, expected):
     tree = Proposal([1, 3, 2, 0], parents=(-1, -1, 0, 0))
-    rows_of = [best[0], best[1], best[2], best[3], best[4]]
-    assert accept_greedy(rows(*rows_of), tree) == expected
+    assert accept_greedy(best, tree) == expected
 
 
 def test_what_a_proposal_foresaw():
@@ -216,7 +210,7 @@ def test_streams_follow_the_target(source, fixed):
 def test_the_rule_that_a_sampler_gets():
     logits, point = markov_logits(VOCAB)[:3], Proposal([1, 2])
     drawn = Proposal([1, 2], target_probs(markov_logits(VOCAB, 3)[:2]))
-    best = accept_greedy(logits, point)
+    best = accept_greedy(likeliest(logits), point)
     assert verifier(greedy)(logits, point) == best
     assert verifier(Sampler(0.0))(logits, drawn) == best
     for seed in range(20):

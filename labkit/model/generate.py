@@ -74,10 +74,14 @@ def _tokens(
     sampler: Sample,
     stop_ids: Collection[int],
 ) -> Iterator[int]:
-    rows = Rows.prefill(prompt_ids)
+    token = sampler(decoder(Rows.prefill(prompt_ids), cache)[-1])
+    # A decoder may have a shorter way to its likeliest token than by logits and a sampler.
+    following = getattr(decoder, "following", None) if sampler is greedy else None
     for count in range(1, max_new_tokens + 1):
-        token = sampler(decoder(rows, cache)[-1])
         yield token
         if token in stop_ids or count == max_new_tokens:
             return
-        rows = Rows.decode({0: (token, cache.length(0))})
+        if following is not None:
+            token = following(token, cache)
+        else:
+            token = sampler(decoder(Rows.decode({0: (token, cache.length(0))}), cache)[-1])

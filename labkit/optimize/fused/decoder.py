@@ -10,6 +10,7 @@ import ctypes
 import math
 import weakref
 from ctypes import byref
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from torch import Tensor
 from labkit.model.cache import CacheError, Slots
 from labkit.model.config import ModelConfig
 from labkit.model.decoder import rope_frequencies
-from labkit.model.rows import Rows
+from labkit.model.rows import Rows, Span
 from labkit.optimize.fused import native
 from labkit.optimize.fused.pack import LANES, FusedError, format_of
 from labkit.optimize.fused.weights import EMBEDDING, PackedWeights, allocate
@@ -65,6 +66,14 @@ class FusedCache(Slots):
             blocks * LANES,
             _TYPES[dtype],
         )
+        self.native_ref = byref(self.native)
+
+    def lengthen(self, slot: int) -> None:
+        """Make room for one row at the end of a slot, or raise CacheError and change nothing."""
+        length = self.length(slot)
+        if length >= self.capacity:
+            self._check(Span(slot, length, 1, 0), self.capacity)  # raises
+        self._lengths[slot] = length + 1
 
     def reserve(self, rows: Rows) -> None:
         """Make room for rows, or raise CacheError and change nothing."""
@@ -139,6 +148,7 @@ class FusedDecoder:
             *(self._layer(i) for i in range(self.config.layers))
         )
         self._model = self._model_struct()
+        self._model_ref = byref(self._model)
         self._outputs = packed.entries[packed.head].rows
         self._width = -(-self._outputs // LANES) * LANES
         if embedding_of is not None:
@@ -159,7 +169,7 @@ class FusedDecoder:
         Raises CacheError for rows that do not fit the cache and IndexError for a token outside the
         vocabulary or a wanted row that is none; nothing is changed then.
         """
-        return self._run(rows, cache, None, None)
+        return self._logits(rows, cache, None, None)
 
     def traced(
         self, rows: Rows, cache: FusedCache, features: Tensor | None = None
@@ -173,17 +183,57 @@ class FusedDecoder:
             features = features.float().contiguous()
             if features.shape != stream.shape:
                 raise ValueError(f"features {tuple(features.shape)} for {len(rows)} rows.")
-        return self._run(rows, cache, features, stream), stream
+        return self._logits(rows, cache, features, stream), stream
 
-    def _run(
+    def following(self, token: int, cache: FusedCache, slot: int = 0) -> int:
+        """The likeliest token after `token`, which goes to the end of a slot: a greedy step.
+
+        What __call__ on that one row would say, at some 0.3 ms less: making tensors for it and
+        looking through its logits costs that much in Python after each pass, for the weights have
+        swept everything else out of the processor's caches. Raises as __call__ does.
+        """
+        position = cache.length(slot)
+        cache.lengthen(slot)
+        found = int(
+            self._library.lk_step(
+                self._engine, self._model_ref, cache.native_ref, token, position, slot, self.skip
+            )
+        )
+        if found < 0:
+            cache.truncate(slot, position)
+            self._refuse(-found, 1)
+        return found
+
+    def best(
+        self, rows: Rows, cache: FusedCache, traced: bool = False
+    ) -> tuple[list[int], Tensor | None]:
+        """The likeliest token of each wanted row, and where asked for the streams as above."""
+        stream = torch.empty(len(rows), self.config.hidden_size) if traced else None
+        found = (ctypes.c_int64 * rows.wanted.shape[0])()
+        self._run(rows, cache, None, stream, None, ctypes.addressof(found))
+        return list(found), stream
+
+    def _logits(
         self, rows: Rows, cache: FusedCache, features: Tensor | None, stream: Tensor | None
     ) -> Tensor:
+        logits = torch.empty(rows.wanted.shape[0], self._width)
+        self._run(rows, cache, features, stream, logits, None)
+        return logits[:, : self._outputs]
+
+    def _run(
+        self,
+        rows: Rows,
+        cache: FusedCache,
+        features: Tensor | None,
+        stream: Tensor | None,
+        logits: Tensor | None,
+        best: int | None,
+    ) -> None:
+        """The native call; what it gives goes where these lead."""
         cache.reserve(rows)
         flat = [n for s in rows.spans for n in (s.slot, s.start, s.count, s.first_row)]
         spans = (ctypes.c_int64 * len(flat))(*flat)
         paths = _paths(rows)
-        wanted = rows.wanted.shape[0]
-        logits = torch.empty(wanted, self._width)
         given = native.Rows(
             rows.tokens.data_ptr(),
             rows.positions.data_ptr(),
@@ -191,29 +241,30 @@ class FusedDecoder:
             ctypes.addressof(spans),
             None if features is None else features.data_ptr(),
             None if stream is None else stream.data_ptr(),
+            best,
             None if paths is None else paths.data_ptr(),
             len(rows),
-            wanted,
+            rows.wanted.shape[0],
             len(rows.spans),
             self.skip,
             0 if paths is None else paths.shape[1],
         )
+        to = None if logits is None else logits.data_ptr()
         code = self._library.lk_forward(
-            self._engine, byref(self._model), byref(cache.native), byref(given), logits.data_ptr()
+            self._engine, self._model_ref, cache.native_ref, byref(given), to
         )
         if code:
-            self._refuse(code, rows, cache)
-        return logits[:, : self._outputs]
+            for span in rows.spans:
+                cache.truncate(span.slot, span.start)
+            self._refuse(code, len(rows))
 
-    def _refuse(self, code: int, rows: Rows, cache: FusedCache) -> None:
-        for span in rows.spans:
-            cache.truncate(span.slot, span.start)
+    def _refuse(self, code: int, rows: int) -> NoReturn:
         if code == 1:
             raise IndexError(f"token ids must lie in 0..{self.config.vocab_size - 1}.")
         if code == 2:
             raise CacheError("rows must go on where their slots end, one span after another.")
         if code == 3:
-            raise IndexError(f"wanted rows must lie in 0..{len(rows) - 1}.")
+            raise IndexError(f"wanted rows must lie in 0..{rows - 1}.")
         if code == 5:
             raise ValueError("a draft head reads features beside its tokens, other models do not.")
         raise MemoryError("the fused decoder found no memory for a pass.")

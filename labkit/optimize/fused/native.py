@@ -81,7 +81,7 @@ class Rows(ctypes.Structure):
 
     _fields_ = (
         *((name, c_void_p) for name in ("tokens", "positions", "wanted", "spans")),
-        *((name, c_void_p) for name in ("features", "stream", "paths")),
+        *((name, c_void_p) for name in ("features", "stream", "best", "paths")),
         *((name, c_int32) for name in ("rows", "wanted_rows", "span_count", "skip")),
         ("path_width", c_int32),
     )
@@ -171,6 +171,10 @@ def library(isa: str = "", sanitize: bool = False) -> ctypes.CDLL:
     found.lk_forward.argtypes = [
         c_void_p, POINTER(Model), POINTER(Cache), POINTER(Rows), c_void_p,
     ]  # fmt: skip
+    found.lk_step.argtypes = [
+        c_void_p, POINTER(Model), POINTER(Cache), c_int64, c_int64, c_int64, c_int,
+    ]  # fmt: skip
+    found.lk_step.restype = c_int64
     sizes = (c_int32 * 8)()
     count = found.lk_sizes(sizes)
     expected = [ctypes.sizeof(kind) for kind in (Matrix, Layer, Model, Cache, Rows)]

@@ -89,7 +89,12 @@ def row_costs(
 
 def _timed_pass(decoder: Forward, cache: KVCache, tokens: Sequence[int], start: int) -> float:
     began = time.perf_counter()
-    likeliest(decoder(Rows.of([(0, start, tokens, True)]), cache))
+    if len(tokens) == 1 and hasattr(decoder, "following"):  # as plain decoding does
+        decoder.following(tokens[0], cache)
+    elif hasattr(decoder, "best"):
+        decoder.best(Rows.of([(0, start, tokens, True)]), cache)
+    else:
+        likeliest(decoder(Rows.of([(0, start, tokens, True)]), cache))
     spent = time.perf_counter() - began
     cache.truncate(0, start)
     return spent

@@ -17,7 +17,7 @@ from labkit.model.sampling import Sample, greedy
 from labkit.optimize.speculative.accounting import Accounting
 from labkit.optimize.speculative.control import Control, Fixed
 from labkit.optimize.speculative.draft import NOTHING, Draft, FeatureDraft, Proposal
-from labkit.optimize.speculative.verify import verifier
+from labkit.optimize.speculative.verify import accept_greedy, is_greedy, verifier
 
 DEFAULT_LENGTH = 4
 
@@ -70,29 +70,49 @@ def check_cache(cache: KVCache, tokens: int) -> None:
         raise ParameterError(f"this cache cannot take drafts back: {error}") from error
 
 
-def forward_of(target: Any, draft: Draft) -> Callable[[Rows, KVCache], Tensor]:
-    """The target's forward, which hands its features to a draft that wants them."""
-    if not isinstance(draft, FeatureDraft):
-        return target
-    if not hasattr(target, "traced"):
+def check_features(target: Any, draft: Draft) -> None:
+    """Raise ParameterError where a draft reads the target's streams and it shows none."""
+    if isinstance(draft, FeatureDraft) and not hasattr(target, "traced"):
         raise ParameterError(
             f"{draft.name} reads the target's streams, and {type(target).__name__} shows none: "
             "it needs `traced`, as the plain and the fused decoder have."
         )
-    return _Features(target)
 
 
-class _Features:
-    """A forward that keeps the residual stream of its last pass."""
+class _Target:
+    """A target's passes, each with the tokens that its rows say should stand.
 
-    def __init__(self, target: Any) -> None:
-        self._target = target
-        self.last: Tensor
+    Where only the likeliest tokens matter and the target can tell them by itself, no logits are
+    made. features: the residual stream of the last pass, kept for a draft that reads it.
+    """
 
-    def __call__(self, rows: Rows, cache: KVCache) -> Tensor:
-        logits: Tensor
-        logits, self.last = self._target.traced(rows, cache)
-        return logits
+    def __init__(self, target: Any, sampler: Sample, traced: bool) -> None:
+        self._target, self._traced, self._verify = target, traced, verifier(sampler)
+        self._best = is_greedy(sampler) and hasattr(target, "best")
+        self.features: Tensor | None = None
+
+    def read(self, prompt: Sequence[int], cache: KVCache) -> int:
+        """The first token after a prompt."""
+        (token,) = self._pass(Rows.prefill(prompt), cache, NOTHING)
+        return token
+
+    def verify(self, last: int, proposal: Proposal, cache: KVCache) -> list[int]:
+        """The tokens after the context's last one, which the cache does not hold yet."""
+        if not proposal.tokens and self._best and not self._traced:
+            return [self._target.following(last, cache)]
+        tree = [-1, *(parent + 1 for parent in proposal.parents)] if proposal.parents else ()
+        part = (0, cache.length(0), [last, *proposal.tokens], True, tree)
+        return self._pass(Rows.of([part]), cache, proposal)
+
+    def _pass(self, rows: Rows, cache: KVCache, proposal: Proposal) -> list[int]:
+        if self._best:
+            best, self.features = self._target.best(rows, cache, self._traced)
+            return accept_greedy(best, proposal)
+        if self._traced:
+            logits, self.features = self._target.traced(rows, cache)
+        else:
+            logits = self._target(rows, cache)
+        return self._verify(logits, proposal)
 
 
 class _Request:
@@ -108,14 +128,16 @@ class _Request:
         control: Control,
         accounting: Accounting,
     ) -> None:
-        self._forward = forward_of(target, draft)
+        check_features(target, draft)
+        self._target = target
         self._vocab = target.config.vocab_size
         self._draft: Draft | None = draft
         self._context, self._prompt, self._total = list(prompt_ids), len(prompt_ids), total
         self._cache, self._control, self._accounting = cache, control, accounting
 
     def stream(self, sampler: Sample, stop_ids: frozenset[int]) -> Iterator[int]:
-        self._verify, self._stops = verifier(sampler), stop_ids
+        self._forward = _Target(self._target, sampler, isinstance(self._draft, FeatureDraft))
+        self._stops = stop_ids
         yielded = 0
         try:
             tokens = [self._read_prompt()]
@@ -130,8 +152,7 @@ class _Request:
             self._finish(yielded)
 
     def _read_prompt(self) -> int:
-        logits = self._forward(Rows.prefill(self._context), self._cache)
-        (token,) = self._verify(logits, NOTHING)
+        token = self._forward.read(self._context, self._cache)
         self._guard(lambda draft: draft.begin(self._context, self._total))
         self._show_features(list(range(self._prompt)))
         self._context.append(token)
@@ -144,8 +165,7 @@ class _Request:
         sent = self._control.choose(proposal) if proposal.tokens else 0
         sending = proposal.cut(sent)
         began = time.perf_counter()
-        logits, sending = self._pass(sending)
-        tokens = self._verify(logits, sending)
+        tokens, sending = self._pass(sending)
         sent, accepted = len(sending.tokens), len(tokens) - 1
         if not self._stops.isdisjoint(tokens):
             tokens = tokens[: next(i for i, t in enumerate(tokens) if t in self._stops) + 1]
@@ -185,14 +205,11 @@ class _Request:
             raise ParameterError(f"a draft token lies outside 0..{self._vocab - 1}: {tokens}.")
         return proposal
 
-    def _pass(self, sending: Proposal) -> tuple[Tensor, Proposal]:
-        """Logits of the last token and of the drafted ones; without them where they do not fit."""
-        start, last = len(self._context) - 1, self._context[-1]
-        tokens = [last, *sending.tokens]
-        tree = [-1, *(parent + 1 for parent in sending.parents)]
-        rows = Rows.of([(0, start, tokens, True, tree if sending.parents else ())])
+    def _pass(self, sending: Proposal) -> tuple[list[int], Proposal]:
+        """A pass of the last token and the drafted ones: the tokens that follow, and what was sent,
+        which is nothing where they do not fit."""
         try:
-            return self._forward(rows, self._cache), sending
+            return self._forward.verify(self._context[-1], sending, self._cache), sending
         except CacheError:
             if not sending.tokens:
                 raise
@@ -213,10 +230,9 @@ class _Request:
 
     def _show_features(self, rows: list[int]) -> None:
         """Hand the last pass's features of these rows to a draft that reads them."""
-        if isinstance(self._forward, _Features):
+        if (streams := self._forward.features) is not None:
             together = rows[-1] + 1 == len(rows)  # a slice copies nothing
-            features = self._forward.last[: len(rows) if together else None]
-            features = features if together else features[rows]
+            features = streams[: len(rows)] if together else streams[rows]
             self._guard(lambda draft: draft.observe(features))  # type: ignore[attr-defined]
 
     def _finish(self, yielded: int) -> None:

@@ -1,12 +1,12 @@
 """Which draft tokens stand: greedy, by drawing, and by the rejection rule.
 
-Each takes the target's logits (drafted + 1, vocab) of the last token and of every drafted one, and
-returns the accepted tokens followed by one of the target's own.
+Each returns the accepted tokens followed by one of the target's own. What is drawn is drawn from
+the target's logits (drafted + 1, vocab), of the last token and of every drafted one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -27,9 +27,12 @@ def follow(proposal: Proposal, choose: Callable[[int], int]) -> list[int]:
     return tokens
 
 
-def accept_greedy(logits: Tensor, proposal: Proposal) -> list[int]:
-    """The target's likeliest tokens, up to the first that the draft did not foresee."""
-    return follow(proposal, likeliest(logits).__getitem__)
+def accept_greedy(best: Sequence[int], proposal: Proposal) -> list[int]:
+    """The target's likeliest tokens, up to the first that the draft did not foresee.
+
+    best: of each row.
+    """
+    return follow(proposal, best.__getitem__)
 
 
 def accept_drawn(logits: Tensor, proposal: Proposal, sampler: Sample) -> list[int]:
@@ -77,10 +80,15 @@ def accept_sampled(logits: Tensor, proposal: Proposal, sampler: Sampler) -> list
     return [*proposal.tokens[: int(count)], int(token)]
 
 
+def is_greedy(sampler: Sample) -> bool:
+    """Whether a sampler always takes the likeliest token."""
+    return sampler is greedy or (isinstance(sampler, Sampler) and sampler.temperature == 0)
+
+
 def verifier(sampler: Sample) -> Verify:
     """The rule for a sampler; one that is not ours can only be drawn from, which is right too."""
-    if sampler is greedy or (isinstance(sampler, Sampler) and sampler.temperature == 0):
-        return lambda logits, proposal: accept_greedy(logits, proposal)
+    if is_greedy(sampler):
+        return lambda logits, proposal: accept_greedy(likeliest(logits), proposal)
     if not isinstance(sampler, Sampler):
         return lambda logits, proposal: accept_drawn(logits, proposal, sampler)
 

@@ -8,7 +8,8 @@ namespace {
 struct Engine {
     explicit Engine(int threads) : pool(threads) {}
     lk::Pool pool;
-    std::mutex busy; // passes of one engine take turns
+    std::mutex busy;           // passes of one engine take turns
+    std::vector<float> logits; // where the caller wants none
 };
 
 bool inside(const int64_t* values, int count, int64_t below) {
@@ -57,7 +58,8 @@ void* lk_new(int threads) { return new Engine(threads); }
 
 void lk_free(void* engine) { delete static_cast<Engine*>(engine); }
 
-// 0: done. 1: a token outside the vocabulary; 2: rows that do not fit the cache; 3: wanted rows
+// logits: (wanted_rows, the head's rows rounded up to sixteen), or null where only the likeliest
+// tokens are asked for. 0: done. 1: a token outside the vocabulary; 2: rows that do not fit the cache; 3: wanted rows
 // that are none; 4: out of memory; 5: features where the model reads none, or none where it does.
 int lk_forward(void* handle, const lk::Model* model, const lk::Cache* cache, const lk::Rows* rows,
                float* logits) {
@@ -68,11 +70,32 @@ int lk_forward(void* handle, const lk::Model* model, const lk::Cache* cache, con
     auto* engine = static_cast<Engine*>(handle);
     const std::lock_guard<std::mutex> turn(engine->busy);
     try {
+        const int64_t width = lk::whole(model->head.rows);
+        if (!logits) {
+            engine->logits.resize(rows->wanted_rows * width);
+            logits = engine->logits.data();
+        }
         lk::Pass(*model, *cache, *rows, logits, engine->pool).run();
+        for (int i = 0; rows->best && i < rows->wanted_rows; i++)
+            rows->best[i] = lk::likeliest(logits + i * width, model->head.rows);
     } catch (const std::bad_alloc&) {
         return 4;
     }
     return 0;
+}
+
+// A pass of one token at the end of its slot, and the likeliest token after it: all that greedy
+// decoding asks for, with nothing made for the caller. Minus lk_forward's code where it fails.
+int64_t lk_step(void* handle, const lk::Model* model, const lk::Cache* cache, int64_t token,
+                int64_t position, int64_t slot, int skip) {
+    const int64_t first = 0, span[] = {slot, position, 1, 0};
+    int64_t best = 0;
+    lk::Rows rows{};
+    rows.tokens = &token, rows.positions = &position, rows.wanted = &first, rows.spans = span;
+    rows.best = &best;
+    rows.rows = rows.wanted_rows = rows.span_count = 1, rows.skip = skip;
+    const int code = lk_forward(handle, model, cache, &rows, nullptr);
+    return code ? -code : best;
 }
 
 } // extern "C"

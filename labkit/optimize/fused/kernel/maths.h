@@ -105,4 +105,18 @@ inline void rms_norm(float* x, const float* weight, int n, float eps) {
         fstore(x + i, fmul(fmul(fload(x + i), scale), fload(weight + i)));
 }
 
+constexpr int whole(int count) { return (count + kWide - 1) / kWide * kWide; } // of sixteens
+
+// Where the largest of `count` values is, the first among equals.
+inline int likeliest(const float* x, int count) {
+    F top = fset(x[0]);
+    int i = 0;
+    for (; i + kWide <= count; i += kWide) top = fmax(top, fload(x + i));
+    float largest = max16(top);
+    for (; i < count; i++) largest = x[i] > largest ? x[i] : largest;
+    for (i = 0; i < count; i++)
+        if (x[i] == largest) return i;
+    return 0; // nothing but NaN
+}
+
 } // namespace lk

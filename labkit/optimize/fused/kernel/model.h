@@ -52,6 +52,7 @@ struct Rows {
     const int64_t *tokens, *positions, *wanted, *spans;
     const float* features; // (rows, hidden) that a draft head reads beside its tokens, or null
     float* stream;         // (rows, hidden) that takes the stream after the last layer, or null
+    int64_t* best;         // (wanted_rows) that takes each one's likeliest token, or null
     // (rows, path_width): for a row of a tree, the rows of its span from the tree's first to itself,
     // -1 beyond; a row of a chain has -1 alone. Null: chains all.
     const int32_t* paths;
