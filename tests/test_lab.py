@@ -79,7 +79,7 @@ def _executed(path: Path) -> list[int | None]:
 def _close_dialogs(page: Any) -> list[str]:
     """Agree to what JupyterLab asks in the way; what it asked.
 
-    On a slow machine it may take a save that is still on its way for somebody else's change.
+    On a slow machine it asks for a kernel where it has not found the one there is yet.
     """
     asked = []
     dialog = page.locator("dialog.jp-Dialog, div.jp-Dialog").first
@@ -102,18 +102,23 @@ def test_a_notebook_runs_from_the_top_in_jupyterlab(tmp_path):
             page.goto(f"{url}lab/tree/{path.name}?token=secret")
             page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=60_000)
             page.wait_for_selector('[title*="Idle"], [data-status="idle"]', timeout=60_000)
-            for second in range(120):
+            page.wait_for_timeout(3000)  # for what it may still ask
+            seen, since = None, -40
+            for second in range(160):
                 for asked in _close_dialogs(page):
                     print(f"JupyterLab asked after {second} s: {asked}")  # shown with a failure
-                if second % 30 == 0 and not any(_executed(path)):  # a click may come too early
+                if (executed := _executed(path)) != seen:
+                    seen, since = executed, max(since, second) if seen else since
+                if None not in executed:
+                    break
+                if second - since >= 40:  # nothing moves: a click came before the kernel did
                     page.click('.lm-MenuBar-itemLabel:text-is("Run")')
                     page.wait_for_timeout(500)
                     page.click('.lm-Menu-itemLabel:text-is("Run All Cells")')
+                    since = second
                 page.wait_for_timeout(1000)
                 if second % 5 == 4:  # one save at a time, however slow
                     page.keyboard.press("Control+s")
-                if None not in _executed(path):
-                    break
             page.screenshot(path=tmp_path / "lab.png")  # for whoever has to look into a failure
     finally:
         os.killpg(server.pid, signal.SIGTERM)
