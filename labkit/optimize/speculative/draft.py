@@ -55,8 +55,9 @@ class Proposal(NamedTuple):
 
     def outcomes(self, came: Sequence[int]) -> list[bool]:
         """Of each place that was foreseen, whether the token that came was, to the first no."""
-        hits = len(self.rows_of(came)) - 1
-        ends = hits == len(came) or not self.after(self.rows_of(came)[-1])
+        rows = self.rows_of(came)
+        hits = len(rows) - 1
+        ends = hits == len(came) or not self.after(rows[-1])
         return [True] * hits + [False] * (not ends)
 
 
