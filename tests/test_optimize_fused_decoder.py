@@ -19,7 +19,8 @@ from tests.fused_helpers import logits, plain_twin, tiny_gguf
 IDS = [(7 * n * n + 3 * n) % 97 for n in range(300)]  # long enough for three chunks
 CASES = [
     ("llama", "Q4_1"), ("llama-tied", "Q8_0"), ("llama-mha", "Q4_0"), ("qwen2", "Q8_0"),
-    ("qwen2-tied", "Q4_1"), ("qwen3", "Q4_0"), ("llama-wide-heads", "Q8_0"),
+    ("qwen2-tied", "Q4_1"), ("qwen3", "Q4_0"), ("llama-wide-heads", "Q8_0"), ("qwen3", "Q5_0"),
+    ("qwen2-tied", "Q5_0"),
 ]  # fmt: skip
 
 

@@ -1,9 +1,10 @@
 """Weights as the kernel reads them: GGUF blocks, sixteen rows interleaved.
 
-A block holds 32 columns of a row: Q4_0 (scale d; weight d * (n - 8)), Q4_1 (d and m; d * n + m) or
-Q8_0 (d; d * n), as in llama.cpp's files. Interleaved, a block of sixteen rows holds their scales
-side by side, then for four columns at a time the bytes of all sixteen, so that a lane of a vector
-is a row and nothing is ever summed across lanes. No number changes: the bits are the file's.
+A block holds 32 columns of a row: Q4_0 (scale d; weight d * (n - 8)), Q4_1 (d and m; d * n + m),
+Q5_0 (d; d * (n - 16)) or Q8_0 (d; d * n), as in llama.cpp's files. Interleaved, a block of sixteen
+rows holds their scales side by side, then for four columns at a time the bytes of all sixteen, so
+that a lane of a vector is a row and nothing is ever summed across lanes; last, for Q5_0, the fifth
+bits in the same order. No number changes: the bits are the file's.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ FORMATS = {
     "q4_1": Format("q4_1", 0, 4, 20),
     "q4_0": Format("q4_0", 1, 2, 18),
     "q8_0": Format("q8_0", 2, 2, 34),
+    "q5_0": Format("q5_0", 3, 2, 22),
 }
 
 
@@ -65,10 +67,16 @@ def interleave(blocks: np.ndarray, form: Format) -> np.ndarray:
     padded[:rows] = blocks
     lanes = padded.reshape(groups, LANES, columns, nbytes)
     scales = lanes[..., : form.scales].reshape(groups, LANES, columns, form.scales // 2, 2)
-    quads = lanes[..., form.scales :].reshape(groups, LANES, columns, -1, 4)
+    fifths = 4 if form.name == "q5_0" else 0  # bytes of fifth bits, before the nibbles
+    quads = lanes[..., form.scales + fifths :].reshape(groups, LANES, columns, -1, 4)
     if form.name == "q8_0":
         quads = quads ^ 128  # signed -> value + 128
     parts = [part.transpose(0, 2, 3, 1, 4).reshape(groups, columns, -1) for part in (scales, quads)]
+    if fifths:
+        held = lanes[..., form.scales : form.scales + fifths]
+        bits = np.unpackbits(held, axis=-1, bitorder="little").reshape(groups, LANES, columns, -1, 4)
+        bits = bits.transpose(0, 2, 3, 1, 4).reshape(groups, columns, -1)
+        parts.append(np.packbits(bits, axis=-1, bitorder="little"))
     return np.concatenate(parts, axis=-1)
 
 

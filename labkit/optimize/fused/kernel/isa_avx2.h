@@ -50,6 +50,17 @@ inline VB vbytes(const uint8_t* p) {
 }
 inline VB vlow(VB x) { return _mm256_and_si256(x, _mm256_set1_epi8(15)); }
 inline VB vhigh(VB x) { return _mm256_and_si256(_mm256_srli_epi16(x, 4), _mm256_set1_epi8(15)); }
+// Nibbles n and their fifth bits, one a byte: n + 16 * bit - 16, held as value + 128.
+inline VB vfifth(VB nibbles, const uint8_t* bits) {
+    int four;
+    __builtin_memcpy(&four, bits, 4);
+    const __m256i spread = _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202,
+                                              0x0303030303030303);
+    const __m256i own = _mm256_set1_epi64x(static_cast<int64_t>(0x8040201008040201)); // a bit a byte
+    const __m256i each = _mm256_and_si256(_mm256_shuffle_epi8(_mm256_set1_epi32(four), spread), own);
+    const __m256i set = _mm256_and_si256(_mm256_cmpeq_epi8(each, own), _mm256_set1_epi8(16));
+    return _mm256_add_epi8(_mm256_or_si256(nibbles, _mm256_set1_epi8(112)), set);
+}
 using VQ = __m256i; // four int8 of a token, in every lane
 inline VQ vfour(const int8_t* q) {
     int four;

@@ -48,6 +48,13 @@ inline void vstore_half(uint16_t* p, V x) {
 inline VB vbytes(const uint8_t* p) { return _mm512_loadu_si512(p); }
 inline VB vlow(VB x) { return _mm512_and_si512(x, _mm512_set1_epi8(15)); }
 inline VB vhigh(VB x) { return _mm512_and_si512(_mm512_srli_epi16(x, 4), _mm512_set1_epi8(15)); }
+// Nibbles n and their fifth bits, one a byte: n + 16 * bit - 16, held as value + 128.
+inline VB vfifth(VB nibbles, const uint8_t* bits) {
+    uint64_t fifth;
+    __builtin_memcpy(&fifth, bits, 8);
+    const VB low = _mm512_or_si512(nibbles, _mm512_set1_epi8(112));
+    return _mm512_mask_add_epi8(low, fifth, low, _mm512_set1_epi8(16));
+}
 using VQ = __m512i; // four int8 of a token, in every lane
 inline VQ vfour(const int8_t* q) {
     int four;

@@ -106,6 +106,12 @@ inline VB vhigh(VB x) {
     for (uint8_t& byte : x.at) byte >>= 4;
     return x;
 }
+// Nibbles n and their fifth bits, one a byte: n + 16 * bit - 16, held as value + 128.
+inline VB vfifth(VB nibbles, const uint8_t* bits) {
+    for (int i = 0; i < 4 * kLanes; i++)
+        nibbles.at[i] = static_cast<uint8_t>(nibbles.at[i] + 112 + 16 * (bits[i / 8] >> i % 8 & 1));
+    return nibbles;
+}
 struct VQ { // four int8 of a token
     int8_t at[4];
 };

@@ -4,7 +4,7 @@
 
 namespace lk {
 
-enum Format : int32_t { kQ4_1 = 0, kQ4_0 = 1, kQ8_0 = 2 };
+enum Format : int32_t { kQ4_1 = 0, kQ4_0 = 1, kQ8_0 = 2, kQ5_0 = 3 };
 
 // rows x columns of quantized weights, 16 rows interleaved (pack.py); `stride` bytes from one
 // group of 16 rows to the next. bias: rows floats or null.

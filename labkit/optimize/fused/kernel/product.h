@@ -56,11 +56,13 @@ inline void quantize_block(const Activations& a, int token, int block, const F& 
 }
 
 constexpr int block_bytes(int format) { // of sixteen rows
-    return kWide * (format == kQ4_1 ? 20 : format == kQ4_0 ? 18 : 34);
+    return kWide * (format == kQ4_1 ? 20 : format == kQ4_0 ? 18 : format == kQ5_0 ? 22 : 34);
 }
 constexpr int scale_bytes(int format) { return kWide * (format == kQ4_1 ? 4 : 2); }
 
-// A weight is d * n + m; Q4_0's is d * (n - 8), and Q8_0's has no m.
+constexpr bool in_nibbles(int format) { return format == kQ4_1 || format == kQ4_0; }
+
+// A weight is d * n + m; Q4_0's is d * (n - 8); of Q8_0 and Q5_0 n has a sign, and there is no m.
 template <int kFormat>
 inline V offset(const uint8_t* block, int part, const V& d) {
     if constexpr (kFormat == kQ4_1)
@@ -102,7 +104,17 @@ inline void nibble_sums(VI (&whole)[kTokens][kCount], const uint8_t* at,
         for (int p = 0; p < kCount; p++) whole[t][p] = vnibbles_sum(sum[t][p]);
 }
 
-template <int kTokens, int kFirst, int kCount>
+// Four columns of a part as bytes that hold value + 128. Q5_0: nibbles as in Q4_0, then the fifth
+// bits of four columns after four.
+template <int kFormat>
+inline VB four_columns(const uint8_t* at, int j, int part) {
+    if constexpr (kFormat == kQ8_0) return vbytes(at + 4 * kWide * j + 4 * kLanes * part);
+    const VB both = vbytes(at + 4 * kWide * (j % 4) + 4 * kLanes * part);
+    const uint8_t* fifth = at + 4 * kWide * 4 + kWide / 2 * j + kLanes / 2 * part;
+    return vfifth(j < 4 ? vlow(both) : vhigh(both), fifth);
+}
+
+template <int kFormat, int kTokens, int kFirst, int kCount>
 inline void byte_sums(VI (&whole)[kTokens][kCount], const uint8_t* at, const TokenBlock* x,
                       int blocks) {
 #pragma GCC unroll 16
@@ -113,7 +125,7 @@ inline void byte_sums(VI (&whole)[kTokens][kCount], const uint8_t* at, const Tok
     for (int j = 0; j < 8; j++) {
         VB w[kCount];
 #pragma GCC unroll 4
-        for (int p = 0; p < kCount; p++) w[p] = vbytes(at + 4 * kWide * j + 4 * kLanes * (kFirst + p));
+        for (int p = 0; p < kCount; p++) w[p] = four_columns<kFormat>(at, j, kFirst + p);
 #pragma GCC unroll 16
         for (int t = 0; t < kTokens; t++) {
             const VQ four = vfour(x[distance(t, blocks)].q + 4 * j);
@@ -136,10 +148,10 @@ inline void dot_parts(V (&sum)[kTokens][kParts], const uint8_t* w, const Activat
             for (int line = 0; line < block_bytes(kFormat); line += 64)
                 __builtin_prefetch(w + kAhead + line, 0, 2);
         VI whole[kTokens][kCount];
-        if constexpr (kFormat == kQ8_0)
-            byte_sums<kTokens, kFirst>(whole, w + scale_bytes(kFormat), x, blocks);
-        else
+        if constexpr (in_nibbles(kFormat))
             nibble_sums<kTokens, kFirst>(whole, w + scale_bytes(kFormat), x, blocks);
+        else
+            byte_sums<kFormat, kTokens, kFirst>(whole, w + scale_bytes(kFormat), x, blocks);
 #pragma GCC unroll 4
         for (int p = kFirst; p < kFirst + kCount; p++) {
             const V d = vload_half(reinterpret_cast<const uint16_t*>(w) + p * kLanes);
@@ -147,9 +159,9 @@ inline void dot_parts(V (&sum)[kTokens][kParts], const uint8_t* w, const Activat
             for (int t = 0; t < kTokens; t++) {
                 const TokenBlock& block = x[distance(t, blocks)];
                 VI n = whole[t][p - kFirst];
-                if constexpr (kFormat == kQ8_0) n = vbytes_sum(n, block.sum);
+                if constexpr (!in_nibbles(kFormat)) n = vbytes_sum(n, block.sum);
                 sum[t][p] = vfma(vmul(vfloat(n), vset(block.scale)), d, sum[t][p]);
-                if constexpr (kFormat != kQ8_0)
+                if constexpr (in_nibbles(kFormat))
                     sum[t][p] = vfma(vset(block.total), offset<kFormat>(w, p, d), sum[t][p]);
             }
         }
@@ -192,6 +204,7 @@ inline int dot_any(F* out, const Matrix& m, int group, const Activations& x, int
     switch (m.format) {
         case kQ4_1: done = dot_tile<kQ4_1>(out, w, x, token, left); break;
         case kQ4_0: done = dot_tile<kQ4_0>(out, w, x, token, left); break;
+        case kQ5_0: done = dot_tile<kQ5_0>(out, w, x, token, left); break;
         default: done = dot_tile<kQ8_0>(out, w, x, token, left);
     }
     if (m.bias)
@@ -209,11 +222,16 @@ inline void dequantize_row(float* out, const Matrix& m, int row) {
         fstore(halves + kWide, fload(reinterpret_cast<const uint16_t*>(block) + kWide));
         const float d = halves[lane];
         const uint8_t* at = block + scale_bytes(m.format) + 4 * lane;
+        const uint8_t* fifths = block + scale_bytes(m.format) + 4 * kWide * 4 + lane / 2;
         for (int c = 0; c < kBlock; c++) {
             const uint8_t byte = at[(m.format == kQ8_0 ? c / 4 : c / 4 % 4) * 4 * kWide + c % 4];
             const int nibble = c < kBlock / 2 ? byte & 15 : byte >> 4;
             if (m.format == kQ8_0) out[c] = d * static_cast<float>(byte - 128);
             else if (m.format == kQ4_0) out[c] = d * static_cast<float>(nibble - 8);
+            else if (m.format == kQ5_0) {
+                const int fifth = fifths[kWide / 2 * (c / 4)] >> (lane % 2 * 4 + c % 4) & 1;
+                out[c] = d * static_cast<float>(nibble + 16 * fifth - 16);
+            }
             else out[c] = d * static_cast<float>(nibble) + halves[kWide + lane];
         }
     }
