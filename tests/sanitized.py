@@ -23,9 +23,9 @@ def main(folder: Path) -> None:
     plain_library = native.library
     sanitized = native.library("", sanitize=True)
     native.library = lambda isa="": sanitized  # type: ignore[assignment]
-    cases = (("llama", "Q4_1"), ("qwen2", "Q8_0"), ("qwen3", "Q4_0"))
+    cases = (("llama", "Q4_1"), ("qwen2", "Q8_0"), ("qwen3", "Q4_0"), ("llama", "Q5_0"))
     for name, kind in cases:
-        weights = packed(tiny_gguf(folder / f"{name}.gguf", name, kind))
+        weights = packed(tiny_gguf(folder / f"{name}-{kind}.gguf", name, kind))
         for threads in (1, 3):
             fused = FusedDecoder(weights, threads)
             assert torch.equal(logits(fused, IDS), logits(fused, IDS, 7))

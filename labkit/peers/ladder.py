@@ -31,7 +31,8 @@ def names(where: Source, weights: str, with_fused: bool, with_peers: bool) -> li
     """The variants to run, transformers first: those of ours that can, and installed peers."""
     found = [*_OURS]
     if with_fused:
-        found += ["fused", "fused:q8_0"] if weights == AS_IS else ["fused:q8_0"]
+        as_is = ["fused:all-logits", "fused"] if weights == AS_IS else []
+        found += [*as_is, "fused:q8_0"]
     for name in _PEERS if with_peers else ():
         variant = VARIANTS[name]
         if variant.missing() is None and (where.gguf or not variant.needs_gguf):
@@ -51,7 +52,9 @@ def read_bytes(
         bits = FORMATS[name].bits / 8 / ELEMENT_BYTES["bfloat16"]
         found[name] = decode_cost(config, 0, dtype="bfloat16").weight_bytes * bits + kv
     if fused is not None and where.gguf:
-        found["the file as it is"] = fused.weight_bytes + kv
+        found["the file as it is"] = fused.all_logits_bytes + kv
+        if fused.screened:
+            found["the file, its head screened"] = fused.weight_bytes + kv
     return found
 
 

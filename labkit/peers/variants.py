@@ -63,6 +63,7 @@ def _unchecked(peer: str, package: str) -> Variant:
 
 def _table() -> list[Variant]:
     fused = {"fused": "as-is", "fused:q8_0": "q8_0", "fused:q4_0": "q4_0"}
+    every = {"kind": "fused", "weights": "as-is", "screened": False}
     return [
         Variant("transformers", "ours", {"kind": "transformers"}),
         Variant("transformers:compiled", "ours", {"kind": "compiled"}),
@@ -71,6 +72,7 @@ def _table() -> list[Variant]:
             Variant(name, "ours", {"kind": "fused", "weights": w}, module="labkit.optimize.fused")
             for name, w in fused.items()
         ),
+        Variant("fused:all-logits", "ours", every, module="labkit.optimize.fused"),
         *_llama("llama.cpp", "llama_cpp"),
         *_llama("ik_llama.cpp", "ik_llama_cpp"),
         _unchecked("ik_llama.cpp", "ik_llama_cpp"),

@@ -45,12 +45,14 @@ def load_fused(
     weights: str = AS_IS,
     threads: int | None = None,
     isa: str = "",
+    screened: bool = True,
 ) -> FusedDecoder:
     """Load a model as a fused decoder.
 
     model: as labkit.model.load.load takes it (a GGUF file, a directory, a hub id; none for the
-    default). weights: "as-is" for the blocks of a GGUF file, or q8_0, q4_1, q4_0 to round every
-    matrix to. Raises FusedError, a ModelError, for a model, format or machine it cannot serve.
+    default). weights: "as-is" for the blocks of a GGUF file, or one of FORMATS to round every
+    matrix to. threads, isa, screened: as FusedDecoder
+    takes them. Raises FusedError, a ModelError, for a model, format or machine it cannot serve.
     """
     native.library(isa)
-    return FusedDecoder(packed(model, weights), threads, isa)
+    return FusedDecoder(packed(model, weights), threads, isa, screened=screened)

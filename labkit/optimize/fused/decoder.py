@@ -21,6 +21,7 @@ from labkit.model.decoder import rope_frequencies
 from labkit.model.rows import Rows, Span
 from labkit.optimize.fused import native
 from labkit.optimize.fused.pack import LANES, FusedError, format_of
+from labkit.optimize.fused.screen import SCREEN, SCREEN_ERROR
 from labkit.optimize.fused.weights import EMBEDDING, PackedWeights, allocate
 from labkit.timing.environment import cores_allowed
 
@@ -121,7 +122,9 @@ class FusedDecoder:
     """A decoder of the Llama, Qwen2 or Qwen3 family whose pass is one native call.
 
     threads: kept running between passes; default: the cores this process may use. isa: one of
-    native.ISAS instead of the best this processor has. embedding_of: a decoder whose embedding
+    native.ISAS instead of the best this processor has. screened: a single row's likeliest token
+    is found with a smaller copy of the head where there is one (screen.py), which changes no token
+    and reads fewer bytes; logits are always the head's. embedding_of: a decoder whose embedding
     this one reads, as a draft head does; its threads run this one too, for two pools would spin
     on each other's cores.
     """
@@ -132,13 +135,18 @@ class FusedDecoder:
         threads: int | None = None,
         isa: str = "",
         embedding_of: FusedDecoder | None = None,
+        screened: bool = True,
     ) -> None:
         if embedding_of is not None:
             threads, isa = embedding_of.threads, embedding_of.isa
         self.config = packed.config
         self.threads: int = threads or cores_allowed()
-        self.weight_bytes = packed.read_bytes
-        self.formats = sorted({e.format for e in packed.entries.values() if e.format})
+        self.screened = screened and packed.has_screen
+        self.weight_bytes = packed.read_bytes(self.screened)  # by a greedy step
+        self.all_logits_bytes = packed.read_bytes()  # by a step that gives every logit
+        self.formats = sorted(
+            {e.format for name, e in packed.entries.items() if e.format and name != SCREEN}
+        )
         self.device, self.dtype = torch.device("cpu"), torch.float32
         self.skip = 0
         self._packed, self._embedding_of = packed, embedding_of  # they keep the memory alive
@@ -184,6 +192,11 @@ class FusedDecoder:
             if features.shape != stream.shape:
                 raise ValueError(f"features {tuple(features.shape)} for {len(rows)} rows.")
         return self._logits(rows, cache, features, stream), stream
+
+    @property
+    def exact_groups(self) -> int:
+        """Groups of sixteen logits that screening left to the head itself, since the start."""
+        return int(self._library.lk_exact_groups(self._engine))
 
     def following(self, token: int, cache: FusedCache, slot: int = 0) -> int:
         """The likeliest token after `token`, which goes to the end of a slot: a greedy step.
@@ -310,6 +323,8 @@ class FusedDecoder:
                 self._matrix(self._packed.head), self._vector("token_norm.weight"),
                 self._vector("feature_norm.weight"),
                 self._matrix(FUSE) if FUSE in self._packed.entries else native.Matrix(),
+                self._matrix(SCREEN) if self.screened else native.Matrix(),
+                self._vector(SCREEN_ERROR) if self.screened else None,
             )  # fmt: skip
         except KeyError as error:
             raise FusedError(f"the weights lack {error}.") from error

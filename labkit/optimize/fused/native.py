@@ -64,6 +64,8 @@ class Model(ctypes.Structure):
         ("head", Matrix),
         *((name, c_void_p) for name in ("token_norm", "feature_norm")),
         ("fuse", Matrix),
+        ("screen", Matrix),
+        ("screen_error", c_void_p),
     )
 
 
@@ -175,6 +177,8 @@ def library(isa: str = "", sanitize: bool = False) -> ctypes.CDLL:
         c_void_p, POINTER(Model), POINTER(Cache), c_int64, c_int64, c_int64, c_int,
     ]  # fmt: skip
     found.lk_step.restype = c_int64
+    found.lk_exact_groups.argtypes = [c_void_p]
+    found.lk_exact_groups.restype = c_int64
     sizes = (c_int32 * 8)()
     count = found.lk_sizes(sizes)
     expected = [ctypes.sizeof(kind) for kind in (Matrix, Layer, Model, Cache, Rows)]

@@ -3,8 +3,9 @@
 A block holds 32 columns of a row: Q4_0 (scale d; weight d * (n - 8)), Q4_1 (d and m; d * n + m),
 Q5_0 (d; d * (n - 16)) or Q8_0 (d; d * n), as in llama.cpp's files. Interleaved, a block of sixteen
 rows holds their scales side by side, then for four columns at a time the bytes of all sixteen, so
-that a lane of a vector is a row and nothing is ever summed across lanes; last, for Q5_0, the fifth
-bits in the same order. No number changes: the bits are the file's.
+that a lane of a vector is a row and nothing is ever summed across lanes; last, for Q5_0, four bytes
+of each row with the fifth bits of columns 0 to 3, 4 to 7, ... in bits 0, 1, ... No number changes:
+the bits are the file's.
 """
 
 from __future__ import annotations
@@ -74,9 +75,9 @@ def interleave(blocks: np.ndarray, form: Format) -> np.ndarray:
     parts = [part.transpose(0, 2, 3, 1, 4).reshape(groups, columns, -1) for part in (scales, quads)]
     if fifths:
         held = lanes[..., form.scales : form.scales + fifths]
-        bits = np.unpackbits(held, axis=-1, bitorder="little").reshape(groups, LANES, columns, -1, 4)
-        bits = bits.transpose(0, 2, 3, 1, 4).reshape(groups, columns, -1)
-        parts.append(np.packbits(bits, axis=-1, bitorder="little"))
+        bits = np.unpackbits(held, axis=-1, bitorder="little")
+        bits = bits.reshape(groups, LANES, columns, 8, 4).transpose(0, 2, 1, 4, 3)
+        parts.append(np.packbits(bits, axis=-1, bitorder="little").reshape(groups, columns, -1))
     return np.concatenate(parts, axis=-1)
 
 

@@ -22,9 +22,10 @@ import numpy as np
 from labkit.model.config import ModelConfig, config_from_dict
 from labkit.model.load import DEFAULT_MODEL, default_gguf, locate, read_tensors
 from labkit.optimize.fused.pack import BLOCK, LANES, FusedError, format_of, interleave, to_blocks
+from labkit.optimize.fused.screen import SCREEN, SCREEN_ERROR, SCREENED, screen_of
 from labkit.paths import cache_dir
 
-VERSION = 1  # of the packing: a new one does not read old folders
+VERSION = 3  # of the packing: a new one does not read old folders
 AS_IS = "as-is"
 _ALIGN = 4096
 _HUGE = 2 * 2**20
@@ -56,10 +57,16 @@ class PackedWeights:
         return int(self.blob.ctypes.data) + self.entries[name].offset
 
     @property
-    def read_bytes(self) -> int:
-        """Bytes a decode step reads: all but an embedding table of its own."""
-        looked_up = {EMBEDDING} if HEAD in self.entries else set()
-        return sum(e.nbytes for name, e in self.entries.items() if name not in looked_up)
+    def has_screen(self) -> bool:
+        """Whether there is a copy of the head to find the likeliest token with (screen.py)."""
+        return SCREEN in self.entries
+
+    def read_bytes(self, screened: bool = False) -> int:
+        """Bytes a decode step reads: all but an embedding table of its own, and of head and screen
+        only one (the few logits that are computed after screening not counted)."""
+        left_out = {self.head} if screened else {SCREEN, SCREEN_ERROR}
+        left_out |= {EMBEDDING} if HEAD in self.entries else set()
+        return sum(e.nbytes for name, e in self.entries.items() if name not in left_out)
 
     @property
     def head(self) -> str:
@@ -132,9 +139,12 @@ def directory_blocks(directory: Path, weights: str) -> tuple[dict[str, Any], Ten
 
 def _parts(tensors: Tensors, config: ModelConfig) -> Iterator[tuple[str, np.ndarray, Entry]]:
     """Each tensor's bytes as the kernel wants them, with its entry (offset still 0)."""
+    head = EMBEDDING if config.tied_head else HEAD
     for name, data, kind in tensors:
         if name == HEAD and config.tied_head:
             continue
+        if name == head and kind in SCREENED:
+            yield from _parts(screen_of(data, format_of(kind)), config)
         if kind:
             blocks = interleave(data, format_of(kind))
             entry = Entry(0, blocks.nbytes, data.shape[0], data.shape[1] * BLOCK, kind)
@@ -198,7 +208,7 @@ def packed(model: str | Path | None, weights: str = AS_IS) -> PackedWeights:
     """The packed weights of a model, converted on first use and kept.
 
     model: as labkit.model.load.load takes it. weights: "as-is" for a GGUF file's own blocks, or
-    q4_0, q4_1, q8_0 to round to. Raises FusedError for what the kernel cannot serve.
+    one of pack.FORMATS to round to. Raises FusedError for what the kernel cannot serve.
     """
     if weights != AS_IS:
         format_of(weights)

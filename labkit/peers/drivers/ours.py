@@ -1,7 +1,7 @@
 """Our own variants, and transformers as it comes: they run in our environment.
 
 Options: kind ("transformers", "compiled", "plain" or "fused"), gguf, directory, model (as the
-user named it), weights (for "fused"), threads, context, device, dtype.
+user named it), weights and screened (for "fused"), threads, context, device, dtype.
 """
 
 from __future__ import annotations
@@ -125,7 +125,10 @@ def _fused(options: dict[str, Any]) -> Any:
 
     path = options["gguf"] or options["directory"]
     return import_module("labkit.optimize.fused").load_fused(
-        path, weights=options["weights"], threads=options["threads"]
+        path,
+        weights=options["weights"],
+        threads=options["threads"],
+        screened=options.get("screened", True),
     )
 
 

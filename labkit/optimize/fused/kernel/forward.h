@@ -9,6 +9,7 @@
 #include "attention.h"
 #include "pool.h"
 #include "product.h"
+#include "screen.h"
 
 namespace lk {
 
@@ -44,8 +45,11 @@ struct Piece {
 
 class Pass {
 public:
-    Pass(const Model& model, const Cache& cache, const Rows& rows, float* logits, Pool& pool)
-        : model_(model), cache_(cache), rows_(rows), logits_(logits), pool_(pool),
+    // screened: the one wanted row's likeliest token is found with the screen, whose word `logits`
+    // then holds.
+    Pass(const Model& model, const Cache& cache, const Rows& rows, float* logits, bool screened,
+         Pool& pool)
+        : model_(model), cache_(cache), rows_(rows), logits_(logits), screened_(screened), pool_(pool),
           group_(model.heads / model.kv_heads), queries_(model.heads * model.head_dim),
           kv_(model.kv_heads * model.head_dim), all_(queries_ + 2 * kv_) {}
 
@@ -54,8 +58,11 @@ public:
         for (int begin = 0; begin < rows_.rows; begin += kSliceRows) {
             slice(begin, std::min(begin + kSliceRows, rows_.rows));
             pool_.run([](void* self, int me) { static_cast<Pass*>(self)->work(me); }, this);
+            if (screened_ && !wanted_.empty()) tell_best();
         }
     }
+
+    int64_t exact_groups = 0; // of the head, computed after screening
 
 private:
     void slice(int begin, int end) {
@@ -125,6 +132,10 @@ private:
         const size_t vectors = static_cast<size_t>(count) * model_.heads * chunks_;
         partials_.resize(vectors);
         partial_values_.resize(vectors * model_.head_dim);
+        if (screened_) {
+            hopes_.assign(pool_.threads(), {});
+            found_.assign(pool_.threads(), {});
+        }
     }
 
     bool skips(Skip what) const { return rows_.skip & what; }
@@ -153,9 +164,44 @@ private:
             return x(static_cast<int>(rows_.wanted[wanted_[i]]) - begin_);
         });
         const int64_t width = groups(model_.head) * kWide;
-        product(me, model_.head, last_.view, wanted, [&](int i, int g, const F& sum) {
-            fstore(logits_ + wanted_[i] * width + g * kWide, sum);
-        });
+        product(me, screened_ ? model_.screen : model_.head, last_.view, wanted,
+                [&](int i, int g, const F& sum) {
+                    fstore(logits_ + wanted_[i] * width + g * kWide, sum);
+                });
+        if (screened_) search(me);
+    }
+
+    // Each thread looks through its share of the groups: first for the one of which the screen says
+    // most, whose best logit is a floor for all, then for all that may reach above it.
+    void search(int me) {
+        const int all = groups(model_.head);
+        const int first = pool_.share_begin(me, all), end = pool_.share_begin(me + 1, all);
+        const Screened said{logits_, model_.screen_error, length_of(last_.view, 0)};
+        if (first < end) compute(hopes_[me], promising(said, first, end));
+        pool_.barrier(me);
+        Best best;
+        for (const Best& hope : hopes_) best.take(hope.value, hope.row);
+        candidates(said, first, end, [&] { return best.value; }, [&](int g) { compute(best, g); });
+        found_[me] = best;
+    }
+
+    // A group of sixteen logits from the head itself.
+    void compute(Best& best, int group) {
+        F sum[kMaxTile];
+        dot_any(sum, model_.head, group, last_.view, 0, 1);
+        float values[kWide];
+        fstore(values, sum[0]);
+        for (int lane = 0; lane < kWide && group * kWide + lane < model_.head.rows; lane++)
+            best.take(values[lane], group * kWide + lane);
+        best.exact++;
+    }
+
+    void tell_best() {
+        Best best;
+        for (const Best& own : found_) best.take(own.value, own.row);
+        rows_.best[0] = best.row;
+        for (const auto* each : {&hopes_, &found_})
+            for (const Best& own : *each) exact_groups += own.exact;
     }
 
     void embed(float* to, int r) const {
@@ -383,6 +429,7 @@ private:
     const Cache& cache_;
     const Rows& rows_;
     float* logits_;
+    const bool screened_;
     Pool& pool_;
     const int group_, queries_, kv_, all_;
 
@@ -392,6 +439,7 @@ private:
     std::vector<int> wanted_;
     std::vector<float> x_, projected_, partial_values_, joined_floats_;
     std::vector<Partial> partials_;
+    std::vector<Best> hopes_, found_; // of each thread
     Quantized input_, mixed_, middle_, last_, joined_;
 };
 

@@ -29,6 +29,7 @@ inline V vkeep(V x, V test, V limit) {
 }
 
 inline VI viset(int x) { return _mm256_set1_epi32(x); }
+inline VI viadd(VI a, VI b) { return _mm256_add_epi32(a, b); }
 inline VI vnearest(V x) { return _mm256_cvtps_epi32(x); }
 inline V vfloat(VI x) { return _mm256_cvtepi32_ps(x); }
 inline V vpower_of_two(VI n) {
@@ -50,16 +51,10 @@ inline VB vbytes(const uint8_t* p) {
 }
 inline VB vlow(VB x) { return _mm256_and_si256(x, _mm256_set1_epi8(15)); }
 inline VB vhigh(VB x) { return _mm256_and_si256(_mm256_srli_epi16(x, 4), _mm256_set1_epi8(15)); }
-// Nibbles n and their fifth bits, one a byte: n + 16 * bit - 16, held as value + 128.
-inline VB vfifth(VB nibbles, const uint8_t* bits) {
-    int four;
-    __builtin_memcpy(&four, bits, 4);
-    const __m256i spread = _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202,
-                                              0x0303030303030303);
-    const __m256i own = _mm256_set1_epi64x(static_cast<int64_t>(0x8040201008040201)); // a bit a byte
-    const __m256i each = _mm256_and_si256(_mm256_shuffle_epi8(_mm256_set1_epi32(four), spread), own);
-    const __m256i set = _mm256_and_si256(_mm256_cmpeq_epi8(each, own), _mm256_set1_epi8(16));
-    return _mm256_add_epi8(_mm256_or_si256(nibbles, _mm256_set1_epi8(112)), set);
+// Nibbles with their fifth bits: of each byte, bit `quad` of `bits`.
+inline VB vfifth(VB nibbles, VB bits, int quad) {
+    const VB moved = quad < 4 ? _mm256_slli_epi16(bits, 4 - quad) : _mm256_srli_epi16(bits, quad - 4);
+    return _mm256_or_si256(nibbles, _mm256_and_si256(moved, _mm256_set1_epi8(16)));
 }
 using VQ = __m256i; // four int8 of a token, in every lane
 inline VQ vfour(const int8_t* q) {
@@ -70,7 +65,7 @@ inline VQ vfour(const int8_t* q) {
 inline VI vpairs(__m256i words) { return _mm256_madd_epi16(words, _mm256_set1_epi16(1)); }
 
 // Products of nibbles, added up over a block: eight times a pair of at most 15 x 127 still fits
-// 16 bits, so that lanes become 32 bits wide only at the end.
+// 16 bits, so that lanes become 32 bits wide only at the end; with a fifth bit, four times.
 using VN = __m256i;
 inline VN vnibbles(VN sum, VB w, VQ q) {
     sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(w, q));

@@ -30,6 +30,7 @@ inline V vkeep(V x, V test, V limit) {
 }
 
 inline VI viset(int x) { return _mm512_set1_epi32(x); }
+inline VI viadd(VI a, VI b) { return _mm512_add_epi32(a, b); }
 inline VI vnearest(V x) { return _mm512_cvtps_epi32(x); } // ties to even
 inline V vfloat(VI x) { return _mm512_cvtepi32_ps(x); }
 inline V vpower_of_two(VI n) { // n in -126..127
@@ -48,12 +49,10 @@ inline void vstore_half(uint16_t* p, V x) {
 inline VB vbytes(const uint8_t* p) { return _mm512_loadu_si512(p); }
 inline VB vlow(VB x) { return _mm512_and_si512(x, _mm512_set1_epi8(15)); }
 inline VB vhigh(VB x) { return _mm512_and_si512(_mm512_srli_epi16(x, 4), _mm512_set1_epi8(15)); }
-// Nibbles n and their fifth bits, one a byte: n + 16 * bit - 16, held as value + 128.
-inline VB vfifth(VB nibbles, const uint8_t* bits) {
-    uint64_t fifth;
-    __builtin_memcpy(&fifth, bits, 8);
-    const VB low = _mm512_or_si512(nibbles, _mm512_set1_epi8(112));
-    return _mm512_mask_add_epi8(low, fifth, low, _mm512_set1_epi8(16));
+// Nibbles with their fifth bits: of each byte, bit `quad` of `bits`.
+inline VB vfifth(VB nibbles, VB bits, int quad) {
+    const VB moved = quad < 4 ? _mm512_slli_epi16(bits, 4 - quad) : _mm512_srli_epi16(bits, quad - 4);
+    return _mm512_or_si512(nibbles, _mm512_and_si512(moved, _mm512_set1_epi8(16)));
 }
 using VQ = __m512i; // four int8 of a token, in every lane
 inline VQ vfour(const int8_t* q) {

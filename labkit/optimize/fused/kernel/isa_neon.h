@@ -29,6 +29,7 @@ inline V vkeep(V x, V test, V limit) {
 }
 
 inline VI viset(int x) { return vdupq_n_s32(x); }
+inline VI viadd(VI a, VI b) { return vaddq_s32(a, b); }
 inline VI vnearest(V x) { return vcvtnq_s32_f32(x); }
 inline V vfloat(VI x) { return vcvtq_f32_s32(x); }
 inline V vpower_of_two(VI n) {
@@ -45,12 +46,10 @@ inline void vstore_half(uint16_t* p, V x) { vst1_u16(p, vreinterpret_u16_f16(vcv
 inline VB vbytes(const uint8_t* p) { return vld1q_u8(p); }
 inline VB vlow(VB x) { return vandq_u8(x, vdupq_n_u8(15)); }
 inline VB vhigh(VB x) { return vshrq_n_u8(x, 4); }
-// Nibbles n and their fifth bits, one a byte: n + 16 * bit - 16, held as value + 128.
-inline VB vfifth(VB nibbles, const uint8_t* bits) {
-    const uint8x8_t own = vcreate_u8(0x8040201008040201); // a bit a byte
-    const uint8x16_t each = vcombine_u8(vdup_n_u8(bits[0]), vdup_n_u8(bits[1]));
-    const uint8x16_t set = vandq_u8(vtstq_u8(each, vcombine_u8(own, own)), vdupq_n_u8(16));
-    return vaddq_u8(vorrq_u8(nibbles, vdupq_n_u8(112)), set);
+// Nibbles with their fifth bits: of each byte, bit `quad` of `bits`.
+inline VB vfifth(VB nibbles, VB bits, int quad) {
+    const VB moved = vshlq_u8(bits, vdupq_n_s8(static_cast<int8_t>(4 - quad)));
+    return vorrq_u8(nibbles, vandq_u8(moved, vdupq_n_u8(16)));
 }
 using VQ = int8x16_t; // four int8 of a token, in every lane
 inline VQ vfour(const int8_t* q) {

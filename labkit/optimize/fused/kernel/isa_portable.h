@@ -43,6 +43,9 @@ inline V vkeep(const V& x, const V& test, const V& limit) {
 }
 
 inline VI viset(int x) { return lanes<VI>([&](int) { return x; }); }
+inline VI viadd(const VI& a, const VI& b) {
+    return lanes<VI>([&](int i) { return a.at[i] + b.at[i]; });
+}
 inline VI vnearest(const V& x) {
     return lanes<VI>([&](int i) { return static_cast<int32_t>(std::nearbyint(x.at[i])); });
 }
@@ -106,10 +109,10 @@ inline VB vhigh(VB x) {
     for (uint8_t& byte : x.at) byte >>= 4;
     return x;
 }
-// Nibbles n and their fifth bits, one a byte: n + 16 * bit - 16, held as value + 128.
-inline VB vfifth(VB nibbles, const uint8_t* bits) {
+// Nibbles with their fifth bits: of each byte, bit `quad` of `bits`.
+inline VB vfifth(VB nibbles, const VB& bits, int quad) {
     for (int i = 0; i < 4 * kLanes; i++)
-        nibbles.at[i] = static_cast<uint8_t>(nibbles.at[i] + 112 + 16 * (bits[i / 8] >> i % 8 & 1));
+        nibbles.at[i] = static_cast<uint8_t>(nibbles.at[i] | (bits.at[i] >> quad & 1) << 4);
     return nibbles;
 }
 struct VQ { // four int8 of a token

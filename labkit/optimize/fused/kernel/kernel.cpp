@@ -10,6 +10,7 @@ struct Engine {
     lk::Pool pool;
     std::mutex busy;           // passes of one engine take turns
     std::vector<float> logits; // where the caller wants none
+    int64_t exact_groups = 0;  // of sixteen logits, computed after screening
 };
 
 bool inside(const int64_t* values, int count, int64_t below) {
@@ -71,18 +72,26 @@ int lk_forward(void* handle, const lk::Model* model, const lk::Cache* cache, con
     const std::lock_guard<std::mutex> turn(engine->busy);
     try {
         const int64_t width = lk::whole(model->head.rows);
+        // Of one row alone: with more, arithmetic is dearer than bytes, and rows that follow a wrong
+        // draft have many candidates.
+        const bool screened = !logits && rows->wanted_rows == 1 && model->screen.data;
         if (!logits) {
             engine->logits.resize(rows->wanted_rows * width);
             logits = engine->logits.data();
         }
-        lk::Pass(*model, *cache, *rows, logits, engine->pool).run();
-        for (int i = 0; rows->best && i < rows->wanted_rows; i++)
+        lk::Pass pass(*model, *cache, *rows, logits, screened, engine->pool);
+        pass.run();
+        engine->exact_groups += pass.exact_groups;
+        for (int i = 0; rows->best && !screened && i < rows->wanted_rows; i++)
             rows->best[i] = lk::likeliest(logits + i * width, model->head.rows);
     } catch (const std::bad_alloc&) {
         return 4;
     }
     return 0;
 }
+
+// Groups of sixteen logits that screening left to be computed from the head, since the start.
+int64_t lk_exact_groups(void* handle) { return static_cast<Engine*>(handle)->exact_groups; }
 
 // A pass of one token at the end of its slot, and the likeliest token after it: all that greedy
 // decoding asks for, with nothing made for the caller. Minus lk_forward's code where it fails.

@@ -35,6 +35,10 @@ struct Model {
     // two and the matrix (hidden, 2 hidden) that joins them; null in a model of its own.
     const float *token_norm, *feature_norm;
     Matrix fuse;
+    // A copy of the head in fewer bits, and of each row how far an input of length 1 may lead it off
+    // (screen.h); null where there is none.
+    Matrix screen;
+    const float* screen_error;
 };
 
 enum KvType : int32_t { kHalf = 0, kFloat = 1 };

@@ -60,9 +60,7 @@ constexpr int block_bytes(int format) { // of sixteen rows
 }
 constexpr int scale_bytes(int format) { return kWide * (format == kQ4_1 ? 4 : 2); }
 
-constexpr bool in_nibbles(int format) { return format == kQ4_1 || format == kQ4_0; }
-
-// A weight is d * n + m; Q4_0's is d * (n - 8); of Q8_0 and Q5_0 n has a sign, and there is no m.
+// A weight is d * n + m; Q4_0's is d * (n - 8), Q5_0's d * (n - 16), and Q8_0's has no m.
 template <int kFormat>
 inline V offset(const uint8_t* block, int part, const V& d) {
     if constexpr (kFormat == kQ4_1)
@@ -75,19 +73,28 @@ constexpr int kAhead = 1600; // bytes read ahead of the product, into the second
 
 // Integer sums of a block: rows of parts kFirst.. times kTokens tokens, kStride bytes apart. Four
 // columns at a time, so that a weight is unpacked once for all tokens and a token's bytes are
-// spread once for all parts.
-template <int kTokens, int kFirst, int kCount>
+// spread once for all parts. kFrom to kTo: of the four times four bytes of a row; kFifth: whether
+// fifth bits follow them, those of four columns after four in a byte of their own.
+template <int kFrom, int kTo, int kTokens, int kFirst, int kCount, bool kFifth = false>
 inline void nibble_sums(VI (&whole)[kTokens][kCount], const uint8_t* at,
                         const TokenBlock* x, int blocks) {
     VN sum[kTokens][kCount] = {};
+    VB fifths[kCount];
+    if constexpr (kFifth)
+        for (int p = 0; p < kCount; p++)
+            fifths[p] = vbytes(at + 4 * kWide * 4 + 4 * kLanes * (kFirst + p));
 #pragma GCC unroll 4
-    for (int j = 0; j < 4; j++) {
+    for (int j = kFrom; j < kTo; j++) {
         VB low[kCount], high[kCount];
 #pragma GCC unroll 4
         for (int p = 0; p < kCount; p++) {
             const VB both = vbytes(at + 4 * kWide * j + 4 * kLanes * (kFirst + p));
             low[p] = vlow(both);
             high[p] = vhigh(both);
+            if constexpr (kFifth) {
+                low[p] = vfifth(low[p], fifths[p], j);
+                high[p] = vfifth(high[p], fifths[p], j + 4);
+            }
         }
 #pragma GCC unroll 16
         for (int t = 0; t < kTokens; t++) {
@@ -104,17 +111,19 @@ inline void nibble_sums(VI (&whole)[kTokens][kCount], const uint8_t* at,
         for (int p = 0; p < kCount; p++) whole[t][p] = vnibbles_sum(sum[t][p]);
 }
 
-// Four columns of a part as bytes that hold value + 128. Q5_0: nibbles as in Q4_0, then the fifth
-// bits of four columns after four.
-template <int kFormat>
-inline VB four_columns(const uint8_t* at, int j, int part) {
-    if constexpr (kFormat == kQ8_0) return vbytes(at + 4 * kWide * j + 4 * kLanes * part);
-    const VB both = vbytes(at + 4 * kWide * (j % 4) + 4 * kLanes * part);
-    const uint8_t* fifth = at + 4 * kWide * 4 + kWide / 2 * j + kLanes / 2 * part;
-    return vfifth(j < 4 ? vlow(both) : vhigh(both), fifth);
+template <int kTokens, int kFirst, int kCount>
+inline void fifth_sums(VI (&whole)[kTokens][kCount], const uint8_t* at, const TokenBlock* x,
+                       int blocks) {
+    VI second[kTokens][kCount];
+    nibble_sums<0, 2, kTokens, kFirst, kCount, true>(whole, at, x, blocks);
+    nibble_sums<2, 4, kTokens, kFirst, kCount, true>(second, at, x, blocks);
+#pragma GCC unroll 16
+    for (int t = 0; t < kTokens; t++)
+#pragma GCC unroll 4
+        for (int p = 0; p < kCount; p++) whole[t][p] = viadd(whole[t][p], second[t][p]);
 }
 
-template <int kFormat, int kTokens, int kFirst, int kCount>
+template <int kTokens, int kFirst, int kCount>
 inline void byte_sums(VI (&whole)[kTokens][kCount], const uint8_t* at, const TokenBlock* x,
                       int blocks) {
 #pragma GCC unroll 16
@@ -125,7 +134,7 @@ inline void byte_sums(VI (&whole)[kTokens][kCount], const uint8_t* at, const Tok
     for (int j = 0; j < 8; j++) {
         VB w[kCount];
 #pragma GCC unroll 4
-        for (int p = 0; p < kCount; p++) w[p] = four_columns<kFormat>(at, j, kFirst + p);
+        for (int p = 0; p < kCount; p++) w[p] = vbytes(at + 4 * kWide * j + 4 * kLanes * (kFirst + p));
 #pragma GCC unroll 16
         for (int t = 0; t < kTokens; t++) {
             const VQ four = vfour(x[distance(t, blocks)].q + 4 * j);
@@ -148,10 +157,12 @@ inline void dot_parts(V (&sum)[kTokens][kParts], const uint8_t* w, const Activat
             for (int line = 0; line < block_bytes(kFormat); line += 64)
                 __builtin_prefetch(w + kAhead + line, 0, 2);
         VI whole[kTokens][kCount];
-        if constexpr (in_nibbles(kFormat))
-            nibble_sums<kTokens, kFirst>(whole, w + scale_bytes(kFormat), x, blocks);
+        if constexpr (kFormat == kQ8_0)
+            byte_sums<kTokens, kFirst>(whole, w + scale_bytes(kFormat), x, blocks);
+        else if constexpr (kFormat == kQ5_0)
+            fifth_sums<kTokens, kFirst>(whole, w + scale_bytes(kFormat), x, blocks);
         else
-            byte_sums<kFormat, kTokens, kFirst>(whole, w + scale_bytes(kFormat), x, blocks);
+            nibble_sums<0, 4, kTokens, kFirst>(whole, w + scale_bytes(kFormat), x, blocks);
 #pragma GCC unroll 4
         for (int p = kFirst; p < kFirst + kCount; p++) {
             const V d = vload_half(reinterpret_cast<const uint16_t*>(w) + p * kLanes);
@@ -159,9 +170,10 @@ inline void dot_parts(V (&sum)[kTokens][kParts], const uint8_t* w, const Activat
             for (int t = 0; t < kTokens; t++) {
                 const TokenBlock& block = x[distance(t, blocks)];
                 VI n = whole[t][p - kFirst];
-                if constexpr (!in_nibbles(kFormat)) n = vbytes_sum(n, block.sum);
+                if constexpr (kFormat == kQ8_0) n = vbytes_sum(n, block.sum);
+                if constexpr (kFormat == kQ5_0) n = viadd(n, viset(-16 * block.sum));
                 sum[t][p] = vfma(vmul(vfloat(n), vset(block.scale)), d, sum[t][p]);
-                if constexpr (in_nibbles(kFormat))
+                if constexpr (kFormat == kQ4_0 || kFormat == kQ4_1)
                     sum[t][p] = vfma(vset(block.total), offset<kFormat>(w, p, d), sum[t][p]);
             }
         }
@@ -222,14 +234,14 @@ inline void dequantize_row(float* out, const Matrix& m, int row) {
         fstore(halves + kWide, fload(reinterpret_cast<const uint16_t*>(block) + kWide));
         const float d = halves[lane];
         const uint8_t* at = block + scale_bytes(m.format) + 4 * lane;
-        const uint8_t* fifths = block + scale_bytes(m.format) + 4 * kWide * 4 + lane / 2;
+        const uint8_t* fifths = at + 4 * kWide * 4;
         for (int c = 0; c < kBlock; c++) {
             const uint8_t byte = at[(m.format == kQ8_0 ? c / 4 : c / 4 % 4) * 4 * kWide + c % 4];
             const int nibble = c < kBlock / 2 ? byte & 15 : byte >> 4;
             if (m.format == kQ8_0) out[c] = d * static_cast<float>(byte - 128);
             else if (m.format == kQ4_0) out[c] = d * static_cast<float>(nibble - 8);
             else if (m.format == kQ5_0) {
-                const int fifth = fifths[kWide / 2 * (c / 4)] >> (lane % 2 * 4 + c % 4) & 1;
+                const int fifth = fifths[c % 4] >> c / 4 & 1;
                 out[c] = d * static_cast<float>(nibble + 16 * fifth - 16);
             }
             else out[c] = d * static_cast<float>(nibble) + halves[kWide + lane];

@@ -1,0 +1,140 @@
+"""Screening finds the very token that all logits would have, and looks at few of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gguf import GGMLQuantizationType
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from labkit.model.generate import generate
+from labkit.model.rows import Rows
+from labkit.optimize.fused import FusedDecoder
+from labkit.optimize.fused.pack import FORMATS, from_blocks, to_blocks
+from labkit.optimize.fused.screen import SCREEN_ERROR, row_errors, screen_of
+from labkit.optimize.fused.weights import PackedWeights, packed
+from tests.conftest import make_reference
+from tests.fused_helpers import SIZES, logits
+from tests.test_model_gguf import gguf_weights, write_gguf
+
+VOCABULARY = 1000
+IDS = [(7 * n * n + 3 * n) % VOCABULARY for n in range(120)]
+
+
+@pytest.fixture(scope="module")
+def make(tmp_path_factory) -> Callable[[Callable[[torch.Tensor], Any]], PackedWeights]:
+    """Packed weights of a random model whose head's rows were changed by a function."""
+
+    def made(change: Callable[[torch.Tensor], Any]) -> PackedWeights:
+        reference = make_reference("llama", **SIZES | {"vocab_size": VOCABULARY})
+        with torch.no_grad():
+            change(reference.lm_head.weight)
+        file = tmp_path_factory.mktemp("tiny") / "tiny.gguf"
+        kind = GGMLQuantizationType.Q8_0
+        return packed(write_gguf(file, reference, gguf_weights(reference), kind))
+
+    return made
+
+
+def steps(weights: PackedWeights, **options: Any) -> tuple[list[int], int]:
+    """The token after every one of IDS, a greedy step each, and the groups computed exactly."""
+    decoder = FusedDecoder(weights, **options)
+    cache = decoder.new_cache(1, len(IDS))
+    return [decoder.following(token, cache) for token in IDS], decoder.exact_groups
+
+
+def crowd(head: torch.Tensor) -> None:
+    """All rows nearly one: their logits lie closer than five bits can tell."""
+    head.copy_(head[:1] + 0.02 * head)
+
+
+def twins(head: torch.Tensor) -> None:
+    """Every row four times, far apart: the likeliest is never alone."""
+    head.copy_(head[:250].repeat(4, 1))
+
+
+@pytest.mark.parametrize("isa", ["", "portable"])
+@pytest.mark.parametrize("change", [lambda head: None, crowd, twins, torch.zero_])
+def test_the_token_is_the_likeliest_of_all_logits(make, change, isa):
+    weights = make(change)
+    expected = logits(FusedDecoder(weights, 1), IDS).argmax(-1).tolist()
+    for threads in (1, 3):
+        found, looked_at = steps(weights, threads=threads, isa=isa)
+        assert found == expected
+        assert looked_at > 0
+    assert steps(weights, screened=False) == (expected, 0)
+
+
+def test_a_screen_spares_most_of_the_head(make):
+    def stand_out(head):  # as heads of trained models do: some rows are far longer than most
+        head.mul_(torch.linspace(0.02, 1, VOCABULARY)[:, None] ** 3)
+
+    _, looked_at = steps(make(stand_out), threads=1)
+    assert looked_at < 0.5 * len(IDS) * VOCABULARY / 16
+
+
+def test_without_the_error_tokens_would_be_wrong(make):
+    weights = make(crowd)
+    expected, _ = steps(weights)
+    entry = weights.entries[SCREEN_ERROR]
+    weights.blob[entry.offset : entry.offset + entry.nbytes] = 0
+    assert steps(weights)[0] != expected
+
+
+@given(seed=st.integers(0, 2**32 - 1), columns=st.integers(1, 20))
+@settings(deadline=None, max_examples=60)
+def test_no_input_leads_further_off_than_a_rows_error(seed, columns):
+    rng = np.random.default_rng(seed)
+    form = FORMATS["q8_0"]
+    head = rng.standard_normal((8, 32 * columns)) * 10.0 ** rng.integers(-3, 3, (8, 1))
+    blocks = to_blocks(head, form)
+    exact = from_blocks(blocks, form).astype(np.float64)
+    (_, copy, _), (_, errors, _) = screen_of(blocks, form)
+    off = exact - from_blocks(copy, FORMATS["q5_0"])
+    inputs = [off, rng.standard_normal(exact.shape), exact]  # the first is the worst there is
+    for x in inputs:
+        moved = np.abs((off * x).sum(1))
+        assert (moved <= errors * np.linalg.norm(x, axis=1)).all()
+    assert (np.abs((off * off).sum(1)) > 0.99 * errors * np.linalg.norm(off, axis=1)).all()
+
+
+def test_rounding_is_part_of_the_error():
+    same = np.ones((1, 64), dtype=np.float32)
+    assert 0 < row_errors(same, same)[0] < 1e-4
+
+
+def test_several_rows_and_their_logits_are_the_heads_own(make):
+    weights = make(crowd)
+    decoder, plain = FusedDecoder(weights), FusedDecoder(weights, screened=False)
+    rows = Rows.prefill(IDS[:30], all_logits=True)
+    best, _ = decoder.best(rows, decoder.new_cache(1, 30))
+    assert decoder.exact_groups == 0
+    assert best == plain.best(rows, plain.new_cache(1, 30))[0]
+    assert torch.equal(logits(decoder, IDS), logits(plain, IDS))
+
+
+def test_a_head_of_few_bits_has_no_screen(tmp_path):
+    reference = make_reference("llama", **SIZES)
+    kind = GGMLQuantizationType.Q4_1
+    file = write_gguf(tmp_path / "tiny.gguf", reference, gguf_weights(reference), kind)
+    assert not packed(file).has_screen
+    assert not FusedDecoder(packed(file)).screened
+
+
+@pytest.mark.model
+def test_the_real_model_screened_and_not(real_model):
+    from labkit.optimize.fused import load_fused
+    from labkit.workload.prompts import prompt_ids
+
+    screened, plain = load_fused(), load_fused(screened=False)
+    assert screened.weight_bytes < 0.92 * plain.weight_bytes
+    for seed in (1, 2):
+        ids = prompt_ids(real_model.tokenizer, 100, seed)
+        assert list(generate(screened, ids, 120)) == list(generate(plain, ids, 120))
+    groups = -(-screened.config.vocab_size // 16)
+    assert screened.exact_groups < 0.2 * groups * 2 * 119
