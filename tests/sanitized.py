@@ -39,6 +39,7 @@ def main(folder: Path) -> None:
             fused(Rows.of([(0, 10, IDS[:6], True, [-1, 0, 1, 0, 3, 1])]), cache)
             cache.keep(0, 10, [0, 3, 4])
             fused.best(Rows.of([(0, 13, IDS[:6], True)]), cache, traced=True)
+            fused.guesses(Rows.prefill(IDS[:5]), fused.new_cache(1, 5), None, 97)
             for parts in ([(0, 19, [1, 2], True)], [(0, 19, [97], True)], [(2, 0, [1], True)]):
                 with contextlib.suppress(CacheError, IndexError):
                     fused(Rows.of(parts), cache)

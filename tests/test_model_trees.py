@@ -106,10 +106,10 @@ def test_paths_that_lead_outside_are_refused_by_the_kernel(fused: FusedDecoder) 
     cache = fused.new_cache(1, 16)
     span = Span(0, 0, 3, 0, (-1, 0, 0))
     rows = Rows.of([(0, 0, IDS[:3], True, [-1, 0, 0])])
-    wrong = rows.positions.clone()
+    wrong = list(rows.at)
     wrong[2] = 2
     with pytest.raises(CacheError, match="where their slots end"):
-        fused(Rows(rows.tokens, wrong, rows.wanted, (span,)), cache)
+        fused(Rows(rows.ids, wrong, rows.asked, (span,)), cache)
     assert cache.length(0) == 0
 
 

@@ -231,11 +231,11 @@ def test_rows_that_do_not_fit_are_refused(fused):
 def test_rows_that_contradict_themselves_are_refused_by_the_kernel(fused):
     cache = fused.new_cache(1, 16)
     rows = Rows.prefill(IDS[:3])
-    rows.positions[1] = 9
+    rows.at[1] = 9
     with pytest.raises(CacheError, match="where their slots end"):
         fused(rows, cache)
     wrong = Rows.prefill(IDS[:3])
-    wrong.wanted[0] = 3
+    wrong.asked[0] = 3
     with pytest.raises(IndexError, match=r"0\.\.2"):
         fused(wrong, cache)
     assert cache.length(0) == 0

@@ -159,6 +159,19 @@ def test_the_fused_head_is_its_plain_twin(fused, plain, head, directory, form, o
     assert (ours - theirs).abs().mean() < off * theirs.std()
 
 
+@pytest.mark.parametrize("count", [1, 3, 200])
+def test_guesses_are_the_likeliest_of_the_logits(fused, plain, head, directory, count) -> None:
+    features = torch.randn(6, plain.config.hidden_size)
+    for forward in (fused_head(head, fused, directory), PlainHead(head, plain)):
+        rows = Rows.prefill(PROMPT[:6])
+        logits, streams = forward.traced(rows, forward.new_cache(1, 9), features)
+        words, chances, found = forward.guesses(rows, forward.new_cache(1, 9), features, count)
+        expected = logits[0].softmax(-1).sort(descending=True, stable=True)
+        assert words == expected.indices[:count].tolist()
+        assert torch.allclose(torch.tensor(chances), expected.values[:count], atol=1e-6)
+        assert torch.equal(found, streams)
+
+
 def test_the_fused_head_does_not_mind_company(fused, head, directory) -> None:
     native = fused_head(head, fused, directory)
     features = torch.randn(9, 64)

@@ -8,7 +8,8 @@ a tree, in-flight batching is any mix of these.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TypeAlias
 
 import torch
@@ -69,17 +70,37 @@ Part: TypeAlias = (
 class Rows:
     """Rows of a pass, grouped by slot.
 
-    tokens (rows,) int64; positions (rows,) int64; wanted (n,) int64: rows whose logits are asked
-    for, in order; spans: one a slot, in row order.
+    ids, at: each row's token and position; asked: the rows whose logits are asked for, in order;
+    spans: one a slot, in row order. Whoever computes with tensors takes them as such (int64):
+    tokens (rows,), positions (rows,), wanted (asked,). They are made when first asked for, since
+    that takes longer than all else here, and a native pass needs none.
     """
 
-    tokens: Tensor
-    positions: Tensor
-    wanted: Tensor
+    ids: list[int]
+    at: list[int]
+    asked: list[int]
     spans: tuple[Span, ...]
+    device: torch.device | str = "cpu"
 
     def __len__(self) -> int:
-        return self.tokens.shape[0]
+        return len(self.ids)
+
+    @cached_property
+    def _tensors(self) -> tuple[Tensor, ...]:
+        whole = torch.tensor([*self.ids, *self.at, *self.asked], dtype=torch.int64)
+        return whole.to(self.device).split((len(self.ids), len(self.at), len(self.asked)))
+
+    @property
+    def tokens(self) -> Tensor:
+        return self._tensors[0]
+
+    @property
+    def positions(self) -> Tensor:
+        return self._tensors[1]
+
+    @property
+    def wanted(self) -> Tensor:
+        return self._tensors[2]
 
     @staticmethod
     def of(parts: Iterable[Part]) -> Rows:
@@ -105,10 +126,7 @@ class Rows:
             wanted.extend(range(first, len(tokens)))
         if len({span.slot for span in spans}) != len(spans):
             raise ValueError("a slot may appear only once in a pass.")
-        # One tensor, not three: making it costs more than all else here, in every pass.
-        whole = torch.tensor([*tokens, *positions, *wanted], dtype=torch.int64)
-        ids, at, ask = whole.split((len(tokens), len(tokens), len(wanted)))
-        return Rows(ids, at, ask, tuple(spans))
+        return Rows(tokens, positions, wanted, tuple(spans))
 
     @staticmethod
     def prefill(
@@ -124,7 +142,4 @@ class Rows:
 
     def to(self, device: torch.device | str) -> Rows:
         """The same rows with their tensors on `device`."""
-        tokens, positions, wanted = (
-            tensor.to(device) for tensor in (self.tokens, self.positions, self.wanted)
-        )
-        return Rows(tokens, positions, wanted, self.spans)
+        return replace(self, device=device)

@@ -187,10 +187,6 @@ class FusedDecoder:
         features (rows, hidden) float32: what a draft head reads beside the tokens.
         """
         stream = torch.empty(len(rows), self.config.hidden_size)
-        if features is not None:
-            features = features.float().contiguous()
-            if features.shape != stream.shape:
-                raise ValueError(f"features {tuple(features.shape)} for {len(rows)} rows.")
         return self._logits(rows, cache, features, stream), stream
 
     @property
@@ -222,14 +218,26 @@ class FusedDecoder:
     ) -> tuple[list[int], Tensor | None]:
         """The likeliest token of each wanted row, and where asked for the streams as above."""
         stream = torch.empty(len(rows), self.config.hidden_size) if traced else None
-        found = (ctypes.c_int64 * rows.wanted.shape[0])()
+        found = (ctypes.c_int64 * len(rows.asked))()
         self._run(rows, cache, None, stream, None, ctypes.addressof(found))
         return list(found), stream
+
+    def guesses(
+        self, rows: Rows, cache: FusedCache, features: Tensor | None, count: int
+    ) -> tuple[list[int], list[float], Tensor]:
+        """The `count` likeliest tokens of the one wanted row, their probabilities, and the streams:
+        what a draft head is asked for."""
+        count = min(count, self._outputs)
+        stream = torch.empty(len(rows), self.config.hidden_size)
+        found, chances = (ctypes.c_int64 * count)(), (ctypes.c_float * count)()
+        likely = ctypes.addressof(found), ctypes.addressof(chances), count
+        self._run(rows, cache, features, stream, None, *likely)
+        return list(found), list(chances), stream
 
     def _logits(
         self, rows: Rows, cache: FusedCache, features: Tensor | None, stream: Tensor | None
     ) -> Tensor:
-        logits = torch.empty(rows.wanted.shape[0], self._width)
+        logits = torch.empty(len(rows.asked), self._width)
         self._run(rows, cache, features, stream, logits, None)
         return logits[:, : self._outputs]
 
@@ -241,26 +249,40 @@ class FusedDecoder:
         stream: Tensor | None,
         logits: Tensor | None,
         best: int | None,
+        chances: int | None = None,
+        likely: int = 1,
     ) -> None:
         """The native call; what it gives goes where these lead."""
+        if features is not None:
+            features = features.float().contiguous()
+            if features.shape != (len(rows), self.config.hidden_size):
+                raise ValueError(f"features {tuple(features.shape)} for {len(rows)} rows.")
         cache.reserve(rows)
-        flat = [n for s in rows.spans for n in (s.slot, s.start, s.count, s.first_row)]
-        spans = (ctypes.c_int64 * len(flat))(*flat)
+        spans = [n for s in rows.spans for n in (s.slot, s.start, s.count, s.first_row)]
+        count, asked = len(rows), len(rows.asked)
+        numbers = (ctypes.c_int64 * (2 * count + asked + len(spans)))(
+            *rows.ids, *rows.at, *rows.asked, *spans
+        )
+        tokens = ctypes.addressof(numbers)
+        positions = tokens + 8 * count
+        wanted = positions + 8 * count
         paths = _paths(rows)
         given = native.Rows(
-            rows.tokens.data_ptr(),
-            rows.positions.data_ptr(),
-            rows.wanted.data_ptr(),
-            ctypes.addressof(spans),
+            tokens,
+            positions,
+            wanted,
+            wanted + 8 * asked,
             None if features is None else features.data_ptr(),
             None if stream is None else stream.data_ptr(),
             best,
+            chances,
             None if paths is None else paths.data_ptr(),
-            len(rows),
-            rows.wanted.shape[0],
+            count,
+            asked,
             len(rows.spans),
             self.skip,
             0 if paths is None else paths.shape[1],
+            likely,
         )
         to = None if logits is None else logits.data_ptr()
         code = self._library.lk_forward(
@@ -269,7 +291,7 @@ class FusedDecoder:
         if code:
             for span in rows.spans:
                 cache.truncate(span.slot, span.start)
-            self._refuse(code, len(rows))
+            self._refuse(code, count)
 
     def _refuse(self, code: int, rows: int) -> NoReturn:
         if code == 1:

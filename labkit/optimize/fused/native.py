@@ -83,9 +83,9 @@ class Rows(ctypes.Structure):
 
     _fields_ = (
         *((name, c_void_p) for name in ("tokens", "positions", "wanted", "spans")),
-        *((name, c_void_p) for name in ("features", "stream", "best", "paths")),
+        *((name, c_void_p) for name in ("features", "stream", "best", "chances", "paths")),
         *((name, c_int32) for name in ("rows", "wanted_rows", "span_count", "skip")),
-        ("path_width", c_int32),
+        *((name, c_int32) for name in ("path_width", "likely")),
     )
 
 

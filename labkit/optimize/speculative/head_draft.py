@@ -52,7 +52,9 @@ class HeadForward(Protocol):
 
     config: ModelConfig
 
-    def traced(self, rows: Rows, cache: Any, features: Tensor) -> tuple[Tensor, Tensor]: ...
+    def guesses(
+        self, rows: Rows, cache: Any, features: Tensor, count: int
+    ) -> tuple[list[int], list[float], Tensor]: ...
 
     def new_cache(self, slots: int, capacity: int) -> Any: ...
 
@@ -76,6 +78,14 @@ class PlainHead:
         x = self.head.fuse(torch.cat((embedded, self.head.feature_norm(features)), dim=-1))
         streams = self.head.layer(x, self.target.rope(rows.positions), rows, cache)
         return self.head.logits(streams[rows.wanted]), streams
+
+    def guesses(
+        self, rows: Rows, cache: Any, features: Tensor, count: int
+    ) -> tuple[list[int], list[float], Tensor]:
+        """The `count` likeliest words of the last row, their probabilities, and the streams."""
+        logits, streams = self.traced(rows, cache, features)
+        chances, words = logits[-1].float().softmax(-1).topk(min(count, logits.shape[-1]))
+        return words.tolist(), chances.tolist(), streams
 
 
 def fused_head(
@@ -163,8 +173,10 @@ class LearnedHead(Draft):
 
     def observe(self, features: Tensor) -> None:
         """The target's streams (rows, hidden) of the next tokens of the context."""
-        unseen, self._unseen = self._unseen, max(0, self._unseen - len(features))
-        self._unread.append(features[unseen:])
+        if self._unseen:
+            unseen, self._unseen = self._unseen, max(0, self._unseen - len(features))
+            features = features[unseen:]
+        self._unread.append(features)
 
     def propose(self, context: Sequence[int], limit: int) -> Proposal:
         self._learn(context)
@@ -189,31 +201,28 @@ class LearnedHead(Draft):
     def _draft(self, context: Sequence[int], limit: int) -> list[Guess]:
         """What each pass of the head guesses, along the chain of the likeliest tokens."""
         self._cache.truncate(0, self._read)
-        features = torch.cat(self._unread)
+        features = self._unread[0] if len(self._unread) == 1 else torch.cat(self._unread)
         held = len(context) - 1 - self._before
         rows = Rows.prefill(context[self._before + self._read + 1 :], start=self._read)
         self._unread, self._read = [], held
         chain: list[Guess] = []
         reaches = 1.0
         while True:
-            logits, streams = self._pass(rows, features)
-            chain.append(self._guess(logits[-1].numpy(), reaches))
+            guess, streams = self._guess(rows, features, reaches)
+            chain.append(guess)
             reaches = chain[-1].reaches[0]
             if len(chain) == limit or not self._worth_a_pass([g.reaches[0] for g in chain]):
                 return chain
             features = streams[-1:]
             rows = Rows.prefill(chain[-1].tokens[:1], start=held + len(chain) - 1)
 
-    def _pass(self, rows: Rows, features: Tensor) -> tuple[Tensor, Tensor]:
+    def _guess(self, rows: Rows, features: Tensor, reached: float) -> tuple[Guess, Tensor]:
         self.passes += 1
-        return self.head.traced(rows, self._cache, features)
-
-    def _guess(self, logits: np.ndarray, reached: float) -> Guess:
-        words, chances = likeliest_with_chances(logits, _BRANCHES)
+        words, chances, streams = self.head.guesses(rows, self._cache, features, _BRANCHES)
         self._usual = 0.95 * self._usual + 0.05 * chances[0]
         trust = self._hits / self._hoped
         reaches = [reached * min(1.0, trust * chance) for chance in chances]
-        return Guess([self.ids[word] for word in words], chances, reaches)
+        return Guess([self.ids[word] for word in words], chances, reaches), streams
 
     def _worth_a_pass(self, reaches: list[float]) -> bool:
         """Whether the token that one more pass is likely to find repays the pass and its row."""
@@ -293,13 +302,3 @@ def head_cost(
         _, streams = target.traced(Rows.prefill(text[-1:], start=len(text) - 1), cache)
         text.append(0)
     return float(np.median(taken[1:])) / costs.seconds  # the first reads the prompt
-
-
-def likeliest_with_chances(logits: np.ndarray, count: int) -> tuple[list[int], list[float]]:
-    """The most likely words of logits (words,), and their probabilities."""
-    left, words = logits.copy(), []
-    for _ in range(min(count, len(logits))):  # a few of thousands: faster than any sorting
-        words.append(int(left.argmax()))
-        left[words[-1]] = -np.inf
-    weights = np.exp(logits - logits[words[0]])
-    return words, (weights[words] / weights.sum()).tolist()

@@ -231,9 +231,10 @@ class _Request:
     def _show_features(self, rows: list[int]) -> None:
         """Hand the last pass's features of these rows to a draft that reads them."""
         if (streams := self._forward.features) is not None:
-            together = rows[-1] + 1 == len(rows)  # a slice copies nothing
-            features = streams[: len(rows)] if together else streams[rows]
-            self._guard(lambda draft: draft.observe(features))  # type: ignore[attr-defined]
+            if len(rows) < len(streams):
+                together = rows[-1] + 1 == len(rows)  # a slice copies nothing
+                streams = streams[: len(rows)] if together else streams[rows]
+            self._guard(lambda draft: draft.observe(streams))  # type: ignore[attr-defined]
 
     def _finish(self, yielded: int) -> None:
         """Leave the cache as plain decoding would, also where the reader stopped early."""

@@ -60,13 +60,14 @@ void* lk_new(int threads) { return new Engine(threads); }
 void lk_free(void* engine) { delete static_cast<Engine*>(engine); }
 
 // logits: (wanted_rows, the head's rows rounded up to sixteen), or null where only the likeliest
-// tokens are asked for. 0: done. 1: a token outside the vocabulary; 2: rows that do not fit the cache; 3: wanted rows
-// that are none; 4: out of memory; 5: features where the model reads none, or none where it does.
+// tokens are asked for. 0: done. 1: a token outside the vocabulary; 2: rows that do not fit the cache;
+// 3: wanted rows that are none, or more likely tokens than there are; 4: out of memory; 5: features where the model reads none, or none where it does.
 int lk_forward(void* handle, const lk::Model* model, const lk::Cache* cache, const lk::Rows* rows,
                float* logits) {
     if (!inside(rows->tokens, rows->rows, model->vocab)) return 1;
     if (!spans_fit(*rows, *cache)) return 2;
     if (!inside(rows->wanted, rows->wanted_rows, rows->rows)) return 3;
+    if (rows->chances && (rows->likely < 1 || rows->likely > model->head.rows)) return 3;
     if ((rows->features != nullptr) != (model->fuse.data != nullptr)) return 5;
     auto* engine = static_cast<Engine*>(handle);
     const std::lock_guard<std::mutex> turn(engine->busy);
@@ -74,7 +75,7 @@ int lk_forward(void* handle, const lk::Model* model, const lk::Cache* cache, con
         const int64_t width = lk::whole(model->head.rows);
         // Of one row alone: with more, arithmetic is dearer than bytes, and rows that follow a wrong
         // draft have many candidates.
-        const bool screened = !logits && rows->wanted_rows == 1 && model->screen.data;
+        const bool screened = !logits && rows->wanted_rows == 1 && !rows->chances && model->screen.data;
         if (!logits) {
             engine->logits.resize(rows->wanted_rows * width);
             logits = engine->logits.data();
@@ -82,8 +83,14 @@ int lk_forward(void* handle, const lk::Model* model, const lk::Cache* cache, con
         lk::Pass pass(*model, *cache, *rows, logits, screened, engine->pool);
         pass.run();
         engine->exact_groups += pass.exact_groups;
-        for (int i = 0; rows->best && !screened && i < rows->wanted_rows; i++)
-            rows->best[i] = lk::likeliest(logits + i * width, model->head.rows);
+        for (int i = 0; rows->best && !screened && i < rows->wanted_rows; i++) {
+            const float* of = logits + i * width;
+            const int64_t to = static_cast<int64_t>(i) * rows->likely;
+            if (rows->chances)
+                lk::likely(of, model->head.rows, rows->likely, rows->best + to, rows->chances + to);
+            else
+                rows->best[i] = lk::likeliest(of, model->head.rows);
+        }
     } catch (const std::bad_alloc&) {
         return 4;
     }

@@ -119,4 +119,23 @@ inline int likeliest(const float* x, int count) {
     return 0; // nothing but NaN
 }
 
+// Where the `wanted` largest of `count` values are, the first among equals, and what softmax makes
+// of them.
+inline void likely(const float* x, int count, int wanted, int64_t* at, float* chances) {
+    int found = 0;
+    for (int i = 0; i < count; i++) {
+        if (found == wanted && !(x[i] > x[at[found - 1]])) continue;
+        int place = found < wanted ? found++ : found - 1;
+        for (; place > 0 && x[i] > x[at[place - 1]]; place--) at[place] = at[place - 1];
+        at[place] = i;
+    }
+    const F largest = fset(x[at[0]]);
+    F weights = fset(0.0f);
+    int i = 0;
+    for (; i + kWide <= count; i += kWide) weights = fadd(weights, fexp(fsub(fload(x + i), largest)));
+    float all = sum16(weights);
+    for (; i < count; i++) all += exp1(x[i] - x[at[0]]);
+    for (int n = 0; n < wanted; n++) chances[n] = exp1(x[at[n]] - x[at[0]]) / all;
+}
+
 } // namespace lk

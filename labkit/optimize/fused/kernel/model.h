@@ -56,13 +56,14 @@ struct Rows {
     const int64_t *tokens, *positions, *wanted, *spans;
     const float* features; // (rows, hidden) that a draft head reads beside its tokens, or null
     float* stream;         // (rows, hidden) that takes the stream after the last layer, or null
-    int64_t* best;         // (wanted_rows) that takes each one's likeliest token, or null
+    int64_t* best;         // (wanted_rows, likely) that takes each one's likeliest tokens, or null
+    float* chances;        // (wanted_rows, likely) that takes their probabilities, or null
     // (rows, path_width): for a row of a tree, the rows of its span from the tree's first to itself,
     // -1 beyond; a row of a chain has -1 alone. Null: chains all.
     const int32_t* paths;
     int32_t rows, wanted_rows, span_count;
     int32_t skip; // stages to leave out when their share is measured (forward.h); 0: none
-    int32_t path_width;
+    int32_t path_width, likely;
 
     // Of a row of a tree, else null.
     const int32_t* path(int64_t row) const {
