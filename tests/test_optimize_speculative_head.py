@@ -262,7 +262,7 @@ def test_a_replay_with_streams_asks_what_the_run_asked(fused, head, directory) -
 
 def test_a_head_that_knows_the_answer_saves_passes(fused, plain, texts, directory) -> None:
     """Trained to overfit a handful of texts, it foresees them."""
-    recipe = Recipe(minutes=0.15, words=97, length=40, texts=4, own=0.0, rate=3e-3)
+    recipe = Recipe(minutes=0.25, words=97, length=40, texts=4, own=0.0, rate=3e-3)
     head, _ = train(plain, texts[:4], recipe)
     ids = texts[0].tokens.tolist()
     prompt, answer = ids[:12], ids[12:]
