@@ -121,8 +121,8 @@ def test_notebook_leaves_its_findings(path, tiny_model, tmp_path):
     for finding in findings:
         assert finding.notebook == path.stem
         assert finding.samples == 5
-        # Timing is no matter for a test: another that runs beside it may slow the probe of a model
-        # that fits the first cache, and a fraction of that limit then comes out above 1.
+        # A test that runs beside this one takes a core from the probe, and a fraction of the limit
+        # may then come out above 1, which is told as a defect.
         assert finding.defect is None or "of its limit" in finding.defect
         assert finding.model["name"] == tiny_model.name
         assert "lossless" in finding.quality

@@ -17,6 +17,7 @@ from torch import Tensor
 # Beyond this many bytes a larger buffer is no slower: it is far past every cache.
 LARGEST_PROBE = 256 * 2**20
 _ENOUGH = 200  # passes over a small buffer that tell the best of a moment
+_AT_LEAST = 8 * 2**20  # bytes read by a call: fewer, and its own start would be a part of its time
 
 
 def synchronize(device: str) -> None:
@@ -71,13 +72,15 @@ class BandwidthProbe:
     def __init__(self, nbytes: int, threads: int | None = None, device: str = "cpu") -> None:
         self.nbytes = min(int(nbytes), LARGEST_PROBE)
         self.threads, self.device = threads, device
-        self._buffer = buffer(self.nbytes, device)
+        held = buffer(self.nbytes, device)
+        # A small buffer is read several times in a call.
+        self._read = held.expand(max(1, _AT_LEAST // held.nbytes), -1)
 
     def rates(self, seconds: float = 0.05, least: int = 3, most: float = math.inf) -> list[float]:
         """bytes/s of every pass over the buffer."""
         with threads(self.threads):
-            taken = samples(self._buffer.sum, self.device, seconds, least, most)
-        return [self._buffer.nbytes / t for t in taken]
+            taken = samples(self._read.sum, self.device, seconds, least, most)
+        return [self._read.nbytes / t for t in taken]
 
     def __call__(self) -> float:
         return max(self.rates(most=_ENOUGH))

@@ -140,10 +140,11 @@ class Attention(nn.Module):
         if span.start == 0 and free and not span.parents:
             return attend(queries, held, None, causal=True)
         positions = rows.positions[span.rows]
-        if span.parents:
-            held = held._replace(positions=torch.cat((held.positions[: span.start], positions)))
-        mask = visible(positions, held.positions, window, sinks)
-        if span.parents:
+        if not span.parents:
+            mask = visible(positions, held.positions, window, sinks)
+        else:  # which holds its rows one after another, at places that are not their positions
+            at = torch.cat((held.positions[: span.start], positions))
+            mask = visible(positions, at, window, sinks)
             mask[:, span.start :] &= on_path(span).to(mask.device)
         return attend(queries, held, mask, causal=False)
 

@@ -20,7 +20,8 @@ from labkit.model.cache import KVCache
 from labkit.model.config import ModelConfig
 from labkit.model.generate import Forward, check_lengths
 from labkit.model.rows import Rows
-from labkit.model.sampling import likeliest
+from labkit.optimize.speculative.draft import Proposal
+from labkit.optimize.speculative.target import Target
 
 DEFAULT_KS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16)
 
@@ -66,7 +67,7 @@ def row_costs(
     rounds: int = 25,
     seed: int = 0,
 ) -> RowCosts:
-    """Measure passes of k rows after a context, as verifying does them, best token of each row.
+    """Measure passes of k rows after a context, as verifying does them.
 
     Every round times all of `ks` in turn, in changing order, and gives one ratio to its own single
     row; r(k) is the median over rounds. Raises ModelError where it does not fit the context.
@@ -77,24 +78,21 @@ def row_costs(
     tokens = rng.integers(decoder.config.vocab_size, size=context + ks[-1]).tolist()
     cache = decoder.new_cache(1, len(tokens))
     decoder(Rows.prefill(tokens[:context]), cache)
+    target = Target(decoder)
     taken: dict[int, list[float]] = {k: [] for k in ks}
     for number in range(rounds + 1):  # the first warms up
         for k in rng.permutation(ks).tolist():
-            spent = _timed_pass(decoder, cache, tokens[context : context + k], context)
+            spent = _timed_pass(target, cache, tokens[context : context + k])
             if number:
                 taken[k].append(spent)
     ratios = {k: float(np.median(np.divide(taken[k], taken[1]))) for k in ks}
     return filled(float(np.median(taken[1])), ratios, context)
 
 
-def _timed_pass(decoder: Forward, cache: KVCache, tokens: Sequence[int], start: int) -> float:
+def _timed_pass(target: Target, cache: KVCache, tokens: Sequence[int]) -> float:
+    start = cache.length(0)
     began = time.perf_counter()
-    if len(tokens) == 1 and hasattr(decoder, "following"):  # as plain decoding does
-        decoder.following(tokens[0], cache)
-    elif hasattr(decoder, "best"):
-        decoder.best(Rows.of([(0, start, tokens, True)]), cache)
-    else:
-        likeliest(decoder(Rows.of([(0, start, tokens, True)]), cache))
+    target.verify(tokens[0], Proposal(list(tokens[1:])), cache)
     spent = time.perf_counter() - began
     cache.truncate(0, start)
     return spent

@@ -7,17 +7,14 @@ import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
-from torch import Tensor
-
 from labkit.errors import ParameterError
 from labkit.model.cache import CacheError, KVCache
 from labkit.model.generate import Forward, check_prompt
-from labkit.model.rows import Rows
 from labkit.model.sampling import Sample, greedy
 from labkit.optimize.speculative.accounting import Accounting
 from labkit.optimize.speculative.control import Control, Fixed
 from labkit.optimize.speculative.draft import NOTHING, Draft, FeatureDraft, Proposal
-from labkit.optimize.speculative.verify import accept_greedy, is_greedy, verifier
+from labkit.optimize.speculative.target import Target
 
 DEFAULT_LENGTH = 4
 
@@ -79,42 +76,6 @@ def check_features(target: Any, draft: Draft) -> None:
         )
 
 
-class _Target:
-    """A target's passes, each with the tokens that its rows say should stand.
-
-    Where only the likeliest tokens matter and the target can tell them by itself, no logits are
-    made. features: the residual stream of the last pass, kept for a draft that reads it.
-    """
-
-    def __init__(self, target: Any, sampler: Sample, traced: bool) -> None:
-        self._target, self._traced, self._verify = target, traced, verifier(sampler)
-        self._best = is_greedy(sampler) and hasattr(target, "best")
-        self.features: Tensor | None = None
-
-    def read(self, prompt: Sequence[int], cache: KVCache) -> int:
-        """The first token after a prompt."""
-        (token,) = self._pass(Rows.prefill(prompt), cache, NOTHING)
-        return token
-
-    def verify(self, last: int, proposal: Proposal, cache: KVCache) -> list[int]:
-        """The tokens after the context's last one, which the cache does not hold yet."""
-        if not proposal.tokens and self._best and not self._traced:
-            return [self._target.following(last, cache)]
-        tree = [-1, *(parent + 1 for parent in proposal.parents)] if proposal.parents else ()
-        part = (0, cache.length(0), [last, *proposal.tokens], True, tree)
-        return self._pass(Rows.of([part]), cache, proposal)
-
-    def _pass(self, rows: Rows, cache: KVCache, proposal: Proposal) -> list[int]:
-        if self._best:
-            best, self.features = self._target.best(rows, cache, self._traced)
-            return accept_greedy(best, proposal)
-        if self._traced:
-            logits, self.features = self._target.traced(rows, cache)
-        else:
-            logits = self._target(rows, cache)
-        return self._verify(logits, proposal)
-
-
 class _Request:
     """The state of one request; the cache always lacks the context's last token."""
 
@@ -136,7 +97,7 @@ class _Request:
         self._cache, self._control, self._accounting = cache, control, accounting
 
     def stream(self, sampler: Sample, stop_ids: frozenset[int]) -> Iterator[int]:
-        self._forward = _Target(self._target, sampler, isinstance(self._draft, FeatureDraft))
+        self._forward = Target(self._target, sampler, isinstance(self._draft, FeatureDraft))
         self._stops = stop_ids
         yielded = 0
         try:
