@@ -7,8 +7,9 @@ fraction of each variant's own limit, the bandwidth probed beside every turn.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ Started = dict[str, tuple[Worker, Loaded]]
 
 
 def _start(
-    variants: Sequence[Variant], source: Source, threads: int, context: int, prompt: list[int],
+    variants: Sequence[Variant], source: Source, threads: int, context: int, prompt: Sequence[int],
     stack: ExitStack,
 ) -> tuple[Started, dict[str, str]]:  # fmt: skip
     """Start and load every variant; those that cannot, with the reason."""
@@ -80,6 +81,29 @@ def _rows(result: Comparison, nbytes: dict[str, float]) -> list[dict[str, object
     return rows
 
 
+Ask = Callable[[Sequence[int], int], Trace]  # a prompt and how many new tokens
+
+
+@contextmanager
+def running(
+    names: Sequence[str], source: Source, context: int, sample: Sequence[int], threads: int
+) -> Iterator[tuple[dict[str, Ask], dict[str, Loaded], dict[str, str]]]:
+    """Variants by name, each in a process that stays up inside the block.
+
+    context: tokens that a request may come to. sample: a prompt to try each with. Gives what asks
+    them, what they told of themselves, and of those that did not start the reason.
+    """
+
+    def ask(worker: Worker, prompt: Sequence[int], new_tokens: int) -> Trace:
+        sample = worker.run(prompt, new_tokens)
+        return Trace(sample.due, tuple(sample.times), len(prompt), tuple(sample.tokens))
+
+    with ExitStack() as stack:
+        started, failed = _start(find(names), source, threads, context, sample, stack)
+        asks: dict[str, Ask] = {name: partial(ask, w) for name, (w, _) in started.items()}
+        yield asks, {name: loaded for name, (_, loaded) in started.items()}, failed
+
+
 def measure(
     names: Sequence[str], source: Source, prompt_tokens: int, new_tokens: int, rounds: int,
     threads: int | None = None,
@@ -91,27 +115,23 @@ def measure(
     """
     config = read_config(source.directory)
     check_lengths(config, prompt_tokens, new_tokens)
-    variants, tokenizer = find(names), tokenizer_of(source.directory)
+    tokenizer = tokenizer_of(source.directory)
     context, middle = prompt_tokens + new_tokens + 16, prompt_tokens + new_tokens // 2
     count = threads or cores_allowed()
 
     def ids(number: int) -> list[int]:
         return prompt_ids(tokenizer, prompt_tokens, number)
 
-    with ExitStack() as stack:
-        started, failed = _start(variants, source, count, context, ids(rounds + 1), stack)
-        if not started:
+    with running(names, source, context, ids(rounds + 1), count) as (asks, told, failed):
+        if not asks:
             raise LabkitError("; ".join(f"{name}: {why}" for name, why in failed.items()))
-
-        def turn(worker: Worker, number: int) -> Trace:
-            sample = worker.run(ids(number), new_tokens)
-            return Trace(sample.due, tuple(sample.times), prompt_tokens, tuple(sample.tokens))
-
-        told = {name: loaded for name, (_, loaded) in started.items()}
         nbytes = {n: b for n, one in told.items() if (b := step_bytes(config, one, middle))}
         whole = max(nbytes.values(), default=2.0**27)
-        probes = {n: BandwidthProbe(int(nbytes.get(n, whole)), count) for n in started}
-        runs = {n: (lambda number, w=w: turn(w, number)) for n, (w, _) in started.items()}
+        probes = {n: BandwidthProbe(int(nbytes.get(n, whole)), count) for n in asks}
+        runs = {
+            name: (lambda number, ask=ask: ask(ids(number), new_tokens))
+            for name, ask in asks.items()
+        }
         result = compare(runs, next(iter(runs)), rounds, probes)
     result.failed = failed | result.failed
     return result, nbytes, told

@@ -398,11 +398,17 @@ def test_row_costs_are_those_of_real_passes():
 
         def __call__(self, rows, cache):
             passes.append((len(rows), len(rows.wanted), rows.spans[0].start))
+            read.append(rows.ids)
             return decoder(rows, cache)
 
-    costs = row_costs(Noting(), ks=(2, 4), context=20, rounds=3)
-    assert passes[0] == (20, 1, 0)
-    assert sorted(passes[1:]) == sorted([(k, k, 20) for k in (1, 2, 4)] * 4)
+    read: list[list[int]] = []
+    text = [n % 90 for n in range(27)]
+    costs = row_costs(Noting(), ks=(2, 4), context=20, rounds=3, text=text)
+    assert passes[0] == (23, 1, 0)
+    rounds = [(k, k, start) for start in (23, 22, 21, 20) for k in (1, 2, 4)]
+    assert sorted(passes[1:]) == sorted(rounds)
+    for ids, (count, _, start) in zip(read, passes, strict=True):
+        assert ids == text[start : start + count]
     assert costs.context == 20
     assert costs.most == 4
     assert costs.r(1) == 1.0

@@ -40,6 +40,12 @@ def names(where: Source, weights: str, with_fused: bool, with_peers: bool) -> li
     return found
 
 
+def lookups(where: Source) -> list[str]:
+    """Of other engines' own speculation, the variants that can run here."""
+    found = VARIANTS["llama.cpp:lookup"]
+    return [found.name] if where.gguf and found.missing() is None else []
+
+
 def read_bytes(
     where: Source, config: ModelConfig, dtype: str, fused: FusedDecoder | None, context: int
 ) -> dict[str, float]:

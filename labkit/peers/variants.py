@@ -55,6 +55,12 @@ def _llama(peer: str, package: str) -> list[Variant]:
     ]
 
 
+def _with_lookup() -> Variant:
+    """Its own prompt lookup, with the two tokens a pass that its authors advise without a GPU."""
+    options = {"package": "llama_cpp", "format": None, "lookup": 2}
+    return Variant("llama.cpp:lookup", "llama", options, "llama.cpp", needs_gguf=True)
+
+
 def _unchecked(peer: str, package: str) -> Variant:
     """Batches of 512 even where the engine's answers to them are wrong."""
     options = {"package": package, "format": None, "check": False}
@@ -74,6 +80,7 @@ def _table() -> list[Variant]:
         ),
         Variant("fused:all-logits", "ours", every, module="labkit.optimize.fused"),
         *_llama("llama.cpp", "llama_cpp"),
+        _with_lookup(),
         *_llama("ik_llama.cpp", "ik_llama_cpp"),
         _unchecked("ik_llama.cpp", "ik_llama_cpp"),
         Variant("onnxruntime-genai:int4", "ort", {"format": "int4"}, peer="onnxruntime-genai"),

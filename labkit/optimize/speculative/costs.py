@@ -66,23 +66,31 @@ def row_costs(
     context: int = 512,
     rounds: int = 25,
     seed: int = 0,
+    text: Sequence[int] = (),
 ) -> RowCosts:
     """Measure passes of k rows after a context, as verifying does them.
 
     Every round times all of `ks` in turn, in changing order, and gives one ratio to its own single
-    row; r(k) is the median over rounds. Raises ModelError where it does not fit the context.
+    row; r(k) is the median over rounds. text: tokens to read, of which each round has other ones:
+    where the likeliest token is found by screening, a pass is dearer the less the text says of it,
+    and dearest after random tokens, which are read where the text does not suffice. Raises
+    ModelError where it does not fit the model's context.
     """
     ks = sorted({1, *ks})
     check_lengths(decoder.config, context, ks[-1])
     rng = np.random.default_rng(seed)
-    tokens = rng.integers(decoder.config.vocab_size, size=context + ks[-1]).tolist()
-    cache = decoder.new_cache(1, len(tokens))
-    decoder(Rows.prefill(tokens[:context]), cache)
+    last = min(context + rounds, decoder.config.max_positions - ks[-1])
+    missing = max(0, last + ks[-1] - len(text))
+    tokens = [*text, *rng.integers(decoder.config.vocab_size, size=missing).tolist()]
+    cache = decoder.new_cache(1, last + ks[-1])
+    decoder(Rows.prefill(tokens[:last]), cache)
     target = Target(decoder)
     taken: dict[int, list[float]] = {k: [] for k in ks}
     for number in range(rounds + 1):  # the first warms up
+        start = max(last - number, context)
+        cache.truncate(0, start)
         for k in rng.permutation(ks).tolist():
-            spent = _timed_pass(target, cache, tokens[context : context + k])
+            spent = _timed_pass(target, cache, tokens[start : start + k])
             if number:
                 taken[k].append(spent)
     ratios = {k: float(np.median(np.divide(taken[k], taken[1]))) for k in ks}

@@ -14,7 +14,6 @@ from tqdm.auto import tqdm
 
 from labkit.model.load import load
 from labkit.optimize.speculative import study
-from labkit.optimize.speculative.costs import row_costs
 from labkit.workload.tasks import human_eval, tasks
 
 
@@ -28,7 +27,7 @@ def main(model: str, new_tokens: int, outside: int) -> None:
     name, target, why = study.fastest(loaded, model)
     if why:
         click.echo(f"With the plain decoder: {why}", err=True)
-    costs = row_costs(target)
+    costs = study.costs_of(loaded, target)
     settings = study.settings(costs, head=study.kept_head(loaded, target, costs))
     asked = [*tasks(), *human_eval(outside)]
     cases = study.answered(

@@ -19,7 +19,7 @@ from labkit.optimize import fused
 from labkit.optimize.speculative.accounting import Accounting
 from labkit.optimize.speculative.chooser import Chooser
 from labkit.optimize.speculative.control import Adaptive, Control, Fixed
-from labkit.optimize.speculative.costs import RowCosts
+from labkit.optimize.speculative.costs import DEFAULT_KS, RowCosts, row_costs
 from labkit.optimize.speculative.draft import Draft
 from labkit.optimize.speculative.head import load_head
 from labkit.optimize.speculative.head_draft import (
@@ -36,6 +36,7 @@ from labkit.optimize.speculative.request import speculate
 from labkit.optimize.speculative.suffix import SuffixIndex
 from labkit.optimize.speculative.train_head import head_path
 from labkit.timing.trace import Trace, record, record_pushed
+from labkit.workload.prompts import prompt_ids
 from labkit.workload.tasks import Task
 
 PLAIN, AUTOMATIC = "plain decoding", "automatic"
@@ -76,6 +77,16 @@ def fastest(loaded: LoadedModel, name: str = "") -> tuple[str, Any, str]:
         return "fused decoder", fused.load_fused(name or None), ""
     except fused.FusedError as error:
         return "plain decoder", loaded.decoder, f"the fused decoder does not run: {error}"
+
+
+def costs_of(
+    loaded: LoadedModel, target: Any, ks: Sequence[int] = DEFAULT_KS, context: int = 512,
+    rounds: int = 25,
+) -> RowCosts:  # fmt: skip
+    """What rows cost a target on real text; context: at most half of what the model can hold."""
+    context = min(context, loaded.config.max_positions // 2)
+    text = prompt_ids(loaded.tokenizer, context + rounds + max(ks), 9000)
+    return row_costs(target, ks, context, rounds, text=text)
 
 
 def kept_head(loaded: LoadedModel, target: Any, costs: RowCosts) -> KeptHead | None:
