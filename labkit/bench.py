@@ -99,7 +99,8 @@ def running(
         return Trace(sample.due, tuple(sample.times), len(prompt), tuple(sample.tokens))
 
     with ExitStack() as stack:
-        started, failed = _start(find(names), source, threads, context, sample, stack)
+        variants = find(names) if names else []
+        started, failed = _start(variants, source, threads, context, sample, stack)
         asks: dict[str, Ask] = {name: partial(ask, w) for name, (w, _) in started.items()}
         yield asks, {name: loaded for name, (_, loaded) in started.items()}, failed
 
