@@ -15,6 +15,7 @@ import pytest
 from labkit.optimize.graph_rewriting import ladder
 from labkit.paths import project_root
 from labkit.report.finding import load_findings
+from labkit.workload.tasks import KINDS, OUTSIDE
 from tests.tiny import save_tiny_model
 
 NOTEBOOKS = sorted((project_root() / "notebooks").glob("[0-9]*.ipynb"))
@@ -87,7 +88,9 @@ FINDS = {
         ("8 bits, a scale a row", "decode"),
         ("8-bit KV cache", "decode"),
     },
-    "05_speculative": {("automatic", "decode")},
+    "05_speculative": {
+        (f"{kind.replace('_', ' ')}, automatic", "decode") for kind in (*KINDS, OUTSIDE)
+    },
     "15_the_limit": {
         (name, phase) for name in ("plain", "fused:q8_0") for phase in ("decode", "prefill")
     },
