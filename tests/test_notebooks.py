@@ -89,7 +89,7 @@ FINDS = {
         ("8-bit KV cache", "decode"),
     },
     "05_speculative": {
-        (f"{kind.replace('_', ' ')}, automatic", "decode") for kind in (*KINDS, OUTSIDE)
+        (f"{kind.replace('_', ' ')}, automatic", "decode") for kind in (*KINDS, *OUTSIDE)
     },
     "15_the_limit": {
         (name, phase) for name in ("plain", "fused:q8_0") for phase in ("decode", "prefill")

@@ -106,7 +106,8 @@ def test_the_proof_holds_and_can_fail(target, monkeypatch, spoiled) -> None:
     from labkit.workload.tasks import tasks
 
     monkeypatch.setattr(prove, "tasks", lambda: tasks(("extraction",))[:2])
-    monkeypatch.setattr(prove, "row_costs", lambda _: study.RowCosts(1.0, (1.0, 1.1, 1.2, 1.3)))
+    costs = study.RowCosts(1.0, (1.0, 1.1, 1.2, 1.3))
+    monkeypatch.setattr(study, "costs_of", lambda loaded, target: costs)
     if spoiled:
         real = study.speculated
         monkeypatch.setattr(study, "speculated", lambda *of: [*real(*of)][:-1])
