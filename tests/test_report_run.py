@@ -43,12 +43,17 @@ def test_nothing_changed_is_kept_and_force_runs_again(request_, capsys):
     run_reports(request_)
     executed = request_.outputs / "r" / "notebooks" / "00_good.ipynb"
     before = executed.stat().st_mtime_ns
+    record = request_.outputs / "r" / "run.json"
+    old = json.loads(record.read_text()) | {"started": "2001-01-01T00:00:00+00:00"}
+    record.write_text(json.dumps(old))
     assert run_reports(request_) == 0
     assert executed.stat().st_mtime_ns == before
+    assert json.loads(record.read_text())["started"] == old["started"]
     assert states(request_) == {"00_good": "kept"}
     assert "kept" in capsys.readouterr().out
     assert run_reports(replace(request_, force=True)) == 0
     assert executed.stat().st_mtime_ns > before
+    assert json.loads(record.read_text())["started"] > old["started"]
 
 
 @pytest.mark.parametrize("change", ["code", "parameters", "model"])

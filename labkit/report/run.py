@@ -66,6 +66,8 @@ def _open(
     for entry in known.values():
         if entry["status"] == "running":  # cut off; nothing runs while we hold the lock
             entry["status"] = "pending"
+    anew = request.force and {notebook.name for notebook in chosen} >= set(known)
+    started = "" if anew else before.get("started")
     for notebook in chosen:
         fresh = {"seconds": None, "error": None} | known.get(notebook.name, {})
         known[notebook.name] = fresh | {
@@ -76,7 +78,7 @@ def _open(
         "title": f"How fast can {identity['model']} go on {identity['machine']}?",
         "profile": request.profile,
         "status": "unfinished",
-        "started": before.get("started") or datetime.now(UTC).isoformat(timespec="seconds"),
+        "started": started or datetime.now(UTC).isoformat(timespec="seconds"),
         "finished": None,
         "model": identity["model"],
         "device": identity["device"],
