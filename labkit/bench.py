@@ -95,8 +95,8 @@ def running(
     """
 
     def ask(worker: Worker, prompt: Sequence[int], new_tokens: int) -> Trace:
-        sample = worker.run(prompt, new_tokens)
-        return Trace(sample.due, tuple(sample.times), len(prompt), tuple(sample.tokens))
+        found = worker.run(prompt, new_tokens)
+        return Trace(found.due, tuple(found.times), len(prompt), tuple(found.tokens))
 
     with ExitStack() as stack:
         variants = find(names) if names else []

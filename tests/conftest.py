@@ -17,7 +17,15 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
+from labkit.limits.hardware import measure_hardware
 from labkit.model.load import LoadedModel, load
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Know the machine before tests run beside each other, when it cannot be measured."""
+    if not hasattr(config, "workerinput"):  # a worker of xdist's has it
+        measure_hardware()
+
 
 # 4 query heads share 2 KV heads; no two sizes are equal, so that a mix-up cannot pass unseen.
 SHAPE: dict[str, Any] = {

@@ -233,8 +233,9 @@ class Decoder(nn.Module):
     @torch.inference_mode()
     def traced(self, rows: Rows, cache: KVCache) -> tuple[Tensor, Tensor]:
         """Logits as `forward` gives them, and the stream of all rows, (rows, hidden)."""
-        hidden = self.hidden(rows, cache)
-        return self.head(hidden[rows.wanted.to(self.device)]), hidden
+        at = rows.to(self.device)
+        hidden = self.hidden(at, cache)
+        return self.head(hidden[at.wanted]), hidden
 
     @torch.inference_mode()
     def forward(self, rows: Rows, cache: KVCache) -> Tensor:

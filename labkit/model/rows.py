@@ -142,4 +142,6 @@ class Rows:
 
     def to(self, device: torch.device | str) -> Rows:
         """The same rows with their tensors on `device`."""
+        if torch.device(device) == torch.device(self.device):
+            return self  # not made a second time
         return replace(self, device=device)

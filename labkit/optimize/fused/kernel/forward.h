@@ -181,7 +181,8 @@ private:
         pool_.barrier(me);
         Best best;
         for (const Best& hope : hopes_) best.take(hope.value, hope.row);
-        candidates(said, first, end, [&] { return best.value; }, [&](int g) { compute(best, g); });
+        candidates(said, first, end, [&] { return best.value; }, 
+                   [&](int g, float) { compute(best, g); });
         found_[me] = best;
     }
 

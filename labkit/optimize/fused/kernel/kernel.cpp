@@ -60,8 +60,9 @@ void* lk_new(int threads) { return new Engine(threads); }
 void lk_free(void* engine) { delete static_cast<Engine*>(engine); }
 
 // logits: (wanted_rows, the head's rows rounded up to sixteen), or null where only the likeliest
-// tokens are asked for. 0: done. 1: a token outside the vocabulary; 2: rows that do not fit the cache;
-// 3: wanted rows that are none, or more likely tokens than there are; 4: out of memory; 5: features where the model reads none, or none where it does.
+// tokens are asked for. 0: done. 1: a token outside the vocabulary; 2: rows that do not fit the
+// cache; 3: wanted rows that are none, or more likely tokens than there are; 4: out of memory; 5:
+// features where the model reads none, or none where it does.
 int lk_forward(void* handle, const lk::Model* model, const lk::Cache* cache, const lk::Rows* rows,
                float* logits) {
     if (!inside(rows->tokens, rows->rows, model->vocab)) return 1;
@@ -75,7 +76,8 @@ int lk_forward(void* handle, const lk::Model* model, const lk::Cache* cache, con
         const int64_t width = lk::whole(model->head.rows);
         // Of one row alone: with more, arithmetic is dearer than bytes, and rows that follow a wrong
         // draft have many candidates.
-        const bool screened = !logits && rows->wanted_rows == 1 && !rows->chances && model->screen.data;
+        const bool one = rows->wanted_rows == 1 && !logits && !rows->chances;
+        const bool screened = one && model->screen.data;
         if (!logits) {
             engine->logits.resize(rows->wanted_rows * width);
             logits = engine->logits.data();
@@ -83,7 +85,8 @@ int lk_forward(void* handle, const lk::Model* model, const lk::Cache* cache, con
         lk::Pass pass(*model, *cache, *rows, logits, screened, engine->pool);
         pass.run();
         engine->exact_groups += pass.exact_groups;
-        for (int i = 0; rows->best && !screened && i < rows->wanted_rows; i++) {
+        if (screened || !rows->best) return 0;
+        for (int i = 0; i < rows->wanted_rows; i++) {
             const float* of = logits + i * width;
             const int64_t to = static_cast<int64_t>(i) * rows->likely;
             if (rows->chances)

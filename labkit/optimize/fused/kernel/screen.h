@@ -2,9 +2,10 @@
 //
 // A copy of the head in fewer bits, the screen, tells every logit to within what is known: with
 // weights w, their copy s and an input x, |(w - s) x| <= |w - s| |x| (Cauchy and Schwarz), and the
-// first factor is kept for each row, rounding errors of both products included (weights.py). So
+// first factor is kept for each row, rounding errors of both products included (screen.py). So
 // only groups of sixteen logits that may hold one above the best found need the head itself.
 #pragma once
+#include <algorithm>
 #include <limits>
 
 #include "product.h"
@@ -40,7 +41,7 @@ struct Screened {
     const float* error; // of each row, for an input of length 1
     float length;       // of the input
 
-    // The most that one of groups first..last - 1 may be; with length 0, what is said of it.
+    // The most that one of groups first..last - 1 may be.
     float most(int first, int last) const {
         F top = at(first);
         for (int g = first + 1; g < last; g++) top = fmax(top, at(g));
@@ -55,26 +56,25 @@ private:
 
 constexpr int kScreenStep = 8; // groups looked at together: few of them hold a candidate
 
-// visit(group) for every group that may reach floor(), which may rise on the way.
+// visit(group, the most it may be) for every group that may reach floor(), which may rise.
 template <class Floor, class Visit>
 inline void candidates(const Screened& screened, int first, int end, Floor floor, Visit visit) {
     for (int from = first; from < end; from += kScreenStep) {
         const int to = std::min(from + kScreenStep, end);
         if (screened.most(from, to) < floor()) continue; // no number is no reason to pass over
         for (int g = from; g < to; g++)
-            if (!(screened.most(g, g + 1) < floor())) visit(g);
+            if (const float most = screened.most(g, g + 1); !(most < floor())) visit(g, most);
     }
 }
 
 // The group of which most is said.
 inline int promising(const Screened& screened, int first, int end) {
-    int found = first;
-    float most = -std::numeric_limits<float>::infinity();
-    candidates({screened.said, screened.error, 0.0f}, first, end, [&] { return most; }, [&](int g) {
-        const float here = Screened{screened.said, screened.error, 0.0f}.most(g, g + 1);
-        if (here > most) most = here, found = g;
-    });
-    return found;
+    const Screened said{screened.said, screened.error, 0.0f}; // without the error
+    Best best;
+    best.row = first;
+    candidates(said, first, end, [&] { return best.value; },
+               [&](int g, float most) { best.take(most, g); });
+    return static_cast<int>(best.row);
 }
 
 } // namespace lk
