@@ -52,7 +52,7 @@ reports: $(READY) ## run the notebooks and write outputs/<run>/index.html
 
 # Two files at a time, with one thread of torch's each: more would spin on each other's core.
 test: lint ## lint, then the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 2
 
 lint: $(READY) ## ruff and mypy
 	$(BIN)/ruff check .

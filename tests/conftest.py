@@ -22,8 +22,12 @@ from labkit.model.load import LoadedModel, load
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Know the machine before tests run beside each other, when it cannot be measured."""
-    if not hasattr(config, "workerinput"):  # a worker of xdist's has it
+    """Keep what tests make apart from the user's, and know the machine before they run.
+
+    Beside each other they cannot measure it.
+    """
+    if not hasattr(config, "workerinput"):  # a worker of xdist's has it, and our environment
+        os.environ.setdefault("LABKIT_CACHE", str(config.cache.mkdir("labkit")))
         measure_hardware()
 
 

@@ -116,6 +116,7 @@ def test_notebook_leaves_its_findings(path, tiny_model, tmp_path):
         capture_output=True,
         text=True,
         check=False,
+        timeout=500,  # 25 s where nothing else runs
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert str(project_root()) not in (tmp_path / "out.ipynb").read_text(encoding="utf-8")

@@ -50,7 +50,7 @@ public:
     void run(void (*job)(void*, int), void* argument) {
         job_ = job;
         argument_ = argument;
-        call_.fetch_add(1, std::memory_order_release);
+        call_.fetch_add(1);
         call_.notify_all();
         job(argument, 0);
         barrier(0);
@@ -84,7 +84,10 @@ public:
         const uint32_t round = flags_[me].round.load(std::memory_order_relaxed) + 1;
         // The counter of the stage after next: its last users are two barriers behind us.
         flags_[me].taken[(round + 1) % kStages].store(0, std::memory_order_relaxed);
-        flags_[me].round.store(round, std::memory_order_release);
+        // Sequentially consistent, here and in `run`: notify_all skips the system call where it
+        // sees nobody asleep. Were the store still on its way then, whoever falls asleep in
+        // between would be woken by nobody.
+        flags_[me].round.store(round);
         flags_[me].round.notify_all();
         for (int other = 0; other < threads_; other++)
             if (other != me) wait_for(flags_[other].round, round);
