@@ -174,8 +174,11 @@ def test_a_greedy_step_goes_to_the_end_of_its_slot(fused):
     cache, other = (fused.new_cache(2, 16) for _ in range(2))
     for held in (cache, other):
         fused(Rows.prefill(IDS[:5], slot=1), held)
-    expected = fused(Rows.prefill([IDS[5]], slot=1, start=5), other)
-    assert fused.following(IDS[5], cache, slot=1) == expected.argmax()
+    expected, stream = fused.traced(Rows.prefill([IDS[5]], slot=1, start=5), other)
+    streams = torch.zeros(6, stream.shape[1])
+    assert fused.following(IDS[5], cache, slot=1, streams=streams) == expected.argmax()
+    assert torch.equal(streams[5:], stream)
+    assert not streams[:5].any()
     assert (cache.length(0), cache.length(1)) == (0, 6)
     assert torch.equal(cache.keys, other.keys)
 
@@ -185,6 +188,9 @@ def test_a_greedy_step_refuses_what_a_pass_refuses(fused):
     fused(Rows.prefill(IDS[:5]), cache)
     with pytest.raises(IndexError, match=r"0\.\.96"):
         fused.following(97, cache)
+    for wrong in (torch.zeros(5, 64), torch.zeros(9, 65), torch.zeros(9, 64).double()):
+        with pytest.raises(ValueError, match="for positions 5 to 5, 64 float32 each"):
+            fused.following(1, cache, streams=wrong)
     assert cache.length(0) == 5
     with pytest.raises(CacheError, match="slot 3"):
         fused.following(1, cache, slot=3)
@@ -198,10 +204,12 @@ def test_the_likeliest_tokens_of_several_rows_without_logits(case):
     _, fused = case
     rows = Rows.of([(0, 0, IDS[:9], True), (1, 0, IDS[20:25], False)])
     logits, streams = fused.traced(rows, fused.new_cache(2, 16))
-    best, found = fused.best(rows, fused.new_cache(2, 16), traced=True)
+    found = torch.zeros(16, streams.shape[1])
+    best = fused.best(rows, fused.new_cache(2, 16), found)
     assert best == logits.argmax(-1).tolist()
-    assert torch.equal(found, streams)
-    assert fused.best(rows, fused.new_cache(2, 16)) == (best, None)
+    assert torch.equal(found[:14], streams)
+    assert not found[14:].any()
+    assert fused.best(rows, fused.new_cache(2, 16)) == best
     with pytest.raises(IndexError, match=r"0\.\.96"):
         fused.best(Rows.prefill([99]), fused.new_cache(2, 16))
 

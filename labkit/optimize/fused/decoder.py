@@ -194,33 +194,51 @@ class FusedDecoder:
         """Groups of sixteen logits that screening left to the head itself, since the start."""
         return int(self._library.lk_exact_groups(self._engine))
 
-    def following(self, token: int, cache: FusedCache, slot: int = 0) -> int:
+    def following(
+        self, token: int, cache: FusedCache, slot: int = 0, streams: Tensor | None = None
+    ) -> int:
         """The likeliest token after `token`, which goes to the end of a slot: a greedy step.
+
+        streams (positions, hidden) float32: the row at the token's position gets its stream.
 
         What __call__ on that one row would say, at some 0.3 ms less: making tensors for it and
         looking through its logits costs that much in Python after each pass, for the weights have
         swept everything else out of the processor's caches. Raises as __call__ does.
         """
         position = cache.length(slot)
+        stream = None if streams is None else self._stream_at(streams, position, 1)
         cache.lengthen(slot)
-        found = int(
-            self._library.lk_step(
-                self._engine, self._model_ref, cache.native_ref, token, position, slot, self.skip
-            )
+        found: int = self._library.lk_step(
+            *(self._engine, self._model_ref, cache.native_ref),
+            *(token, position, slot, self.skip, stream),
         )
         if found < 0:
             cache.truncate(slot, position)
             self._refuse(-found, 1)
         return found
 
-    def best(
-        self, rows: Rows, cache: FusedCache, traced: bool = False
-    ) -> tuple[list[int], Tensor | None]:
-        """The likeliest token of each wanted row, and where asked for the streams as above."""
-        stream = torch.empty(len(rows), self.config.hidden_size) if traced else None
+    def best(self, rows: Rows, cache: FusedCache, streams: Tensor | None = None) -> list[int]:
+        """The likeliest token of each wanted row.
+
+        streams (positions, hidden) float32: those from the first row's position on get the rows'
+        streams, in their order.
+        """
+        first = rows.spans[0].start
+        stream = None if streams is None else self._stream_at(streams, first, len(rows))
         found = (ctypes.c_int64 * len(rows.asked))()
         self._run(rows, cache, None, stream, None, ctypes.addressof(found))
-        return list(found), stream
+        return list(found)
+
+    def _stream_at(self, streams: Tensor, first: int, count: int) -> int:
+        """The address of row `first`, which `count` streams fit from."""
+        hidden = self.config.hidden_size
+        room, width = streams.shape
+        if width != hidden or room < first + count or streams.dtype is not torch.float32:
+            raise ValueError(
+                f"streams {tuple(streams.shape)} of {streams.dtype} for positions {first} to "
+                f"{first + count - 1}, {hidden} float32 each."
+            )
+        return streams.data_ptr() + 4 * hidden * first
 
     def guesses(
         self, rows: Rows, cache: FusedCache, features: Tensor | None, count: int
@@ -231,14 +249,15 @@ class FusedDecoder:
         stream = torch.empty(len(rows), self.config.hidden_size)
         found, chances = (ctypes.c_int64 * count)(), (ctypes.c_float * count)()
         likely = ctypes.addressof(found), ctypes.addressof(chances), count
-        self._run(rows, cache, features, stream, None, *likely)
+        self._run(rows, cache, features, stream.data_ptr(), None, *likely)
         return list(found), list(chances), stream
 
     def _logits(
         self, rows: Rows, cache: FusedCache, features: Tensor | None, stream: Tensor | None
     ) -> Tensor:
         logits = torch.empty(len(rows.asked), self._width)
-        self._run(rows, cache, features, stream, logits, None)
+        to = None if stream is None else stream.data_ptr()
+        self._run(rows, cache, features, to, logits, None)
         return logits[:, : self._outputs]
 
     def _run(
@@ -246,7 +265,7 @@ class FusedDecoder:
         rows: Rows,
         cache: FusedCache,
         features: Tensor | None,
-        stream: Tensor | None,
+        stream: int | None,
         logits: Tensor | None,
         best: int | None,
         chances: int | None = None,
@@ -273,7 +292,7 @@ class FusedDecoder:
             wanted,
             wanted + 8 * asked,
             None if features is None else features.data_ptr(),
-            None if stream is None else stream.data_ptr(),
+            stream,
             best,
             chances,
             None if paths is None else paths.data_ptr(),

@@ -174,7 +174,7 @@ def library(isa: str = "", sanitize: bool = False) -> ctypes.CDLL:
         c_void_p, POINTER(Model), POINTER(Cache), POINTER(Rows), c_void_p,
     ]  # fmt: skip
     found.lk_step.argtypes = [
-        c_void_p, POINTER(Model), POINTER(Cache), c_int64, c_int64, c_int64, c_int,
+        c_void_p, POINTER(Model), POINTER(Cache), c_int64, c_int64, c_int64, c_int, c_void_p,
     ]  # fmt: skip
     found.lk_step.restype = c_int64
     found.lk_exact_groups.argtypes = [c_void_p]

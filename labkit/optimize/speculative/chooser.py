@@ -42,9 +42,9 @@ class Chooser(Draft):
         self.index.begin(context, most)
         self._offered: tuple[int, Proposal] = (0, NOTHING)
 
-    def observe(self, features: Tensor) -> None:
+    def watch(self, streams: Tensor) -> None:
         """The target's streams, for the head."""
-        self.head.observe(features)
+        self.head.watch(streams)
 
     def propose(self, context: Sequence[int], limit: int) -> Proposal:
         self._learn(context)

@@ -98,8 +98,10 @@ class FeatureDraft(Protocol):
     next token]. The target must have `traced`, as the plain and the fused decoder do.
     """
 
-    def observe(self, features: Tensor) -> None:
-        """The residual stream (rows, hidden) of the next tokens of the context, in order.
+    def watch(self, streams: Tensor) -> None:
+        """Of the request that has just begun: (most, hidden), row i the residual stream of the
+        context's token i.
 
-        Called before `propose`, so that then all tokens of the context but the last have one.
+        Filled as the target reads: at every `propose` all tokens of the context but the last have
+        theirs.
         """

@@ -157,8 +157,7 @@ class LearnedHead(Draft):
         if self._cache is None or self._room < most:
             self._cache, self._room = self.head.new_cache(1, most), most
         self._cache.truncate(0, 0)
-        self._unread: list[Tensor] = []
-        self._before = self._unseen = max(0, len(context) - _WINDOW)  # places it does not read
+        self._before = max(0, len(context) - _WINDOW)  # places that it does not read
         self._read = 0  # places after them whose feature is the target's, and in the cache
         self._hits, self._hoped = 4.0, 4.0  # tokens that came, and the head's chances of them
         self._usual = 0.6  # chance of a pass's likeliest token
@@ -171,12 +170,9 @@ class LearnedHead(Draft):
         """Tokens that its passes lately gave, for what they cost in passes of the target."""
         return self._came / self._paid
 
-    def observe(self, features: Tensor) -> None:
-        """The target's streams (rows, hidden) of the next tokens of the context."""
-        if self._unseen:
-            unseen, self._unseen = self._unseen, max(0, self._unseen - len(features))
-            features = features[unseen:]
-        self._unread.append(features)
+    def watch(self, streams: Tensor) -> None:
+        """The target's streams (most, hidden), filled as it reads."""
+        self._streams = streams
 
     def propose(self, context: Sequence[int], limit: int) -> Proposal:
         self._learn(context)
@@ -201,10 +197,10 @@ class LearnedHead(Draft):
     def _draft(self, context: Sequence[int], limit: int) -> list[Guess]:
         """What each pass of the head guesses, along the chain of the likeliest tokens."""
         self._cache.truncate(0, self._read)
-        features = self._unread[0] if len(self._unread) == 1 else torch.cat(self._unread)
-        held = len(context) - 1 - self._before
-        rows = Rows.prefill(context[self._before + self._read + 1 :], start=self._read)
-        self._unread, self._read = [], held
+        unread = self._before + self._read
+        features = self._streams[unread : len(context) - 1]
+        rows = Rows.prefill(context[unread + 1 :], start=self._read)
+        self._read = held = len(context) - 1 - self._before
         chain: list[Guess] = []
         reaches = 1.0
         while True:
@@ -291,14 +287,16 @@ def head_cost(
     draft = LearnedHead(head, torch.arange(head.config.vocab_size))
     text, most = [0] * (context + 1), context + repeats + 2
     cache = target.new_cache(1, most)
-    _, streams = target.traced(Rows.prefill(text[:-1]), cache)
+    streams = torch.empty(most, target.config.hidden_size, dtype=target.dtype)
+    streams[:context] = target.traced(Rows.prefill(text[:-1]), cache)[1]
     draft.begin(text[:-1], most)
+    draft.watch(streams)
     taken = []
     for _ in range(repeats + 1):
-        draft.observe(streams)
         began = time.perf_counter()
         draft.propose(text, 1)
         taken.append(time.perf_counter() - began)
-        _, streams = target.traced(Rows.prefill(text[-1:], start=len(text) - 1), cache)
+        last = len(text) - 1
+        streams[last] = target.traced(Rows.prefill(text[-1:], start=last), cache)[1][0]
         text.append(0)
     return float(np.median(taken[1:])) / costs.seconds  # the first reads the prompt

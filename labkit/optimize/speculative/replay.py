@@ -51,6 +51,8 @@ class _Length:
 class _Known:
     """A target that always wants the next token of a known text."""
 
+    dtype, device = torch.float32, "cpu"
+
     def __init__(
         self, config: ModelConfig, text: Sequence[int], streams: Tensor | None = None
     ) -> None:

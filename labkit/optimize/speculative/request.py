@@ -7,6 +7,9 @@ import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from labkit.errors import ParameterError
 from labkit.model.cache import CacheError, KVCache
 from labkit.model.generate import Forward, check_prompt
@@ -97,7 +100,8 @@ class _Request:
         self._cache, self._control, self._accounting = cache, control, accounting
 
     def stream(self, sampler: Sample, stop_ids: frozenset[int]) -> Iterator[int]:
-        self._forward = Target(self._target, sampler, isinstance(self._draft, FeatureDraft))
+        self._streams = self._room_for_streams()
+        self._forward = Target(self._target, sampler, self._streams)
         self._stops = stop_ids
         yielded = 0
         try:
@@ -115,7 +119,8 @@ class _Request:
     def _read_prompt(self) -> int:
         token = self._forward.read(self._context, self._cache)
         self._guard(lambda draft: draft.begin(self._context, self._total))
-        self._show_features(list(range(self._prompt)))
+        if (streams := self._streams) is not None:
+            self._guard(lambda draft: draft.watch(streams))  # type: ignore[attr-defined]
         self._context.append(token)
         self._accounting.drafted.append(False)
         return token
@@ -136,7 +141,6 @@ class _Request:
         spent = time.perf_counter() - began
         self._accounting.note(sent, min(accepted, len(tokens)), len(tokens), spent)
         self._control.learn(proposal, sent, tokens)
-        self._show_features(rows)
         return tokens
 
     def _take_back(self, sent: int, rows: list[int]) -> None:
@@ -144,6 +148,7 @@ class _Request:
         start = self._cache.length(0) - sent - 1
         if rows[-1] + 1 != len(rows):  # a path through a tree
             self._cache.keep(0, start, rows)
+            self._forward.keep(start, rows)
         elif len(rows) <= sent:
             self._cache.truncate(0, start + len(rows))
 
@@ -189,13 +194,13 @@ class _Request:
             warnings.warn(told, RuntimeWarning, stacklevel=2)
             return None
 
-    def _show_features(self, rows: list[int]) -> None:
-        """Hand the last pass's features of these rows to a draft that reads them."""
-        if (streams := self._forward.features) is not None:
-            if len(rows) < len(streams):
-                together = rows[-1] + 1 == len(rows)  # a slice copies nothing
-                streams = streams[: len(rows)] if together else streams[rows]
-            self._guard(lambda draft: draft.observe(streams))  # type: ignore[attr-defined]
+    def _room_for_streams(self) -> Tensor | None:
+        """For those of the whole context, where the draft reads them."""
+        if not isinstance(self._draft, FeatureDraft):
+            return None
+        target: Any = self._target
+        shape = self._total, target.config.hidden_size
+        return torch.empty(shape, dtype=target.dtype, device=target.device)
 
     def _finish(self, yielded: int) -> None:
         """Leave the cache as plain decoding would, also where the reader stopped early."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from labkit.model.cache import KVCache
@@ -18,13 +19,15 @@ class Target:
     """A target's passes, each with the tokens that its rows say should stand.
 
     Where only the likeliest tokens matter and the target can tell them by itself, no logits are
-    made. features: the residual stream of the last pass, kept for a draft that reads it.
+    made. streams (tokens, hidden): filled with the residual streams of all tokens read, for a
+    draft that reads them.
     """
 
-    def __init__(self, target: Any, sampler: Sample = greedy, traced: bool = False) -> None:
-        self._target, self._traced, self._verify = target, traced, verifier(sampler)
+    def __init__(
+        self, target: Any, sampler: Sample = greedy, streams: Tensor | None = None
+    ) -> None:
+        self._target, self._streams, self._verify = target, streams, verifier(sampler)
         self._best = is_greedy(sampler) and hasattr(target, "best")
-        self.features: Tensor | None = None
 
     def read(self, prompt: Sequence[int], cache: KVCache) -> int:
         """The first token after a prompt."""
@@ -33,18 +36,25 @@ class Target:
 
     def verify(self, last: int, proposal: Proposal, cache: KVCache) -> list[int]:
         """The tokens after the context's last one, which the cache does not hold yet."""
-        if not proposal.tokens and self._best and not self._traced:
-            return [self._target.following(last, cache)]
+        if not proposal.tokens and self._best:
+            return [self._target.following(last, cache, streams=self._streams)]
         tree = [-1, *(parent + 1 for parent in proposal.parents)] if proposal.parents else ()
         part = (0, cache.length(0), [last, *proposal.tokens], True, tree)
         return self._pass(Rows.of([part]), cache, proposal)
 
+    def keep(self, start: int, rows: list[int]) -> None:
+        """Of the streams of a pass that began at `start`, those of these rows stand."""
+        if self._streams is not None:
+            at = torch.tensor(rows, device=self._streams.device)
+            self._streams[start : start + len(rows)] = self._streams[start + at]
+
     def _pass(self, rows: Rows, cache: KVCache, proposal: Proposal) -> list[int]:
         if self._best:
-            best, self.features = self._target.best(rows, cache, self._traced)
-            return accept_greedy(best, proposal)
-        if self._traced:
-            logits, self.features = self._target.traced(rows, cache)
+            return accept_greedy(self._target.best(rows, cache, self._streams), proposal)
+        if self._streams is not None:
+            logits, streams = self._target.traced(rows, cache)
+            start = rows.spans[0].start
+            self._streams[start : start + len(rows)] = streams
         else:
             logits = self._target(rows, cache)
         return self._verify(logits, proposal)

@@ -104,14 +104,15 @@ int lk_forward(void* handle, const lk::Model* model, const lk::Cache* cache, con
 int64_t lk_exact_groups(void* handle) { return static_cast<Engine*>(handle)->exact_groups; }
 
 // A pass of one token at the end of its slot, and the likeliest token after it: all that greedy
-// decoding asks for, with nothing made for the caller. Minus lk_forward's code where it fails.
+// decoding asks for, with nothing made for the caller. stream: where the token's goes, or null.
+// Minus lk_forward's code where it fails.
 int64_t lk_step(void* handle, const lk::Model* model, const lk::Cache* cache, int64_t token,
-                int64_t position, int64_t slot, int skip) {
+                int64_t position, int64_t slot, int skip, float* stream) {
     const int64_t first = 0, span[] = {slot, position, 1, 0};
     int64_t best = 0;
     lk::Rows rows{};
     rows.tokens = &token, rows.positions = &position, rows.wanted = &first, rows.spans = span;
-    rows.best = &best;
+    rows.best = &best, rows.stream = stream;
     rows.rows = rows.wanted_rows = rows.span_count = 1, rows.skip = skip;
     const int code = lk_forward(handle, model, cache, &rows, nullptr);
     return code ? -code : best;
