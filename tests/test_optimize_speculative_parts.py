@@ -264,12 +264,15 @@ def test_a_draft_that_draws_is_judged_only_where_it_was_verified():
 
 def test_running_acceptance_by_hand():
     running = Acceptance(memory=2, prior=2.0)
-    assert running.rates(0, 3) == [1 / 2, 2 / 3, 3 / 4]
+    assert running.rates(0, 3) == [0.5, 0.3, 0.55]
+    running.note(1, False)
+    assert running.rates(0, 3) == [0.5, pytest.approx(0.6 / 3), 0.55]
     running.note(0, True)
     assert running.rate(0) == 2 / 3
-    running.note(0, False)  # hits 1 + (2 - 1) / 2, tries 2 + 1 / 2 + 1
+    assert running.rate(1) == pytest.approx(4 / 9)  # of a prior of 2/3 now
+    running.note(0, False)  # hits 1 / 2, tries 1 / 2 + 1, and a prior of 2 at 1/2
     assert running.rate(0) == pytest.approx(1.5 / 3.5)
-    assert running.rate(1) == 2 / 3
+    assert running.rate(2) == 0.55
 
 
 def test_buckets_widen():

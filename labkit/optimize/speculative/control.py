@@ -11,7 +11,10 @@ from labkit.optimize.speculative.draft import Proposal
 from labkit.optimize.speculative.predict import best_length
 
 _LONGEST_WAIT = 64  # passes between two probes of a draft that does not pay
-_BUCKETS = 10
+# How often the token after 1, 2, 3, 4, 5-7, 8-15, 16-31, 32-63, more matches was the copy's: the
+# shipped model's greedy answers to the tasks that are not held out, 9,273 places. Of a source that
+# tells no evidence, nothing is known.
+_USUAL = (0.5, 0.3, 0.55, 0.7, 0.8, 0.86, 0.91, 0.95, 0.98, 0.99)
 _PATIENCE = 4  # drafts wrong from their first token, one after another, before it is left alone
 
 
@@ -50,23 +53,22 @@ def bucket(evidence: int) -> int:
     """Evidence in steps that widen: 0, 1, 2, 3, 4, 5-7, 8-15, 16-31, 32-63, more."""
     if evidence < 5:
         return evidence
-    return min(2 + evidence.bit_length(), _BUCKETS - 1)
+    return min(2 + evidence.bit_length(), len(_USUAL) - 1)
 
 
 class Acceptance:
     """Running acceptance for each amount of evidence; what is long past fades.
 
-    After m matches in a row the next is expected with (m + 1) / (m + 2), Laplace's rule of
-    succession, or as often as after fewer matches where that is more, until outcomes say better.
+    Until outcomes say better, the next token is expected as often as it usually is after so many
+    matches in a row, or as often as after fewer matches here, where that is more.
     memory: outcomes that count; prior: what the expectation weighs, in outcomes.
     """
 
-    def __init__(self, memory: int = 8, prior: float = 2.0) -> None:
+    def __init__(self, memory: int = 16, prior: float = 4.0) -> None:
         self._keep, self._prior = 1 - 1 / memory, prior
-        self._expected = [(m + 1) / (m + 2) for m in (0, 1, 2, 3, 4, 5, 8, 16, 32, 64)]
-        self._hits = [0.0] * _BUCKETS
-        self._tries = [0.0] * _BUCKETS
-        self._rates = list(self._expected)
+        self._hits = [0.0] * len(_USUAL)
+        self._tries = [0.0] * len(_USUAL)
+        self._rates = list(_USUAL)
         self._stale = False
 
     def rate(self, evidence: int) -> float:
@@ -88,8 +90,9 @@ class Acceptance:
     def _refresh(self) -> None:
         below = 0.0
         for at, (hits, tries) in enumerate(zip(self._hits, self._tries, strict=True)):
-            mean = max(self._expected[at], below)
-            below = self._rates[at] = (hits + self._prior * mean) / (tries + self._prior)
+            mean = max(_USUAL[at], below)
+            self._rates[at] = (hits + self._prior * mean) / (tries + self._prior)
+            below = self._rates[at] if tries else below
         self._stale = False
 
 
