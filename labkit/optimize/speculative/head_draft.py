@@ -25,7 +25,7 @@ from labkit.optimize.speculative.draft import NOTHING, Draft, Proposal
 from labkit.optimize.speculative.head import Head
 
 _LONGEST_REST = 16  # passes between two asks of a head that has nothing worth its cost
-_WINDOW = 128  # tokens of a prompt that the head reads: it learned on short texts
+_WINDOW = 16  # tokens of a prompt that the head reads: with 128 no more of its drafts stand
 _BRANCHES = 3  # tokens that a pass of the head may offer for one place
 
 

@@ -59,11 +59,20 @@ class Case(NamedTuple):
 
 
 class KeptHead(NamedTuple):
-    """A trained head, ready to draft: made anew for every request; its cost and its recipe."""
+    """A trained head that runs, the tokens it knows, its recipe, and what a pass of it costs."""
 
-    draft: Callable[[], LearnedHead]
-    pass_cost: float
+    forward: HeadForward
+    ids: Tensor
     recipe: dict[str, Any]
+    pass_cost: float = 0.0
+
+    def measured(self, target: Any, costs: RowCosts) -> KeptHead:
+        """With its cost beside that of rows."""
+        return self._replace(pass_cost=head_cost(self.forward, target, costs))
+
+    def draft(self, costs: RowCosts) -> LearnedHead:
+        """A draft with it, for one request."""
+        return LearnedHead(self.forward, self.ids, costs, self.pass_cost)
 
 
 def fastest(loaded: LoadedModel, name: str = "") -> tuple[str, Any, str]:
@@ -100,8 +109,7 @@ def kept_head(loaded: LoadedModel, target: Any, costs: RowCosts) -> KeptHead | N
         if isinstance(target, fused.FusedDecoder)
         else PlainHead(head, loaded.decoder)
     )
-    cost = head_cost(forward, target, costs)
-    return KeptHead(lambda: LearnedHead(forward, head.ids, costs, cost), cost, recipe)
+    return KeptHead(forward, head.ids, recipe).measured(target, costs)
 
 
 def settings(costs: RowCosts, length: int = 4, head: KeptHead | None = None) -> dict[str, Setting]:
@@ -115,8 +123,8 @@ def settings(costs: RowCosts, length: int = 4, head: KeptHead | None = None) -> 
         return found | {AUTOMATIC: Setting(SuffixIndex, lambda: Adaptive(costs))}
     longest = partial(Fixed, costs.most - 1)  # these two stop by themselves
     return found | {
-        "learned head": Setting(head.draft, longest),
-        AUTOMATIC: Setting(lambda: Chooser(costs, head.draft()), longest),
+        "learned head": Setting(lambda: head.draft(costs), longest),
+        AUTOMATIC: Setting(lambda: Chooser(costs, head.draft(costs)), longest),
     }
 
 
