@@ -46,6 +46,7 @@ struct Held { // one slot and KV head of a layer
     const T *keys, *values;
     int head_dim;
     Places places;
+    bool fresh; // not read yet in this pass, so worth asking for ahead; else they are in the cache
 };
 
 // Ask for what is read some time later: at a long context most of a step is reading keys and values.
@@ -74,7 +75,7 @@ inline void score_blocks(float (*scores)[kChunk], const Held<T>& held, const flo
 #pragma GCC unroll 2
         for (int k = 0; k < kBlocks; k++) sum[v][k] = fset(0.0f);
     for (int d = 0; d < held.head_dim; d++) {
-        ask(values + d * kBlocks * kWide, kBlocks * kWide * sizeof(T));
+        if (held.fresh) ask(values + d * kBlocks * kWide, kBlocks * kWide * sizeof(T));
         F key[kBlocks];
 #pragma GCC unroll 2
         for (int k = 0; k < kBlocks; k++) key[k] = fload(keys + k * next + d * kWide);
@@ -160,7 +161,7 @@ inline void mix_part(float* const* out, const float (*weights)[kChunk], const He
     const int straight = held.places.path ? std::clamp(held.places.start - begin, 0, count) : count;
     int i = 0;
     for (; i < straight; i++, values += held.head_dim, keys += held.head_dim) {
-        ask(keys, kWides * kWide * sizeof(T));
+        if (held.fresh) ask(keys, kWides * kWide * sizeof(T));
         take(i, values);
     }
     for (; i < count; i++)

@@ -39,8 +39,10 @@ struct Row {
 };
 
 // A piece of attention: `count` query vectors from `vector` (row * group + head in its group).
+// fresh: the first to read these keys and values.
 struct Piece {
     int slot, kv_head, vector, count, chunk, end;
+    bool fresh;
 };
 
 class Pass {
@@ -114,7 +116,7 @@ private:
         if (chunk > high / kChunk || chunk < range_of(low, model_.window).first / kChunk) return;
         const int end = std::min(high + 1, (chunk + 1) * kChunk);
         pieces_.push_back({slice_[row].slot, head, row * group_ + v, vectors, chunk,
-                           (end + kWide - 1) / kWide * kWide});
+                           (end + kWide - 1) / kWide * kWide, v == 0});
     }
 
     void reserve() {
@@ -271,7 +273,7 @@ private:
     // Ask for the first lines of what comes next, so that the memory works through the barrier.
     void expect(int me, const Matrix& next) {
         const uint8_t* at = next.data + pool_.share_begin(me, groups(next)) * next.stride;
-        for (int line = 0; line < kAhead; line += 64) __builtin_prefetch(at + line, 0, 2);
+        for (int line = 0; line < ahead(1); line += 64) __builtin_prefetch(at + line, 0, 2);
     }
 
     // store(token, group of sixteen outputs, their sums)
@@ -349,7 +351,7 @@ private:
             const int64_t at = start(pieces_[i].slot, pieces_[i].kv_head);
             piece<T>(pieces_[i], {static_cast<const T*>(cache_.keys) + at,
                                   static_cast<const T*>(cache_.values) + at, model_.head_dim,
-                                  slice_[pieces_[i].vector / group_].places});
+                                  slice_[pieces_[i].vector / group_].places, pieces_[i].fresh});
         });
         expect(me, layer.output);
         stage(me, static_cast<int64_t>(count()) * mixed_.view.blocks, true,

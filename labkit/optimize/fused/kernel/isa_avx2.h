@@ -5,7 +5,7 @@
 namespace lk {
 
 constexpr int kLanes = 8;
-constexpr int kMaxTile = 4;
+constexpr int kTile = 4, kMaxTile = 6; // tokens that a weight is multiplied with at once; at most
 constexpr int kTogether = 2; // vectors of outputs that share a read of a token
 constexpr const char* kIsa = "avx2";
 

@@ -5,7 +5,7 @@
 namespace lk {
 
 constexpr int kLanes = 16;   // output rows a vector works on
-constexpr int kMaxTile = 12; // tokens a weight is multiplied with while it sits in registers
+constexpr int kTile = 12, kMaxTile = 12; // tokens that a weight is multiplied with at once; at most
 constexpr int kTogether = 1; // vectors of outputs that share a read of a token
 constexpr const char* kIsa = "avx512vnni";
 

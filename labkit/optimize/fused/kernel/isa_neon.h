@@ -5,7 +5,7 @@
 namespace lk {
 
 constexpr int kLanes = 4;
-constexpr int kMaxTile = 8;
+constexpr int kTile = 8, kMaxTile = 8;
 constexpr int kTogether = 2; // vectors of outputs that share a read of a token
 constexpr const char* kIsa = "neon";
 

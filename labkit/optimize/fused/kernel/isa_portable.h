@@ -6,7 +6,7 @@
 namespace lk {
 
 constexpr int kLanes = 16;
-constexpr int kMaxTile = 4;
+constexpr int kTile = 4, kMaxTile = 4;
 constexpr int kTogether = 1; // vectors of outputs that share a read of a token
 constexpr const char* kIsa = "portable";
 

@@ -69,11 +69,14 @@ inline V offset(const uint8_t* block, int part, const V& d) {
         return vmul(d, vset(-8.0f));
 }
 
-constexpr int kAhead = 1600; // bytes read ahead of the product, into the second cache
+// Bytes read ahead of the product, into the second cache: a tile of more tokens takes longer a byte,
+// but what it waits for is not there sooner.
+constexpr int ahead(int tokens) { return tokens < 4 ? 1600 : 3200; }
 
 // Integer sums of a block: rows of parts kFirst.. times kTokens tokens, kStride bytes apart. Four
 // columns at a time, so that a weight is unpacked once for all tokens and a token's bytes are
-// spread once for all parts. kFrom to kTo: of the four times four bytes of a row; kFifth: whether
+// spread once for all parts; low nibbles before high ones, which leaves registers for more tokens.
+// kFrom to kTo: of the four times four bytes of a row; kFifth: whether
 // fifth bits follow them, those of four columns after four in a byte of their own.
 template <int kFrom, int kTo, int kTokens, int kFirst, int kCount, bool kFifth = false>
 inline void nibble_sums(VI (&whole)[kTokens][kCount], const uint8_t* at,
@@ -85,24 +88,21 @@ inline void nibble_sums(VI (&whole)[kTokens][kCount], const uint8_t* at,
             fifths[p] = vbytes(at + 4 * kWide * 4 + 4 * kLanes * (kFirst + p));
 #pragma GCC unroll 4
     for (int j = kFrom; j < kTo; j++) {
-        VB low[kCount], high[kCount];
+#pragma GCC unroll 2
+        for (int half = 0; half < 2; half++) {
+            VB n[kCount];
 #pragma GCC unroll 4
-        for (int p = 0; p < kCount; p++) {
-            const VB both = vbytes(at + 4 * kWide * j + 4 * kLanes * (kFirst + p));
-            low[p] = vlow(both);
-            high[p] = vhigh(both);
-            if constexpr (kFifth) {
-                low[p] = vfifth(low[p], fifths[p], j);
-                high[p] = vfifth(high[p], fifths[p], j + 4);
+            for (int p = 0; p < kCount; p++) {
+                const VB both = vbytes(at + 4 * kWide * j + 4 * kLanes * (kFirst + p));
+                n[p] = half ? vhigh(both) : vlow(both);
+                if constexpr (kFifth) n[p] = vfifth(n[p], fifths[p], j + 4 * half);
             }
-        }
 #pragma GCC unroll 16
-        for (int t = 0; t < kTokens; t++) {
-            const int8_t* q = x[distance(t, blocks)].q + 4 * j;
-            const VQ first = vfour(q), second = vfour(q + kWide);
+            for (int t = 0; t < kTokens; t++) {
+                const VQ four = vfour(x[distance(t, blocks)].q + 4 * j + kWide * half);
 #pragma GCC unroll 4
-            for (int p = 0; p < kCount; p++)
-                sum[t][p] = vnibbles(vnibbles(sum[t][p], low[p], first), high[p], second);
+                for (int p = 0; p < kCount; p++) sum[t][p] = vnibbles(sum[t][p], n[p], four);
+            }
         }
     }
 #pragma GCC unroll 16
@@ -155,7 +155,7 @@ inline void dot_parts(V (&sum)[kTokens][kParts], const uint8_t* w, const Activat
     for (int b = 0; b < blocks; b++, w += block_bytes(kFormat), x += kTokenGroup) {
         if constexpr (kPrefetch)
             for (int line = 0; line < block_bytes(kFormat); line += 64)
-                __builtin_prefetch(w + kAhead + line, 0, 2);
+                __builtin_prefetch(w + ahead(kTokens) + line, 0, 2);
         VI whole[kTokens][kCount];
         if constexpr (kFormat == kQ8_0)
             byte_sums<kTokens, kFirst>(whole, w + scale_bytes(kFormat), x, blocks);
@@ -199,10 +199,15 @@ __attribute__((noinline)) void dot(F* out, const uint8_t* w, const Activations& 
         for (int p = 0; p < kParts; p++) out[t].part[p] = sum[t][p];
 }
 
-// As many of `left` tokens as a tile takes; returns how many.
+// As many of `left` tokens as a tile takes; returns how many. One or two that would remain are taken
+// along where the registers hold them: alone they would cost nearly another tile.
 template <int kFormat>
 inline int dot_tile(F* out, const uint8_t* w, const Activations& x, int token, int left) {
-    if (left >= kMaxTile) return dot<kFormat, kMaxTile>(out, w, x, token), kMaxTile;
+    if constexpr (kMaxTile == kTile + 2) {
+        if (left == kTile + 2) return dot<kFormat, kTile + 2>(out, w, x, token), kTile + 2;
+        if (left == kTile + 1) return dot<kFormat, kTile + 1>(out, w, x, token), kTile + 1;
+    }
+    if (left >= kTile) return dot<kFormat, kTile>(out, w, x, token), kTile;
     if (left >= 4) return dot<kFormat, 4>(out, w, x, token), 4;
     if (left == 3) return dot<kFormat, 3>(out, w, x, token), 3;
     if (left == 2) return dot<kFormat, 2>(out, w, x, token), 2;
