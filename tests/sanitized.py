@@ -32,7 +32,7 @@ def main(folder: Path) -> None:
             cache = fused.new_cache(2, 20)
             fused(Rows.of([(0, 0, IDS[:19], True), (1, 0, IDS[:20], False)]), cache)
             streams = torch.empty(20, fused.config.hidden_size)
-            fused.following(IDS[19], cache, streams=streams)
+            fused.continued(IDS[19:20], cache, streams=streams)
             with contextlib.suppress(CacheError):
                 fused.following(IDS[20], cache, slot=1)
                 raise AssertionError("not refused")
@@ -40,7 +40,7 @@ def main(folder: Path) -> None:
             fused(Rows.of([(0, 10, IDS[:6], True, [-1, 0, 1, 0, 3, 1])]), cache)
             cache.keep(0, 10, [0, 3, 4])
             fused.best(Rows.of([(0, 13, IDS[:6], True)]), cache, streams)
-            fused.guesses(Rows.prefill(IDS[:5]), fused.new_cache(1, 5), None, 97)
+            fused.guesses(IDS[:5], fused.new_cache(1, 5), None, 97)
             for parts in ([(0, 19, [1, 2], True)], [(0, 19, [97], True)], [(2, 0, [1], True)]):
                 with contextlib.suppress(CacheError, IndexError):
                     fused(Rows.of(parts), cache)

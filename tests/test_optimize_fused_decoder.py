@@ -176,7 +176,9 @@ def test_a_greedy_step_goes_to_the_end_of_its_slot(fused):
         fused(Rows.prefill(IDS[:5], slot=1), held)
     expected, stream = fused.traced(Rows.prefill([IDS[5]], slot=1, start=5), other)
     streams = torch.zeros(6, stream.shape[1])
-    assert fused.following(IDS[5], cache, slot=1, streams=streams) == expected.argmax()
+    assert fused.continued([IDS[5]], cache, slot=1, streams=streams) == [expected.argmax()]
+    cache.truncate(1, 5)
+    assert fused.following(IDS[5], cache, slot=1) == expected.argmax()
     assert torch.equal(streams[5:], stream)
     assert not streams[:5].any()
     assert (cache.length(0), cache.length(1)) == (0, 6)
@@ -190,7 +192,7 @@ def test_a_greedy_step_refuses_what_a_pass_refuses(fused):
         fused.following(97, cache)
     for wrong in (torch.zeros(5, 64), torch.zeros(9, 65), torch.zeros(9, 64).double()):
         with pytest.raises(ValueError, match="for positions 5 to 5, 64 float32 each"):
-            fused.following(1, cache, streams=wrong)
+            fused.continued([1], cache, streams=wrong)
     assert cache.length(0) == 5
     with pytest.raises(CacheError, match="slot 3"):
         fused.following(1, cache, slot=3)
@@ -212,6 +214,27 @@ def test_the_likeliest_tokens_of_several_rows_without_logits(case):
     assert fused.best(rows, fused.new_cache(2, 16)) == best
     with pytest.raises(IndexError, match=r"0\.\.96"):
         fused.best(Rows.prefill([99]), fused.new_cache(2, 16))
+
+
+def test_a_chain_goes_on_where_its_slot_ends(case):
+    _, fused = case
+    cache, other = (fused.new_cache(2, 20) for _ in range(2))
+    for held in (cache, other):
+        fused(Rows.prefill(IDS[:9], slot=1), held)
+    streams = torch.zeros(20, fused.config.hidden_size)
+    rows = Rows.prefill(IDS[9:16], slot=1, start=9, all_logits=True)
+    logits, expected = fused.traced(rows, other)
+    found = fused.continued(IDS[9:16], cache, slot=1, streams=streams)
+    assert found == logits.argmax(-1).tolist()
+    assert torch.equal(streams[9:16], expected)
+    assert torch.equal(cache.keys, other.keys)
+    with pytest.raises(CacheError, match="room for 20"):
+        fused.continued(IDS[:5], cache, slot=1)
+    with pytest.raises(IndexError, match=r"0\.\.96"):
+        fused.continued([1, 97], cache, slot=1)
+    with pytest.raises(CacheError, match="where their slots end"):
+        fused.continued([], cache, slot=1)
+    assert cache.length(1) == 16
 
 
 @pytest.mark.parametrize("token", [-1, 97, 2**40])

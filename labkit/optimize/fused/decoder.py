@@ -9,8 +9,9 @@ from __future__ import annotations
 import ctypes
 import math
 import weakref
+from collections.abc import Sequence
 from ctypes import byref
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -69,12 +70,12 @@ class FusedCache(Slots):
         )
         self.native_ref = byref(self.native)
 
-    def lengthen(self, slot: int) -> None:
-        """Make room for one row at the end of a slot, or raise CacheError and change nothing."""
+    def lengthen(self, slot: int, count: int) -> None:
+        """Make room for rows at the end of a slot, or raise CacheError and change nothing."""
         length = self.length(slot)
-        if length >= self.capacity:
-            self._check(Span(slot, length, 1, 0), self.capacity)  # raises
-        self._lengths[slot] = length + 1
+        if length + count > self.capacity:
+            self._check(Span(slot, length, count, 0), self.capacity)  # raises
+        self._lengths[slot] = length + count
 
     def reserve(self, rows: Rows) -> None:
         """Make room for rows, or raise CacheError and change nothing."""
@@ -194,28 +195,27 @@ class FusedDecoder:
         """Groups of sixteen logits that screening left to the head itself, since the start."""
         return int(self._library.lk_exact_groups(self._engine))
 
-    def following(
-        self, token: int, cache: FusedCache, slot: int = 0, streams: Tensor | None = None
-    ) -> int:
+    def following(self, token: int, cache: FusedCache, slot: int = 0) -> int:
         """The likeliest token after `token`, which goes to the end of a slot: a greedy step.
-
-        streams (positions, hidden) float32: the row at the token's position gets its stream.
 
         What __call__ on that one row would say, at some 0.3 ms less: making tensors for it and
         looking through its logits costs that much in Python after each pass, for the weights have
         swept everything else out of the processor's caches. Raises as __call__ does.
         """
-        position = cache.length(slot)
-        stream = None if streams is None else self._stream_at(streams, position, 1)
-        cache.lengthen(slot)
-        found: int = self._library.lk_step(
-            *(self._engine, self._model_ref, cache.native_ref),
-            *(token, position, slot, self.skip, stream),
-        )
-        if found < 0:
-            cache.truncate(slot, position)
-            self._refuse(-found, 1)
-        return found
+        return self.continued([token], cache, slot)[0]
+
+    def continued(
+        self, tokens: Sequence[int], cache: FusedCache, slot: int = 0, streams: Tensor | None = None
+    ) -> list[int]:
+        """The likeliest token after each of `tokens`, a chain that goes to the end of a slot.
+
+        streams (positions, hidden) float32: the rows at the tokens' positions get their streams.
+        """
+        count = len(tokens)
+        stream = None if streams is None else self._stream_at(streams, cache.length(slot), count)
+        found = (ctypes.c_int64 * count)()
+        self._chain(tokens, cache, slot, count, None, stream, found, None, 1)
+        return list(found)
 
     def best(self, rows: Rows, cache: FusedCache, streams: Tensor | None = None) -> list[int]:
         """The likeliest token of each wanted row.
@@ -241,16 +241,46 @@ class FusedDecoder:
         return streams.data_ptr() + 4 * hidden * first
 
     def guesses(
-        self, rows: Rows, cache: FusedCache, features: Tensor | None, count: int
+        self, tokens: Sequence[int], cache: FusedCache, features: Tensor | None, count: int
     ) -> tuple[list[int], list[float], Tensor]:
-        """The `count` likeliest tokens of the one wanted row, their probabilities, and the streams:
-        what a draft head is asked for."""
+        """The `count` likeliest tokens after the last of `tokens`, which go to the end of slot 0,
+        their probabilities, and all tokens' streams: what a draft head is asked for."""
         count = min(count, self._outputs)
-        stream = torch.empty(len(rows), self.config.hidden_size)
+        if features is not None:
+            features = self._as_read(features, len(tokens))
+        stream = torch.empty(len(tokens), self.config.hidden_size)
         found, chances = (ctypes.c_int64 * count)(), (ctypes.c_float * count)()
-        likely = ctypes.addressof(found), ctypes.addressof(chances), count
-        self._run(rows, cache, features, stream.data_ptr(), None, *likely)
+        at = None if features is None else features.data_ptr()
+        self._chain(tokens, cache, 0, 1, at, stream.data_ptr(), found, chances, count)
         return list(found), list(chances), stream
+
+    def _chain(
+        self,
+        tokens: Sequence[int],
+        cache: FusedCache,
+        slot: int,
+        wanted: int,
+        features: int | None,
+        stream: int | None,
+        *likely: Any,
+    ) -> None:
+        """The native call for tokens at the end of a slot; likely: where they go, and how many."""
+        count, position = len(tokens), cache.length(slot)
+        given = (ctypes.c_int64 * count)(*tokens)
+        cache.lengthen(slot, count)
+        code = self._library.lk_chain(
+            *(self._engine, self._model_ref, cache.native_ref, given),
+            *(count, position, slot, self.skip, wanted, features, stream, *likely),
+        )
+        if code:
+            cache.truncate(slot, position)
+            self._refuse(code, count)
+
+    def _as_read(self, features: Tensor, rows: int) -> Tensor:
+        """As the kernel reads them; ValueError for other than one a row."""
+        if features.shape != (rows, self.config.hidden_size):
+            raise ValueError(f"features {tuple(features.shape)} for {rows} rows.")
+        return features.float().contiguous()
 
     def _logits(
         self, rows: Rows, cache: FusedCache, features: Tensor | None, stream: Tensor | None
@@ -273,9 +303,7 @@ class FusedDecoder:
     ) -> None:
         """The native call; what it gives goes where these lead."""
         if features is not None:
-            features = features.float().contiguous()
-            if features.shape != (len(rows), self.config.hidden_size):
-                raise ValueError(f"features {tuple(features.shape)} for {len(rows)} rows.")
+            features = self._as_read(features, len(rows))
         cache.reserve(rows)
         spans = [n for s in rows.spans for n in (s.slot, s.start, s.count, s.first_row)]
         count, asked = len(rows), len(rows.asked)

@@ -50,6 +50,8 @@ class Chooser(Draft):
         self._learn(context)
         copied = self.index.propose(context, limit)
         self._offered = len(context), copied
+        if not copied.tokens:
+            return self.head.propose(context, limit)
         rates = self.acceptance.rates(copied.evidence, len(copied.tokens))
         length = best_length(rates, self.costs)
         gain = expected_in_chain(rates[:length]) / self.costs.r(length + 1)

@@ -53,7 +53,7 @@ class HeadForward(Protocol):
     config: ModelConfig
 
     def guesses(
-        self, rows: Rows, cache: Any, features: Tensor, count: int
+        self, tokens: Sequence[int], cache: Any, features: Tensor, count: int
     ) -> tuple[list[int], list[float], Tensor]: ...
 
     def new_cache(self, slots: int, capacity: int) -> Any: ...
@@ -80,9 +80,11 @@ class PlainHead:
         return self.head.logits(streams[rows.wanted]), streams
 
     def guesses(
-        self, rows: Rows, cache: Any, features: Tensor, count: int
+        self, tokens: Sequence[int], cache: Any, features: Tensor, count: int
     ) -> tuple[list[int], list[float], Tensor]:
-        """The `count` likeliest words of the last row, their probabilities, and the streams."""
+        """The `count` likeliest words after the last of `tokens`, which go to the end of slot 0,
+        their probabilities, and all tokens' streams."""
+        rows = Rows.prefill(tokens, start=cache.length(0)).to(self.target.device)
         logits, streams = self.traced(rows, cache, features)
         chances, words = logits[-1].float().softmax(-1).topk(min(count, logits.shape[-1]))
         return words.tolist(), chances.tolist(), streams
@@ -199,22 +201,23 @@ class LearnedHead(Draft):
         self._cache.truncate(0, self._read)
         unread = self._before + self._read
         features = self._streams[unread : len(context) - 1]
-        rows = Rows.prefill(context[unread + 1 :], start=self._read)
-        self._read = held = len(context) - 1 - self._before
+        tokens = context[unread + 1 :]
+        self._read = len(context) - 1 - self._before
         chain: list[Guess] = []
         reaches = 1.0
         while True:
-            guess, streams = self._guess(rows, features, reaches)
+            guess, streams = self._guess(tokens, features, reaches)
             chain.append(guess)
             reaches = chain[-1].reaches[0]
             if len(chain) == limit or not self._worth_a_pass([g.reaches[0] for g in chain]):
                 return chain
-            features = streams[-1:]
-            rows = Rows.prefill(chain[-1].tokens[:1], start=held + len(chain) - 1)
+            features, tokens = streams[-1:], chain[-1].tokens[:1]
 
-    def _guess(self, rows: Rows, features: Tensor, reached: float) -> tuple[Guess, Tensor]:
+    def _guess(
+        self, tokens: Sequence[int], features: Tensor, reached: float
+    ) -> tuple[Guess, Tensor]:
         self.passes += 1
-        words, chances, streams = self.head.guesses(rows, self._cache, features, _BRANCHES)
+        words, chances, streams = self.head.guesses(tokens, self._cache, features, _BRANCHES)
         self._usual = 0.95 * self._usual + 0.05 * chances[0]
         trust = self._hits / self._hoped
         reaches = [reached * min(1.0, trust * chance) for chance in chances]

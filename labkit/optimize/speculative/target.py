@@ -36,8 +36,11 @@ class Target:
 
     def verify(self, last: int, proposal: Proposal, cache: KVCache) -> list[int]:
         """The tokens after the context's last one, which the cache does not hold yet."""
-        if not proposal.tokens and self._best:
-            return [self._target.following(last, cache, streams=self._streams)]
+        if self._best and not proposal.parents:
+            tokens = [last, *proposal.tokens]
+            return accept_greedy(
+                self._target.continued(tokens, cache, streams=self._streams), proposal
+            )
         tree = [-1, *(parent + 1 for parent in proposal.parents)] if proposal.parents else ()
         part = (0, cache.length(0), [last, *proposal.tokens], True, tree)
         return self._pass(Rows.of([part]), cache, proposal)

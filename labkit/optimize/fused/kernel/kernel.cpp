@@ -1,5 +1,6 @@
 // The C interface: everything Python calls. All of it is checked here before memory is touched.
 #include <mutex>
+#include <numeric>
 
 #include "forward.h"
 
@@ -103,19 +104,26 @@ int lk_forward(void* handle, const lk::Model* model, const lk::Cache* cache, con
 // Groups of sixteen logits that screening left to be computed from the head, since the start.
 int64_t lk_exact_groups(void* handle) { return static_cast<Engine*>(handle)->exact_groups; }
 
-// A pass of one token at the end of its slot, and the likeliest token after it: all that greedy
-// decoding asks for, with nothing made for the caller. stream: where the token's goes, or null.
-// Minus lk_forward's code where it fails.
-int64_t lk_step(void* handle, const lk::Model* model, const lk::Cache* cache, int64_t token,
-                int64_t position, int64_t slot, int skip, float* stream) {
-    const int64_t first = 0, span[] = {slot, position, 1, 0};
-    int64_t best = 0;
+// A pass of `count` tokens as a chain at the end of a slot: all that greedy decoding, verifying and
+// drafting ask for, with little made for the caller. The last `wanted` rows are asked for their
+// likeliest tokens, best (wanted, likely); the rest as in lk_forward, and its codes.
+int lk_chain(void* handle, const lk::Model* model, const lk::Cache* cache, const int64_t* tokens,
+             int count, int64_t position, int64_t slot, int skip, int wanted, const float* features,
+             float* stream, int64_t* best, float* chances, int likely) {
+    const int64_t span[] = {slot, position, count, 0};
     lk::Rows rows{};
-    rows.tokens = &token, rows.positions = &position, rows.wanted = &first, rows.spans = span;
-    rows.best = &best, rows.stream = stream;
-    rows.rows = rows.wanted_rows = rows.span_count = 1, rows.skip = skip;
-    const int code = lk_forward(handle, model, cache, &rows, nullptr);
-    return code ? -code : best;
+    try {
+        std::vector<int64_t> places(count), last(wanted);
+        std::iota(places.begin(), places.end(), position);
+        std::iota(last.begin(), last.end(), count - wanted);
+        rows.tokens = tokens, rows.positions = places.data(), rows.wanted = last.data();
+        rows.spans = span, rows.features = features, rows.stream = stream;
+        rows.best = best, rows.chances = chances, rows.likely = likely;
+        rows.rows = count, rows.wanted_rows = wanted, rows.span_count = 1, rows.skip = skip;
+        return lk_forward(handle, model, cache, &rows, nullptr);
+    } catch (const std::bad_alloc&) {
+        return 4;
+    }
 }
 
 } // extern "C"
