@@ -39,7 +39,13 @@ def main(folder: Path) -> None:
             cache.truncate(0, 10)
             fused(Rows.of([(0, 10, IDS[:6], True, [-1, 0, 1, 0, 3, 1])]), cache)
             cache.keep(0, 10, [0, 3, 4])
-            fused.best(Rows.of([(0, 13, IDS[:6], True)]), cache, streams)
+            fused.best(Rows.of([(0, 13, IDS[:3], True)]), cache, streams)
+            fused.continued(IDS[:4], cache, 0, [-1, 0, 0, 2], streams)
+            cache.truncate(0, 16)
+            with contextlib.suppress(ValueError):
+                fused.continued(IDS[:2], cache, 0, [-1, 1])
+                raise AssertionError("not refused")
+            fused(Rows.of([(0, 16, IDS[:3], True)]), cache)
             fused.guesses(IDS[:5], fused.new_cache(1, 5), None, 97)
             for parts in ([(0, 19, [1, 2], True)], [(0, 19, [97], True)], [(2, 0, [1], True)]):
                 with contextlib.suppress(CacheError, IndexError):

@@ -234,7 +234,23 @@ def test_a_chain_goes_on_where_its_slot_ends(case):
         fused.continued([1, 97], cache, slot=1)
     with pytest.raises(CacheError, match="where their slots end"):
         fused.continued([], cache, slot=1)
+    for wrong in ([0, 0], [-1, 1], [-1, -1], [-1, 2**40]):
+        with pytest.raises(ValueError, match="follows none"):
+            fused.continued([1, 2], cache, 1, wrong)
     assert cache.length(1) == 16
+
+
+def test_a_tree_goes_on_where_its_slot_ends(case):
+    _, fused = case
+    tree = [-1, 0, 0, 1, 2, 4, 3]
+    cache, other = (fused.new_cache(1, 20) for _ in range(2))
+    for held in (cache, other):
+        fused(Rows.prefill(IDS[:9]), held)
+    streams = torch.zeros(20, fused.config.hidden_size)
+    logits, expected = fused.traced(Rows.of([(0, 9, IDS[9:16], True, tree)]), other)
+    assert fused.continued(IDS[9:16], cache, 0, tree, streams) == logits.argmax(-1).tolist()
+    assert torch.equal(streams[9:16], expected)
+    assert torch.equal(cache.keys, other.keys)
 
 
 @pytest.mark.parametrize("token", [-1, 97, 2**40])

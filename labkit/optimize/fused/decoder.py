@@ -205,16 +205,22 @@ class FusedDecoder:
         return self.continued([token], cache, slot)[0]
 
     def continued(
-        self, tokens: Sequence[int], cache: FusedCache, slot: int = 0, streams: Tensor | None = None
+        self,
+        tokens: Sequence[int],
+        cache: FusedCache,
+        slot: int = 0,
+        parents: Sequence[int] = (),
+        streams: Tensor | None = None,
     ) -> list[int]:
-        """The likeliest token after each of `tokens`, a chain that goes to the end of a slot.
+        """The likeliest token after each of `tokens`, which go to the end of a slot.
 
-        streams (positions, hidden) float32: the rows at the tokens' positions get their streams.
+        A chain, or with `parents` a tree (rows.Span). streams (positions, hidden) float32: those
+        from the first token's position on get the tokens' streams, in their order.
         """
         count = len(tokens)
         stream = None if streams is None else self._stream_at(streams, cache.length(slot), count)
         found = (ctypes.c_int64 * count)()
-        self._chain(tokens, cache, slot, count, None, stream, found, None, 1)
+        self._go_on(tokens, parents, cache, slot, count, None, stream, found, None, 1)
         return list(found)
 
     def best(self, rows: Rows, cache: FusedCache, streams: Tensor | None = None) -> list[int]:
@@ -251,12 +257,13 @@ class FusedDecoder:
         stream = torch.empty(len(tokens), self.config.hidden_size)
         found, chances = (ctypes.c_int64 * count)(), (ctypes.c_float * count)()
         at = None if features is None else features.data_ptr()
-        self._chain(tokens, cache, 0, 1, at, stream.data_ptr(), found, chances, count)
+        self._go_on(tokens, (), cache, 0, 1, at, stream.data_ptr(), found, chances, count)
         return list(found), list(chances), stream
 
-    def _chain(
+    def _go_on(
         self,
         tokens: Sequence[int],
+        parents: Sequence[int],
         cache: FusedCache,
         slot: int,
         wanted: int,
@@ -267,9 +274,10 @@ class FusedDecoder:
         """The native call for tokens at the end of a slot; likely: where they go, and how many."""
         count, position = len(tokens), cache.length(slot)
         given = (ctypes.c_int64 * count)(*tokens)
+        tree = (ctypes.c_int64 * count)(*parents) if parents else None
         cache.lengthen(slot, count)
-        code = self._library.lk_chain(
-            *(self._engine, self._model_ref, cache.native_ref, given),
+        code = self._library.lk_go_on(
+            *(self._engine, self._model_ref, cache.native_ref, given, tree),
             *(count, position, slot, self.skip, wanted, features, stream, *likely),
         )
         if code:
@@ -347,6 +355,8 @@ class FusedDecoder:
             raise CacheError("rows must go on where their slots end, one span after another.")
         if code == 3:
             raise IndexError(f"wanted rows must lie in 0..{rows - 1}.")
+        if code == 6:
+            raise ValueError("a tree's first row follows none, each other one an earlier one.")
         if code == 5:
             raise ValueError("a draft head reads features beside its tokens, other models do not.")
         raise MemoryError("the fused decoder found no memory for a pass.")

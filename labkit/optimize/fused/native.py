@@ -173,9 +173,9 @@ def library(isa: str = "", sanitize: bool = False) -> ctypes.CDLL:
     found.lk_forward.argtypes = [
         c_void_p, POINTER(Model), POINTER(Cache), POINTER(Rows), c_void_p,
     ]  # fmt: skip
-    found.lk_chain.argtypes = [
-        c_void_p, POINTER(Model), POINTER(Cache), c_void_p, c_int, c_int64, c_int64, c_int, c_int,
-        c_void_p, c_void_p, c_void_p, c_void_p, c_int,
+    found.lk_go_on.argtypes = [
+        c_void_p, POINTER(Model), POINTER(Cache), c_void_p, c_void_p, c_int, c_int64, c_int64,
+        c_int, c_int, c_void_p, c_void_p, c_void_p, c_void_p, c_int,
     ]  # fmt: skip
     found.lk_exact_groups.argtypes = [c_void_p]
     found.lk_exact_groups.restype = c_int64

@@ -36,14 +36,12 @@ class Target:
 
     def verify(self, last: int, proposal: Proposal, cache: KVCache) -> list[int]:
         """The tokens after the context's last one, which the cache does not hold yet."""
-        if self._best and not proposal.parents:
-            tokens = [last, *proposal.tokens]
-            return accept_greedy(
-                self._target.continued(tokens, cache, streams=self._streams), proposal
-            )
+        tokens = [last, *proposal.tokens]
         tree = [-1, *(parent + 1 for parent in proposal.parents)] if proposal.parents else ()
-        part = (0, cache.length(0), [last, *proposal.tokens], True, tree)
-        return self._pass(Rows.of([part]), cache, proposal)
+        if self._best:
+            found = self._target.continued(tokens, cache, 0, tree, self._streams)
+            return accept_greedy(found, proposal)
+        return self._pass(Rows.of([(0, cache.length(0), tokens, True, tree)]), cache, proposal)
 
     def keep(self, start: int, rows: list[int]) -> None:
         """Of the streams of a pass that began at `start`, those of these rows stand."""

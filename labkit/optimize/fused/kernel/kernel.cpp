@@ -43,6 +43,21 @@ bool spans_fit(const lk::Rows& rows, const lk::Cache& cache) {
     return next == rows.rows;
 }
 
+// Of each row of a tree its depth, and its path (count, count), -1 beyond it. Whether it is a tree.
+bool lead_through(const int64_t* parents, int count, std::vector<int64_t>& depths,
+                  std::vector<int32_t>& paths) {
+    depths.assign(count, 0);
+    paths.assign(static_cast<size_t>(count) * count, -1);
+    for (int64_t r = 0; r < count; r++) {
+        const int64_t parent = parents[r];
+        if (r == 0 ? parent != -1 : parent < 0 || parent >= r) return false;
+        if (r) depths[r] = depths[parent] + 1;
+        if (r) std::copy_n(&paths[parent * count], depths[r], &paths[r * count]);
+        paths[r * count + depths[r]] = static_cast<int32_t>(r);
+    }
+    return true;
+}
+
 } // namespace
 
 extern "C" {
@@ -104,18 +119,25 @@ int lk_forward(void* handle, const lk::Model* model, const lk::Cache* cache, con
 // Groups of sixteen logits that screening left to be computed from the head, since the start.
 int64_t lk_exact_groups(void* handle) { return static_cast<Engine*>(handle)->exact_groups; }
 
-// A pass of `count` tokens as a chain at the end of a slot: all that greedy decoding, verifying and
-// drafting ask for, with little made for the caller. The last `wanted` rows are asked for their
-// likeliest tokens, best (wanted, likely); the rest as in lk_forward, and its codes.
-int lk_chain(void* handle, const lk::Model* model, const lk::Cache* cache, const int64_t* tokens,
-             int count, int64_t position, int64_t slot, int skip, int wanted, const float* features,
-             float* stream, int64_t* best, float* chances, int likely) {
+// A pass of `count` tokens at the end of a slot: all that greedy decoding, verifying and drafting ask
+// for, with little made for the caller. A chain, or with `parents` (of each row the one it follows,
+// -1 of the first) a tree. The last `wanted` rows are asked for their likeliest tokens, best
+// (wanted, likely); the rest as in lk_forward, with its codes and 6: parents that make no tree.
+int lk_go_on(void* handle, const lk::Model* model, const lk::Cache* cache, const int64_t* tokens,
+             const int64_t* parents, int count, int64_t position, int64_t slot, int skip, int wanted,
+             const float* features, float* stream, int64_t* best, float* chances, int likely) {
     const int64_t span[] = {slot, position, count, 0};
     lk::Rows rows{};
     try {
         std::vector<int64_t> places(count), last(wanted);
-        std::iota(places.begin(), places.end(), position);
+        std::vector<int32_t> paths;
+        std::iota(places.begin(), places.end(), 0);
         std::iota(last.begin(), last.end(), count - wanted);
+        if (parents) {
+            if (!lead_through(parents, count, places, paths)) return 6;
+            rows.paths = paths.data(), rows.path_width = count;
+        }
+        for (int64_t& place : places) place += position;
         rows.tokens = tokens, rows.positions = places.data(), rows.wanted = last.data();
         rows.spans = span, rows.features = features, rows.stream = stream;
         rows.best = best, rows.chances = chances, rows.likely = likely;
