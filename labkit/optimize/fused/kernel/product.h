@@ -203,7 +203,7 @@ __attribute__((noinline)) void dot(F* out, const uint8_t* w, const Activations& 
 // along where the registers hold them: alone they would cost nearly another tile.
 template <int kFormat>
 inline int dot_tile(F* out, const uint8_t* w, const Activations& x, int token, int left) {
-    if constexpr (kMaxTile == kTile + 2) {
+    if constexpr (kMaxTile == kTile + 2 && kFormat != kQ5_0) { // whose fifth bits take registers too
         if (left == kTile + 2) return dot<kFormat, kTile + 2>(out, w, x, token), kTile + 2;
         if (left == kTile + 1) return dot<kFormat, kTile + 1>(out, w, x, token), kTile + 1;
     }
