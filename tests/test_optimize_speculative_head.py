@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from torch import nn
 
 from labkit.errors import ModelError, ParameterError
 from labkit.model.generate import generate
+from labkit.model.load import load
 from labkit.model.rows import Rows
 from labkit.optimize.fused import load_fused
 from labkit.optimize.speculative import (
@@ -32,8 +34,16 @@ from labkit.optimize.speculative import (
 from labkit.optimize.speculative.draft import Proposal
 from labkit.optimize.speculative.head_draft import Guess
 from labkit.optimize.speculative.own_text import Writer, turns
-from labkit.optimize.speculative.train_head import Recipe, batches, frequent, loss_of, train
+from labkit.optimize.speculative.train_head import (
+    Recipe,
+    batches,
+    frequent,
+    head_path,
+    loss_of,
+    train,
+)
 from tests.fused_helpers import Int8Linear, plain_twin, tiny_gguf
+from tests.tiny import save_tiny_model
 
 PROMPT = [5, 60, 33, 2, 41, 7, 7, 19]
 
@@ -288,6 +298,19 @@ def test_a_head_is_kept_with_its_recipe(plain, head, tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(ModelError, match="no draft head of this model"):
         load_head(plain, path)
+
+
+def test_a_head_is_found_by_its_models_weights_wherever_they_lie(tmp_path: Path) -> None:
+    (tmp_path / "here" / "model").mkdir(parents=True)
+    save_tiny_model(tmp_path / "here" / "model")
+    for name in ("there", "other"):
+        shutil.copytree(tmp_path / "here", tmp_path / name)
+    weights = tmp_path / "other" / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\1")
+    here, there, other = (
+        head_path(load(tmp_path / name / "model", "cpu")) for name in ("here", "there", "other")
+    )
+    assert here == there != other
 
 
 def test_a_head_of_another_model_is_refused(fused, plain) -> None:

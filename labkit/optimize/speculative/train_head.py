@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -26,6 +27,8 @@ from labkit.optimize.fused import FusedDecoder, load_fused
 from labkit.optimize.speculative.head import Head, save_head
 from labkit.optimize.speculative.own_text import OwnText, Writer
 from labkit.paths import cache_dir
+
+_SAMPLE = 65536  # bytes at either end of a file of weights that tell it from others
 
 
 @dataclass(frozen=True)
@@ -139,9 +142,18 @@ def write_texts(target: FusedDecoder, tokenizer: Any, recipe: Recipe) -> list[Ow
 
 
 def head_path(loaded: LoadedModel) -> Path:
-    """Where a model's head is kept."""
-    key = hashlib.sha256(str(loaded.directory.resolve()).encode()).hexdigest()[:12]
-    return cache_dir() / "heads" / f"{loaded.directory.name}-{key}.safetensors"
+    """Where a model's head is kept: by its weights, so that they may lie elsewhere another time.
+
+    By their first and last bytes: a head of other weights would be worth less, not wrong.
+    """
+    key = hashlib.sha256()
+    for path in sorted(loaded.directory.glob("*.safetensors")):
+        with path.open("rb") as file:
+            key.update(file.read(_SAMPLE))
+            file.seek(-min(_SAMPLE, path.stat().st_size), os.SEEK_END)
+            key.update(file.read())
+    name = f"{Path(loaded.name).name}-{key.hexdigest()[:12]}.safetensors"
+    return cache_dir() / "heads" / name
 
 
 @click.command()
