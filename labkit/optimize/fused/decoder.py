@@ -306,8 +306,6 @@ class FusedDecoder:
         stream: int | None,
         logits: Tensor | None,
         best: int | None,
-        chances: int | None = None,
-        likely: int = 1,
     ) -> None:
         """The native call; what it gives goes where these lead."""
         if features is not None:
@@ -330,14 +328,14 @@ class FusedDecoder:
             None if features is None else features.data_ptr(),
             stream,
             best,
-            chances,
+            None,
             None if paths is None else paths.data_ptr(),
             count,
             asked,
             len(rows.spans),
             self.skip,
             0 if paths is None else paths.shape[1],
-            likely,
+            1,
         )
         to = None if logits is None else logits.data_ptr()
         code = self._library.lk_forward(
@@ -355,10 +353,10 @@ class FusedDecoder:
             raise CacheError("rows must go on where their slots end, one span after another.")
         if code == 3:
             raise IndexError(f"wanted rows must lie in 0..{rows - 1}.")
-        if code == 6:
-            raise ValueError("a tree's first row follows none, each other one an earlier one.")
         if code == 5:
             raise ValueError("a draft head reads features beside its tokens, other models do not.")
+        if code == 6:
+            raise ValueError("a tree's first row follows none, each other one an earlier one.")
         raise MemoryError("the fused decoder found no memory for a pass.")
 
     def _vector(self, name: str) -> int | None:

@@ -50,13 +50,12 @@ class Chooser(Draft):
         self._learn(context)
         copied = self.index.propose(context, limit)
         self._offered = len(context), copied
-        if not copied.tokens:
-            return self.head.propose(context, limit)
-        rates = self.acceptance.rates(copied.evidence, len(copied.tokens))
-        length = best_length(rates, self.costs)
-        gain = expected_in_chain(rates[:length]) / self.costs.r(length + 1)
-        if length and gain >= max(self.head.gain, 1.0):
-            return copied.cut(length)
+        if copied.tokens:
+            rates = self.acceptance.rates(copied.evidence, len(copied.tokens))
+            length = best_length(rates, self.costs)
+            gain = expected_in_chain(rates[:length]) / self.costs.r(length + 1)
+            if length and gain >= max(self.head.gain, 1.0):
+                return copied.cut(length)
         return self.head.propose(context, limit)
 
     def end(self, context: Sequence[int]) -> None:
