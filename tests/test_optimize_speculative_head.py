@@ -273,18 +273,19 @@ def test_a_replay_with_streams_asks_what_the_run_asked(fused, head, directory) -
         replay(fused.config, LearnedHead(native, head.ids), PROMPT, answer, Fixed(3))
 
 
-def test_a_head_that_knows_the_answer_saves_passes(fused, plain, texts, directory) -> None:
-    """Trained to overfit a handful of texts, it foresees them."""
-    recipe = Recipe(minutes=0.25, words=97, length=40, texts=4, own=0.0, rate=3e-3)
+def test_a_head_that_knows_the_answers_foresees_them(fused, plain, texts, directory) -> None:
+    """Trained to overfit a handful of texts. At 8 bits, for so small a head loses much at 4."""
+    recipe = Recipe(minutes=0.1, words=97, length=40, texts=4, own=0.0, rate=3e-3)
     head, _ = train(plain, texts[:4], recipe)
-    ids = texts[0].tokens.tolist()
-    prompt, answer = ids[:12], ids[12:]
-    _, streams = fused.traced(Rows.prefill(ids), fused.new_cache(1, len(ids)))
-    native = fused_head(head, fused, directory)
-    account = replay(
-        fused.config, LearnedHead(native, head.ids), prompt, answer, Fixed(2), streams=streams
-    )
-    assert (account.acceptance_rate or 0) > 0.5
+    native = fused_head(head, fused, directory, "q8_0")
+    accepted = proposed = 0
+    for text in texts[:4]:
+        ids = text.tokens.tolist()
+        _, streams = fused.traced(Rows.prefill(ids), fused.new_cache(1, len(ids)))
+        draft = LearnedHead(native, head.ids)
+        account = replay(fused.config, draft, ids[:12], ids[12:], Fixed(2), streams=streams)
+        accepted, proposed = accepted + account.accepted, proposed + account.proposed
+    assert accepted > 0.5 * proposed
 
 
 def test_a_head_is_kept_with_its_recipe(plain, head, tmp_path: Path) -> None:
