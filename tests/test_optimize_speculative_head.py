@@ -26,6 +26,7 @@ from labkit.optimize.speculative import (
     RowCosts,
     free_rows,
     fused_head,
+    head_cost,
     load_head,
     replay,
     save_head,
@@ -328,3 +329,13 @@ def test_features_where_none_are_read_are_refused_and_change_nothing(fused) -> N
     with pytest.raises(ValueError, match="for 8 rows"):
         fused.traced(Rows.prefill(PROMPT), cache, torch.zeros(3, 64))
     assert cache.length(0) == 0
+
+
+def test_what_a_head_costs_is_told_in_passes_of_the_target(fused, head, directory) -> None:
+    native = fused_head(head, fused, directory)
+    one, row = head_cost(native, fused, RowCosts(1e-3, (1.0, 1.1)), context=20, repeats=3)
+    assert one > 0 <= row
+    draft = LearnedHead(native, head.ids, free_rows(6), one, row)
+    list(speculate(fused, draft, PROMPT, 40, control=Fixed(5)))
+    assert draft.caught_up >= len(PROMPT) - 1
+    assert draft.asking == draft.passes * one + draft.caught_up * row

@@ -26,6 +26,7 @@ from labkit.optimize.speculative.head import Head
 
 _LONGEST_REST = 16  # passes between two asks of a head that has nothing worth its cost
 _WINDOW = 16  # tokens of a prompt that the head reads: with 128 no more of its drafts stand
+_CATCH_UP = 8  # tokens read in one go where that is timed
 _BRANCHES = 3  # tokens that a pass of the head may offer for one place
 
 
@@ -120,11 +121,12 @@ def fused_head(
 class LearnedHead(Draft):
     """Drafts with a learned head, one token after another from its own foreseen streams.
 
-    ids (words,): the tokens that its logits stand for. costs and pass_cost (of one pass of the
-    head, in passes of the target) let it stop where one more pass would lower the expected gain,
-    and verify the likeliest tokens of all passes, which may be a tree (EAGLE-2, Li et al.,
-    2406.16858): the head's own probability is a good guess of acceptance, and how good is learned
-    on the way. Without costs it drafts a chain of as many tokens as it is asked for.
+    ids (words,): the tokens that its logits stand for. costs, pass_cost (of one pass of the head,
+    in passes of the target) and row_cost (of each token that it reads besides) let it stop where
+    one more pass would lower the expected gain, and verify the likeliest tokens of all passes,
+    which may be a tree (EAGLE-2, Li et al., 2406.16858): the head's own probability is a good
+    guess of acceptance, and how good is learned on the way. Without costs it drafts a chain of as
+    many tokens as it is asked for.
     """
 
     def __init__(
@@ -133,19 +135,21 @@ class LearnedHead(Draft):
         ids: Tensor,
         costs: RowCosts | None = None,
         pass_cost: float = 0.0,
+        row_cost: float = 0.0,
         name: str = "learned head",
     ) -> None:
         self.head, self.name = head, name
         self.ids: list[int] = ids.tolist()
-        self.costs, self.pass_cost = costs, pass_cost
+        self.costs, self.pass_cost, self.row_cost = costs, pass_cost, row_cost
         self.passes = 0  # of the head, since it was made
+        self.caught_up = 0  # tokens that they read besides: the prompt's, and those copied since
         self._cache: Any = None
         self._room = 0
 
     @property
     def asking(self) -> float:
         """What the head has cost so far, in passes of the target."""
-        return self.passes * self.pass_cost
+        return self.passes * self.pass_cost + self.caught_up * self.row_cost
 
     def check(self, config: ModelConfig) -> None:
         ours, theirs = self.head.config, config
@@ -185,11 +189,12 @@ class LearnedHead(Draft):
         # What does not gain is left alone, for longer and longer, but asked again.
         self._rest = min(2 * self._rest + 1, _LONGEST_REST) if self.gain < 1 else 0
         self._resting = self._rest
+        caught_up = self.caught_up
         chain = self._draft(context, limit)
         proposal = self._worth_verifying(chain, limit)
-        self._asked = _Asked(
-            len(context), chain, proposal, self._cost(len(chain), len(proposal.tokens))
-        )
+        cost = self._cost(len(chain), len(proposal.tokens))
+        cost += (self.caught_up - caught_up) * self.row_cost
+        self._asked = _Asked(len(context), chain, proposal, cost)
         return proposal
 
     def _cost(self, passes: int, tokens: int) -> float:
@@ -202,6 +207,7 @@ class LearnedHead(Draft):
         unread = self._before + self._read
         features = self._streams[unread : len(context) - 1]
         tokens = context[unread + 1 :]
+        self.caught_up += len(tokens) - 1
         self._read = len(context) - 1 - self._before
         chain: list[Guess] = []
         reaches = 1.0
@@ -280,26 +286,32 @@ class LearnedHead(Draft):
 
 
 def head_cost(
-    head: HeadForward, target: Any, costs: RowCosts, context: int = 256, repeats: int = 25
-) -> float:
-    """Time of one drafted token, in passes of one row of the target: median of `repeats`.
+    head: HeadForward, target: Any, costs: RowCosts, context: int = 256, repeats: int = 24
+) -> tuple[float, float]:
+    """Time of one drafted token, and of each token read before it beyond the last, in passes of
+    one row of the target: medians of `repeats`.
 
     As it is paid: all that drafting takes, after a pass of the target, which leaves nothing of the
     head in the processor's caches.
     """
     draft = LearnedHead(head, torch.arange(head.config.vocab_size))
-    text, most = [0] * (context + 1), context + repeats + 2
+    text, most = [0] * context, context + repeats * (1 + _CATCH_UP) + 2
     cache = target.new_cache(1, most)
     streams = torch.empty(most, target.config.hidden_size, dtype=target.dtype)
-    streams[:context] = target.traced(Rows.prefill(text[:-1]), cache)[1]
+    streams[:context] = target.traced(Rows.prefill(text), cache)[1]
+    text.append(0)
     draft.begin(text[:-1], most)
     draft.watch(streams)
-    taken = []
-    for _ in range(repeats + 1):
+    draft.propose(text, 1)  # which reads the prompt
+    taken: dict[int, list[float]] = {1: [], _CATCH_UP: []}
+    for count in [*taken] * repeats:
+        last = len(text) - 1
+        text += [0] * count
+        streams[last : last + count] = target.traced(
+            Rows.prefill(text[last:-1], start=last), cache
+        )[1]
         began = time.perf_counter()
         draft.propose(text, 1)
-        taken.append(time.perf_counter() - began)
-        last = len(text) - 1
-        streams[last] = target.traced(Rows.prefill(text[-1:], start=last), cache)[1][0]
-        text.append(0)
-    return float(np.median(taken[1:])) / costs.seconds  # the first reads the prompt
+        taken[count].append(time.perf_counter() - began)
+    one, many = (float(np.median(spent)) / costs.seconds for spent in taken.values())
+    return one, max(0.0, many - one) / (_CATCH_UP - 1)

@@ -59,20 +59,23 @@ class Case(NamedTuple):
 
 
 class KeptHead(NamedTuple):
-    """A trained head that runs, the tokens it knows, its recipe, and what a pass of it costs."""
+    """A trained head that runs, the tokens it knows, its recipe, and what a pass of it costs, and
+    each token that it reads besides."""
 
     forward: HeadForward
     ids: Tensor
     recipe: dict[str, Any]
     pass_cost: float = 0.0
+    row_cost: float = 0.0
 
     def measured(self, target: Any, costs: RowCosts) -> KeptHead:
         """With its cost beside that of rows."""
-        return self._replace(pass_cost=head_cost(self.forward, target, costs))
+        one, row = head_cost(self.forward, target, costs)
+        return self._replace(pass_cost=one, row_cost=row)
 
     def draft(self, costs: RowCosts) -> LearnedHead:
         """A draft with it, for one request."""
-        return LearnedHead(self.forward, self.ids, costs, self.pass_cost)
+        return LearnedHead(self.forward, self.ids, costs, self.pass_cost, self.row_cost)
 
 
 def fastest(loaded: LoadedModel, name: str = "") -> tuple[str, Any, str]:
