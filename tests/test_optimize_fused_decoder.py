@@ -164,6 +164,18 @@ def test_only_wanted_rows_come_in_order(fused):
     assert torch.equal(found, torch.cat((every[9:], every[:4])))
 
 
+def test_a_prompt_leaves_the_same_cache_whatever_is_asked_of_it(case):
+    """Of rows that nobody asks about, the last layer makes keys and values alone."""
+    _, fused = case
+    last, every, streams = (fused.new_cache(1, 301) for _ in range(3))
+    one = fused(Rows.prefill(IDS), last)
+    assert torch.equal(fused(Rows.prefill(IDS, all_logits=True), every)[-1:], one)
+    assert torch.equal(fused.traced(Rows.prefill(IDS), streams)[0], one)
+    for cache in (last, every):
+        assert torch.equal(cache.keys, streams.keys)
+        assert torch.equal(cache.values, streams.values)
+
+
 def test_a_greedy_step_is_the_likeliest_of_the_logits(case):
     _, fused = case
     by_logits = list(generate(fused, IDS[:7], 60, sampler=lambda row: int(row.argmax())))

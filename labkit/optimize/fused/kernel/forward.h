@@ -225,13 +225,16 @@ private:
 
     void layer(int l, int me) {
         const Layer& layer = model_.layer[l];
-        expect(me, layer.query);
+        // Of the last layer a slice that nobody asks about leaves its keys and values alone.
+        const bool asked = l + 1 < model_.layers || rows_.stream || !wanted_.empty();
+        expect(me, asked ? layer.query : layer.key);
         normalize(me, input_.view, count(), layer.attention_norm, [&](int r) { return x(r); });
-        project(me, layer);
+        project(me, layer, asked);
         if (!skips(kSkipAttention)) {
-            if (cache_.type == kHalf) attention<uint16_t>(layer, l, me);
-            else attention<float>(layer, l, me);
+            if (cache_.type == kHalf) attention<uint16_t>(layer, l, me, asked);
+            else attention<float>(layer, l, me, asked);
         }
+        if (!asked) return;
         add(me, layer.output, mixed_.view);
         expect(me, layer.gate);
         normalize(me, input_.view, count(), layer.feed_forward_norm, [&](int r) { return x(r); });
@@ -292,9 +295,11 @@ private:
               [&](int g) { multiply(m, g, from, tokens, store); });
     }
 
-    // Queries, keys and values, side by side in `projected`.
-    void project(int me, const Layer& layer) {
-        stage(me, all_ / kWide, !skips(kSkipProducts), [&](int g) {
+    // Queries, keys and values, side by side in `projected`; where not asked, no queries.
+    void project(int me, const Layer& layer, bool asked) {
+        const int without = asked ? 0 : queries_ / kWide;
+        stage(me, all_ / kWide - without, !skips(kSkipProducts), [&](int i) {
+            const int g = without + i;
             const Matrix* m = &layer.query;
             int first = 0;
             for (const Matrix* next : {&layer.key, &layer.value})
@@ -330,14 +335,15 @@ private:
     }
 
     template <class T>
-    void attention(const Layer& layer, int l, int me) {
+    void attention(const Layer& layer, int l, int me, bool asked) {
         const int64_t size = static_cast<int64_t>(cache_.capacity) * model_.head_dim;
         const auto start = [&](int slot, int head) {
             return ((static_cast<int64_t>(l) * cache_.slots + slot) * model_.kv_heads + head) * size;
         };
-        const int heads = model_.heads + model_.kv_heads;
+        const int without = asked ? 0 : model_.heads;
+        const int heads = model_.heads + model_.kv_heads - without;
         stage(me, static_cast<int64_t>(count()) * heads, true, [&](int i) {
-            const int r = i / heads, h = i % heads;
+            const int r = i / heads, h = without + i % heads;
             if (h < model_.heads) {
                 turn(projected(r) + h * model_.head_dim, layer.query_norm, slice_[r].position,
                      1.0f / std::sqrt(static_cast<float>(model_.head_dim)));
@@ -347,6 +353,7 @@ private:
                      r, h - model_.heads);
             }
         });
+        if (!asked) return;
         stage(me, static_cast<int64_t>(pieces_.size()), true, [&](int i) {
             const int64_t at = start(pieces_[i].slot, pieces_[i].kv_head);
             piece<T>(pieces_[i], {static_cast<const T*>(cache_.keys) + at,
