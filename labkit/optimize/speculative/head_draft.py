@@ -142,7 +142,7 @@ class LearnedHead(Draft):
         self.ids: list[int] = ids.tolist()
         self.costs, self.pass_cost, self.row_cost = costs, pass_cost, row_cost
         self.passes = 0  # of the head, since it was made
-        self.caught_up = 0  # tokens that they read besides: the prompt's, and those copied since
+        self.caught_up = 0  # tokens that they read besides: the prompt's, and those that came since
         self._cache: Any = None
         self._room = 0
 
@@ -189,11 +189,10 @@ class LearnedHead(Draft):
         # What does not gain is left alone, for longer and longer, but asked again.
         self._rest = min(2 * self._rest + 1, _LONGEST_REST) if self.gain < 1 else 0
         self._resting = self._rest
-        caught_up = self.caught_up
+        before = self.asking
         chain = self._draft(context, limit)
         proposal = self._worth_verifying(chain, limit)
-        cost = self._cost(len(chain), len(proposal.tokens))
-        cost += (self.caught_up - caught_up) * self.row_cost
+        cost = self.asking - before + self._cost(0, len(proposal.tokens))
         self._asked = _Asked(len(context), chain, proposal, cost)
         return proposal
 
@@ -295,11 +294,10 @@ def head_cost(
     head in the processor's caches.
     """
     draft = LearnedHead(head, torch.arange(head.config.vocab_size))
-    text, most = [0] * context, context + repeats * (1 + _CATCH_UP) + 2
+    text, most = [0] * (context + 1), context + repeats * (1 + _CATCH_UP) + 2
     cache = target.new_cache(1, most)
     streams = torch.empty(most, target.config.hidden_size, dtype=target.dtype)
-    streams[:context] = target.traced(Rows.prefill(text), cache)[1]
-    text.append(0)
+    streams[:context] = target.traced(Rows.prefill(text[:-1]), cache)[1]
     draft.begin(text[:-1], most)
     draft.watch(streams)
     draft.propose(text, 1)  # which reads the prompt
