@@ -26,6 +26,7 @@ from labkit.optimize.speculative import (
     SuffixIndex,
     agreement,
     check_tokenizers,
+    foresight,
     free_rows,
     keep_layers,
     least_missed,
@@ -435,6 +436,14 @@ def test_the_limit_of_rows_is_flat_until_arithmetic_binds():
 # The study
 
 
+def account_of(outcomes):
+    account = Accounting()
+    for (sent, accepted), count in outcomes.items():
+        for _ in range(count):
+            account.note(sent, accepted, accepted + 1, 0.0)
+    return account
+
+
 def test_a_study_foresees_what_then_happens():
     decoder = tiny_decoder(vocab_size=300, max_positions=400)
     tokenizer = Bytes()
@@ -451,14 +460,25 @@ def test_a_study_foresees_what_then_happens():
     for setting in of.values():
         real = Accounting()
         list(study.speculated(decoder, cases[0], setting, real))
-        known, speedup = study.foreseen(decoder.config, cases[0], setting, COSTS)
-        assert known.outcomes == real.outcomes
+        known = foresight.foreseen(decoder.config, cases[0], setting)
+        assert known.account.outcomes == real.outcomes
         cost = sum(count * COSTS.r(sent + 1) for (sent, _), count in real.outcomes.items())
+        speedup = known.speedup(foresight.Moment(COSTS))
         assert speedup == pytest.approx(real.tokens / cost)
 
 
-def test_what_is_expected_of_a_comparison_is_the_median_over_its_rounds():
-    assert study.expected([1.0, 2.0, 9.0], 4) == 2.0  # rounds 1, 2, 3, 4: 2, 9, 1, 2
+def test_what_is_expected_of_a_comparison_is_the_median_of_its_rounds_at_their_costs():
+    cases = [foresight.Foreseen(account_of({(1, accepted): 1})) for accepted in (0, 1)]
+    moments = [foresight.Moment(RowCosts(1.0, (1.0, r))) for r in (2.0, 1.0, 2.0, 4.0)]
+    # Rounds 1, 2, 3 ask cases 1, 0, 1: means of 2/2 and 2/1, of 1/1 and 1/2, of 2/2 and 2/4.
+    assert foresight.expected(cases, moments) == pytest.approx(0.75)
+
+
+def test_a_prediction_counts_what_the_head_is_asked():
+    found = foresight.Foreseen(account_of({(1, 1): 2}), asked=(2, 10))
+    head = study.KeptHead(None, None, {}, pass_cost=0.1, row_cost=0.01)
+    assert found.speedup(foresight.Moment(COSTS, head)) == pytest.approx(4 / (2 * COSTS.r(2) + 0.3))
+    assert found.speedup(foresight.Moment(COSTS)) == pytest.approx(2 / COSTS.r(2))
 
 
 class Bytes:

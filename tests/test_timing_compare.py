@@ -84,6 +84,12 @@ def test_the_higher_of_the_two_probes_around_a_turn_counts():
         assert result.bandwidth[second][number] == 20.0
 
 
+def test_between_is_called_around_every_round():
+    seen = []
+    compare({"a": constant(1.0, seen, "a")}, "a", 5, between=lambda: seen.append("between"))
+    assert [i for i, entry in enumerate(seen) if entry == "between"] == [1, 4, 7, 10, 13, 16]
+
+
 def test_ctrl_c_keeps_the_rounds_that_are_complete():
     def interrupting(number):
         if number == 7:

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from labkit.memory import allocate
+
 # Beyond this many bytes a larger buffer is no slower: it is far past every cache.
 LARGEST_PROBE = 256 * 2**20
 _ENOUGH = 200  # passes over a small buffer that tell the best of a moment
@@ -58,8 +60,12 @@ def samples(
 
 
 def buffer(nbytes: int, device: str = "cpu") -> Tensor:
-    """nbytes of float32, written once so that every page is really there."""
-    return torch.ones(max(1, nbytes // 4), device=device)
+    """nbytes of float32, written once so that every page is really there; on huge pages, for what
+    reads faster there must not be measured against less."""
+    count = max(1, nbytes // 4)
+    if device != "cpu":
+        return torch.ones(count, device=device)
+    return torch.from_numpy(allocate(4 * count)).view(torch.float32).fill_(1.0)
 
 
 class BandwidthProbe:

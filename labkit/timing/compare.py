@@ -130,6 +130,7 @@ def compare(
     rounds: int = 12,
     probe: Probe | Mapping[str, Probe] | None = None,
     label: str = "rounds",
+    between: Callable[[], None] | None = None,
 ) -> Comparison:
     """Run all variants interleaved for `rounds` rounds and return every trace.
 
@@ -137,6 +138,7 @@ def compare(
     picks that round's prompt and returns its Trace. probe: bytes/s of the moment, one for all or
     one a variant, of its own working set; it is asked before and after every turn, and the higher
     answer is kept, so that a limit is never set too low by a probe that was itself disturbed.
+    between: called before the first round, between any two, and after the last.
 
     Ctrl-C keeps the finished rounds if they are enough to speak of. A variant that raises
     LabkitError drops out and is told in `failed`; the baseline's error is raised. Raises
@@ -153,9 +155,12 @@ def compare(
     for name in tqdm(variants, desc="first calls", leave=False):
         if (trace := _turn(result, runs, name, 0)) is not None:
             result.first[name] = trace
+    between = between or (lambda: None)
     try:
+        between()
         for number in tqdm(range(1, rounds + 1), desc=label, unit="round"):
             _one_round(result, runs, number, probes)
+            between()
     except KeyboardInterrupt:
         if result.rounds < FEWEST_ROUNDS:
             raise

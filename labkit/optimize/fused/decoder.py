@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
+from labkit.memory import allocate
 from labkit.model.cache import CacheError, Slots
 from labkit.model.config import ModelConfig
 from labkit.model.decoder import rope_frequencies
@@ -23,7 +24,7 @@ from labkit.model.rows import Rows, Span
 from labkit.optimize.fused import native
 from labkit.optimize.fused.pack import LANES, FusedError, format_of
 from labkit.optimize.fused.screen import SCREEN, SCREEN_ERROR
-from labkit.optimize.fused.weights import EMBEDDING, PackedWeights, allocate
+from labkit.optimize.fused.weights import EMBEDDING, PackedWeights
 from labkit.timing.environment import cores_allowed
 
 # What a pass can leave out when shares of its time are told (kernel/forward.h).

@@ -1,15 +1,13 @@
 """All weights of a model in one stretch of memory, packed once and kept.
 
 On disk a packed model is a folder: `weights.bin`, and `layout.json` with the config and where each
-matrix and vector lies. In memory it is one anonymous mapping on huge pages where the system has
-them: a page walk every 4 kB costs a streaming read several percent.
+matrix and vector lies. In memory it is one stretch on huge pages where the system has them.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import mmap
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -19,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from labkit.memory import allocate
 from labkit.model.config import ModelConfig, config_from_dict
 from labkit.model.load import DEFAULT_MODEL, default_gguf, locate, read_tensors
 from labkit.optimize.fused.pack import BLOCK, LANES, FusedError, format_of, interleave, to_blocks
@@ -28,7 +27,6 @@ from labkit.paths import cache_dir
 VERSION = 3  # of the packing: a new one does not read old folders
 AS_IS = "as-is"
 _ALIGN = 4096
-_HUGE = 2 * 2**20
 # Of the names below, what a decode step multiplies with; an embedding of its own is looked up.
 EMBEDDING, HEAD = "embed_tokens.weight", "lm_head.weight"
 
@@ -175,18 +173,6 @@ def pack(raw: dict[str, Any], tensors: Tensors, folder: Path) -> None:
             work.replace(folder)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-
-
-def allocate(size: int) -> np.ndarray:
-    """Zeroed bytes on huge pages where the system has them, (size,) uint8."""
-    private = (
-        {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
-    )
-    memory = mmap.mmap(-1, size + _HUGE, **private)  # shared memory, the default, has no huge pages
-    start = -np.frombuffer(memory, dtype=np.uint8).ctypes.data % _HUGE
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        memory.madvise(mmap.MADV_HUGEPAGE)
-    return np.frombuffer(memory, dtype=np.uint8)[start : start + size]
 
 
 def read(folder: Path) -> PackedWeights:

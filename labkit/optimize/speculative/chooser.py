@@ -30,9 +30,9 @@ class Chooser(Draft):
         self.acceptance = Acceptance()
 
     @property
-    def asking(self) -> float:
-        """What the head has cost so far, in passes of the target."""
-        return self.head.asking
+    def asked(self) -> tuple[int, int]:
+        """Tokens that the head drafted so far, and tokens that it read besides."""
+        return self.head.asked
 
     def check(self, config: ModelConfig) -> None:
         self.head.check(config)

@@ -39,7 +39,7 @@ class Guess(NamedTuple):
     reaches: list[float]
 
 
-class _Asked(NamedTuple):
+class _Drafted(NamedTuple):
     """Where the head drafted last, what it guessed, what it sent, and what that pass cost."""
 
     start: int
@@ -147,6 +147,11 @@ class LearnedHead(Draft):
         self._room = 0
 
     @property
+    def asked(self) -> tuple[int, int]:
+        """Tokens that it drafted so far, and tokens that it read besides."""
+        return self.passes, self.caught_up
+
+    @property
     def asking(self) -> float:
         """What the head has cost so far, in passes of the target."""
         return self.passes * self.pass_cost + self.caught_up * self.row_cost
@@ -167,7 +172,7 @@ class LearnedHead(Draft):
         self._read = 0  # places after them whose feature is the target's, and in the cache
         self._hits, self._hoped = 4.0, 4.0  # tokens that came, and the head's chances of them
         self._usual = 0.6  # chance of a pass's likeliest token
-        self._asked: _Asked | None = None
+        self._last: _Drafted | None = None
         self._came, self._paid = 11.0, 10.0  # tokens of passes it drafted for, and their cost
         self._rest = self._resting = 0
 
@@ -193,7 +198,7 @@ class LearnedHead(Draft):
         chain = self._draft(context, limit)
         proposal = self._worth_verifying(chain, limit)
         cost = self.asking - before + self._cost(0, len(proposal.tokens))
-        self._asked = _Asked(len(context), chain, proposal, cost)
+        self._last = _Drafted(len(context), chain, proposal, cost)
         return proposal
 
     def _cost(self, passes: int, tokens: int) -> float:
@@ -271,9 +276,9 @@ class LearnedHead(Draft):
 
     def _learn(self, context: Sequence[int]) -> None:
         """Hold the last drafts against what came, and with them the head's own chances."""
-        if self._asked is None:
+        if self._last is None:
             return
-        start, chain, sent, cost = self._asked
+        start, chain, sent, cost = self._last
         came = context[start:]
         likeliest = Proposal([guess.tokens[0] for guess in chain])
         for hit, guess in zip(likeliest.outcomes(came), chain, strict=False):
@@ -281,7 +286,7 @@ class LearnedHead(Draft):
             self._hoped = 4 + 0.97 * (self._hoped - 4) + guess.chances[0]
         self._came = 0.95 * self._came + len(sent.rows_of(came))  # and the target's own token
         self._paid = 0.95 * self._paid + cost
-        self._asked = None
+        self._last = None
 
 
 def head_cost(

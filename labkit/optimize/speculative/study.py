@@ -1,12 +1,11 @@
-"""Speculation on a batch of tasks: what the notebook predicts, runs and compares."""
+"""Speculation on a batch of tasks: what the notebook runs and compares."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-import numpy as np
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -30,8 +29,6 @@ from labkit.optimize.speculative.head_draft import (
     head_cost,
 )
 from labkit.optimize.speculative.lookup import PromptLookup
-from labkit.optimize.speculative.predict import mixed_speedup
-from labkit.optimize.speculative.replay import replay
 from labkit.optimize.speculative.request import speculate
 from labkit.optimize.speculative.suffix import SuffixIndex
 from labkit.optimize.speculative.train_head import head_path
@@ -39,6 +36,7 @@ from labkit.timing.trace import Trace, record, record_pushed
 from labkit.workload.prompts import prompt_ids
 from labkit.workload.tasks import Task
 
+T = TypeVar("T")
 PLAIN, AUTOMATIC = "plain decoding", "automatic"
 
 
@@ -168,18 +166,6 @@ def speculated(
     )  # fmt: skip
 
 
-def foreseen(
-    config: ModelConfig, case: Case, setting: Setting, costs: RowCosts, draft_cost: float = 0.0
-) -> tuple[Accounting, float]:
-    """What a setting would do on a case, and the speedup to expect of it; the target rests."""
-    draft = setting.draft()
-    account = replay(
-        config, draft, case.prompt, case.answer, setting.control(), streams=case.streams
-    )
-    asking = getattr(draft, "asking", 0.0)
-    return account, mixed_speedup(account, costs, draft_cost, asking)
-
-
 # How transformers speculates: it copies from the prompt, or drafts with its own first layers.
 TRANSFORMERS: dict[str, Callable[[ModelConfig], dict[str, Any]]] = {
     "transformers": lambda config: {},
@@ -211,14 +197,9 @@ def against_transformers(
     return runs | {"ours, automatic": ours}
 
 
-def of_round(cases: Sequence[Case], number: int) -> Case:
-    """The case of a round of a comparison: each in turn."""
-    return cases[number % len(cases)]
-
-
-def expected(speedups: Sequence[float], rounds: int) -> float:
-    """The median over a comparison's rounds of what is expected of their cases."""
-    return float(np.median([speedups[number % len(speedups)] for number in range(1, rounds + 1)]))
+def of_round(of_cases: Sequence[T], number: int) -> T:
+    """What belongs to the case of a round of a comparison: each in turn."""
+    return of_cases[number % len(of_cases)]
 
 
 def variants(

@@ -62,6 +62,30 @@ constexpr int at_once(int count) { return count <= 3 ? 2 : 1; }
 // How many of `left` vectors to take together.
 inline int together(int left) { return left >= kVectors ? kVectors : std::min(left, 3); }
 
+// sum[v][k] += factor(v) * the sixteen values at from + k * next. With all sums in registers there is
+// room for one more value and the factors, or for one factor and two values, but not for both.
+template <int kCount, int kBlocks, class T, class Factor>
+inline void add_multiples(F (&sum)[kCount][kBlocks], const T* from, int64_t next, Factor factor) {
+    if constexpr (kBlocks == 1) {
+        const F value = fload(from);
+#pragma GCC unroll 6
+        for (int v = 0; v < kCount; v++) sum[v][0] = ffma(fset(factor(v)), value, sum[v][0]);
+    } else {
+        V factors[kCount];
+#pragma GCC unroll 6
+        for (int v = 0; v < kCount; v++) factors[v] = vset(factor(v));
+#pragma GCC unroll 2
+        for (int k = 0; k < kBlocks; k++)
+#pragma GCC unroll 4
+            for (int i = 0; i < kParts; i++) {
+                const V value = vload(from + k * next + i * kLanes);
+#pragma GCC unroll 6
+                for (int v = 0; v < kCount; v++)
+                    sum[v][k].part[i] = vfma(factors[v], value, sum[v][k].part[i]);
+            }
+    }
+}
+
 // scores[v][i] of kBlocks times sixteen positions from `at` on, at place at - begin.
 template <class T, int kCount, int kBlocks>
 inline void score_blocks(float (*scores)[kChunk], const Held<T>& held, const float* const* queries,
@@ -76,15 +100,8 @@ inline void score_blocks(float (*scores)[kChunk], const Held<T>& held, const flo
         for (int k = 0; k < kBlocks; k++) sum[v][k] = fset(0.0f);
     for (int d = 0; d < held.head_dim; d++) {
         if (held.fresh) ask(values + d * kBlocks * kWide, kBlocks * kWide * sizeof(T));
-        F key[kBlocks];
-#pragma GCC unroll 2
-        for (int k = 0; k < kBlocks; k++) key[k] = fload(keys + k * next + d * kWide);
-#pragma GCC unroll 6
-        for (int v = 0; v < kCount; v++) {
-            const F query = fset(queries[v][d]);
-#pragma GCC unroll 2
-            for (int k = 0; k < kBlocks; k++) sum[v][k] = ffma(query, key[k], sum[v][k]);
-        }
+        add_multiples<kCount, kBlocks>(sum, keys + d * kWide, next,
+                                       [&](int v) { return queries[v][d]; });
     }
 #pragma GCC unroll 6
     for (int v = 0; v < kCount; v++)
@@ -145,15 +162,7 @@ inline void mix_part(float* const* out, const float (*weights)[kChunk], const He
 #pragma GCC unroll 2
         for (int k = 0; k < kWides; k++) sum[v][k] = fset(0.0f);
     const auto take = [&](int i, const T* values) {
-        F value[kWides];
-#pragma GCC unroll 2
-        for (int k = 0; k < kWides; k++) value[k] = fload(values + k * kWide);
-#pragma GCC unroll 6
-        for (int v = 0; v < kCount; v++) {
-            const F weight = fset(weights[v][i]);
-#pragma GCC unroll 2
-            for (int k = 0; k < kWides; k++) sum[v][k] = ffma(weight, value[k], sum[v][k]);
-        }
+        add_multiples<kCount, kWides>(sum, values, kWide, [&](int v) { return weights[v][i]; });
     };
     const T* values = held.values + static_cast<int64_t>(begin) * held.head_dim + d;
     const T* keys = held.keys + static_cast<int64_t>(begin + kChunk) * held.head_dim + d; // of the next

@@ -275,8 +275,7 @@ private:
 
     // Ask for the first lines of what comes next, so that the memory works through the barrier.
     void expect(int me, const Matrix& next) {
-        const uint8_t* at = next.data + pool_.share_begin(me, groups(next)) * next.stride;
-        for (int line = 0; line < ahead(1); line += 64) __builtin_prefetch(at + line, 0, 2);
+        prefetch(next.data + pool_.share_begin(me, groups(next)) * next.stride, kAhead);
     }
 
     // store(token, group of sixteen outputs, their sums)

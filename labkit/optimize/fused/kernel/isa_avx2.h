@@ -28,6 +28,17 @@ inline V vkeep(V x, V test, V limit) {
     return _mm256_and_ps(_mm256_cmp_ps(test, limit, _CMP_GE_OQ), x);
 }
 
+inline float vsum(V x) {
+    __m128 s = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+    return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
+}
+inline float vtop(V x) {
+    __m128 s = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    s = _mm_max_ps(s, _mm_movehl_ps(s, s));
+    return _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)));
+}
+
 inline VI viset(int x) { return _mm256_set1_epi32(x); }
 inline VI viadd(VI a, VI b) { return _mm256_add_epi32(a, b); }
 inline VI vnearest(V x) { return _mm256_cvtps_epi32(x); }

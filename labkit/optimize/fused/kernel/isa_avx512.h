@@ -29,6 +29,22 @@ inline V vkeep(V x, V test, V limit) {
     return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(test, limit, _CMP_GE_OQ), x);
 }
 
+inline __m256 vupper(V x) { // lanes 8..15
+    return _mm256_castsi256_ps(_mm512_extracti64x4_epi64(_mm512_castps_si512(x), 1));
+}
+inline float vsum(V x) {
+    const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(x), vupper(x));
+    __m128 s = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+    return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
+}
+inline float vtop(V x) {
+    const __m256 eight = _mm256_max_ps(_mm512_castps512_ps256(x), vupper(x));
+    __m128 s = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    s = _mm_max_ps(s, _mm_movehl_ps(s, s));
+    return _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)));
+}
+
 inline VI viset(int x) { return _mm512_set1_epi32(x); }
 inline VI viadd(VI a, VI b) { return _mm512_add_epi32(a, b); }
 inline VI vnearest(V x) { return _mm512_cvtps_epi32(x); } // ties to even

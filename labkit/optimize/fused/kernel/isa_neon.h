@@ -28,6 +28,9 @@ inline V vkeep(V x, V test, V limit) {
     return vreinterpretq_f32_u32(vandq_u32(vcgeq_f32(test, limit), vreinterpretq_u32_f32(x)));
 }
 
+inline float vsum(V x) { return vaddv_f32(vadd_f32(vget_low_f32(x), vget_high_f32(x))); }
+inline float vtop(V x) { return vmaxv_f32(vmax_f32(vget_low_f32(x), vget_high_f32(x))); }
+
 inline VI viset(int x) { return vdupq_n_s32(x); }
 inline VI viadd(VI a, VI b) { return vaddq_s32(a, b); }
 inline VI vnearest(V x) { return vcvtnq_s32_f32(x); }

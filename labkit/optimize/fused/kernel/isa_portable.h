@@ -42,6 +42,19 @@ inline V vkeep(const V& x, const V& test, const V& limit) {
     return lanes<V>([&](int i) { return test.at[i] >= limit.at[i] ? x.at[i] : 0.0f; });
 }
 
+template <class Both>
+inline float vfolded(V x, Both both) {
+    for (int half = kLanes / 2; half; half /= 2)
+        for (int i = 0; i < half; i++) x.at[i] = both(x.at[i], x.at[i + half]);
+    return x.at[0];
+}
+inline float vsum(const V& x) {
+    return vfolded(x, [](float a, float b) { return a + b; });
+}
+inline float vtop(const V& x) {
+    return vfolded(x, [](float a, float b) { return a > b ? a : b; });
+}
+
 inline VI viset(int x) { return lanes<VI>([&](int) { return x; }); }
 inline VI viadd(const VI& a, const VI& b) {
     return lanes<VI>([&](int i) { return a.at[i] + b.at[i]; });

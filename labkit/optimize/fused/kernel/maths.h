@@ -3,6 +3,7 @@
 // Whatever the width of a vector, sums are taken over the same sixteen lanes in the same order, so
 // that every processor, and every mix of rows, gives the same bits.
 #pragma once
+#include <algorithm>
 #include <cmath>
 
 #include "isa.h"
@@ -25,8 +26,9 @@ inline F wide(Of of) {
 }
 
 inline F fset(float x) { return wide([&](int) { return vset(x); }); }
+inline V vload(const uint16_t* p) { return vload_half(p); }
 inline F fload(const float* p) { return wide([&](int i) { return vload(p + i * kLanes); }); }
-inline F fload(const uint16_t* p) { return wide([&](int i) { return vload_half(p + i * kLanes); }); }
+inline F fload(const uint16_t* p) { return wide([&](int i) { return vload(p + i * kLanes); }); }
 inline void fstore(float* p, const F& x) {
     for (int i = 0; i < kParts; i++) vstore(p + i * kLanes, x.part[i]);
 }
@@ -47,21 +49,21 @@ inline void fstore(uint16_t* p, const F& x) {
         vstore_half(p + i * kLanes, vmin(vmax(x.part[i], vset(-65504.0f)), vset(65504.0f)));
 }
 
-// Sums and maxima over the sixteen lanes, by a fixed tree: lane i and i + 8, then + 4, + 2, + 1.
+// Sums and maxima over the sixteen lanes, by a fixed tree: lane i and i + 8, then + 4, + 2, + 1. Down
+// to one vector here, within it in vsum and vtop.
+template <class Both>
+inline V folded(const F& x, Both both) {
+    V part[kParts];
+    std::copy_n(x.part, kParts, part);
+    for (int half = kParts / 2; half; half /= 2)
+        for (int i = 0; i < half; i++) part[i] = both(part[i], part[i + half]);
+    return part[0];
+}
 inline float sum16(const F& x) {
-    float s[kWide];
-    fstore(s, x);
-    for (int i = 0; i < 8; i++) s[i] += s[i + 8];
-    for (int i = 0; i < 4; i++) s[i] += s[i + 4];
-    return (s[0] + s[2]) + (s[1] + s[3]);
+    return vsum(folded(x, vadd));
 }
 inline float max16(const F& x) {
-    float s[kWide];
-    fstore(s, x);
-    for (int i = 0; i < 8; i++) s[i] = s[i] > s[i + 8] ? s[i] : s[i + 8];
-    for (int i = 0; i < 4; i++) s[i] = s[i] > s[i + 4] ? s[i] : s[i + 4];
-    const float even = s[0] > s[2] ? s[0] : s[2], odd = s[1] > s[3] ? s[1] : s[3];
-    return even > odd ? even : odd;
+    return vtop(folded(x, vmax));
 }
 
 // e^x for x <= 88, exactly 0 below -87: 2^n times a polynomial on [-ln2/2, ln2/2], to 2 ulp
