@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from ctypes import POINTER, c_char_p, c_float, c_int, c_int32, c_int64, c_void_p
 from functools import cache
 from pathlib import Path
@@ -134,28 +135,41 @@ def build(isa: str = "", sanitize: bool = False) -> Path:
             "the fused decoder needs a C++ compiler, and none was found (looked for $CXX, "
             f"{', '.join(_COMPILERS)}). Install one, say the package g++ or clang."
         )
-    return _compile([command, *flags(isa, sanitize), str(SOURCE / "kernel.cpp")], target)
+    return _compile(
+        [command, *flags(isa, sanitize)], [f for f in files if f.suffix == ".cpp"], target
+    )
 
 
-def _compile(command: list[str], target: Path) -> Path:
+def _compile(command: list[str], sources: list[Path], target: Path) -> Path:
+    """Every source beside the others, then all into one library."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        objects = [str(Path(folder) / f"{source.stem}.o") for source in sources]
         made = Path(folder) / target.name
-        try:
-            done = subprocess.run(
-                [*command, "-o", str(made)], capture_output=True, text=True, timeout=300
+        with ThreadPoolExecutor() as beside:
+            commands = (
+                [*command, "-c", str(source), "-o", to]
+                for source, to in zip(sources, objects, strict=True)
             )
-        except (OSError, subprocess.SubprocessError) as error:
-            raise FusedError(f"the C++ compiler could not be run: {error}") from error
-        if done.returncode:
-            said = "\n".join(done.stderr.strip().splitlines()[:12])
-            raise FusedError(
-                f"the kernel could not be compiled by {command[0]} (code {done.returncode}). "
-                "Needed are C++20 and the standard library, as in g++ 11 or clang 14. "
-                f"It said:\n{said}"
-            )
+            list(beside.map(_run, commands))
+        _run([*command, *objects, "-o", str(made)])
         os.replace(made, target)
     return target
+
+
+def _run(command: list[str]) -> None:
+    """A compiler's run; FusedError with what it said where it fails."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise FusedError(f"the C++ compiler could not be run: {error}") from error
+    if done.returncode:
+        said = "\n".join(done.stderr.strip().splitlines()[:12])
+        raise FusedError(
+            f"the kernel could not be compiled by {command[0]} (code {done.returncode}). "
+            "Needed are C++20 and the standard library, as in g++ 11 or clang 14. "
+            f"It said:\n{said}"
+        )
 
 
 @cache

@@ -25,7 +25,9 @@ from labkit.optimize.speculative.draft import NOTHING, Draft, Proposal
 from labkit.optimize.speculative.head import Head
 
 _LONGEST_REST = 16  # passes between two asks of a head that has nothing worth its cost
-_WINDOW = 16  # tokens of a prompt that the head reads: with 128 no more of its drafts stand
+# Tokens that the head reads of a prompt, or of what it missed while copies served: with 128 of a
+# prompt no more of its drafts stand.
+_WINDOW = 16
 _CATCH_UP = 8  # tokens read in one go where that is timed
 _BRANCHES = 3  # tokens that a pass of the head may offer for one place
 
@@ -207,6 +209,8 @@ class LearnedHead(Draft):
 
     def _draft(self, context: Sequence[int], limit: int) -> list[Guess]:
         """What each pass of the head guesses, along the chain of the likeliest tokens."""
+        if len(context) - 1 - self._before - self._read > _WINDOW:  # after a long copy, say
+            self._before, self._read = len(context) - 1 - _WINDOW, 0
         self._cache.truncate(0, self._read)
         unread = self._before + self._read
         features = self._streams[unread : len(context) - 1]

@@ -221,10 +221,17 @@ inline F merge(const Partial* partials, const float* values, int chunks, int64_t
         highest = highest > partials[c * stride].highest ? highest : partials[c * stride].highest;
     float weight = 0.0f;
     F sum = fset(0.0f);
-    for (int c = 0; c < chunks; c++) {
-        const float share = exp1(partials[c * stride].highest - highest);
-        weight += partials[c * stride].weight * share;
-        sum = ffma(fload(values + c * stride * head_dim), fset(share), sum);
+    for (int first = 0; first < chunks; first += kWide) { // their shares sixteen at a time
+        float shares[kWide] = {};
+        const int count = std::min(kWide, chunks - first);
+        const Partial* at = partials + first * stride;
+        for (int c = 0; c < count; c++) shares[c] = at[c * stride].highest - highest;
+        fstore(shares, fexp(fload(shares)));
+        const float* from = values + first * stride * head_dim;
+        for (int c = 0; c < count; c++) {
+            weight += at[c * stride].weight * shares[c];
+            sum = ffma(fload(from + c * stride * head_dim), fset(shares[c]), sum);
+        }
     }
     return fmul(sum, fset(1.0f / weight));
 }

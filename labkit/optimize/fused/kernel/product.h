@@ -60,15 +60,6 @@ constexpr int block_bytes(int format) { // of sixteen rows
 }
 constexpr int scale_bytes(int format) { return kWide * (format == kQ4_1 ? 4 : 2); }
 
-// A weight is d * n + m; Q4_0's is d * (n - 8), Q5_0's d * (n - 16), and Q8_0's has no m.
-template <int kFormat>
-inline V offset(const uint8_t* block, int part, const V& d) {
-    if constexpr (kFormat == kQ4_1)
-        return vload_half(reinterpret_cast<const uint16_t*>(block) + kWide + part * kLanes);
-    else
-        return vmul(d, vset(-8.0f));
-}
-
 // Bytes that are asked for ahead of the product. Into the first cache: asked into the second alone,
 // a pass of one row took a third longer on Zen 4, whatever the distance.
 constexpr int kAhead = 1600;
@@ -77,159 +68,10 @@ inline void prefetch(const uint8_t* from, int bytes) {
     for (int line = 0; line < bytes; line += 64) __builtin_prefetch(from + line, 0, 3);
 }
 
-// Integer sums of a block: rows of parts kFirst.. times kTokens tokens, kStride bytes apart. Four
-// columns at a time, so that a weight is unpacked once for all tokens and a token's bytes are
-// spread once for all parts; low nibbles before high ones, which leaves registers for more tokens.
-// kFrom to kTo: of the four times four bytes of a row; kFifth: whether
-// fifth bits follow them, those of four columns after four in a byte of their own.
-template <int kFrom, int kTo, int kTokens, int kFirst, int kCount, bool kFifth = false>
-inline void nibble_sums(VI (&whole)[kTokens][kCount], const uint8_t* at,
-                        const TokenBlock* x, int blocks) {
-    VN sum[kTokens][kCount] = {};
-    VB fifths[kCount];
-    if constexpr (kFifth)
-        for (int p = 0; p < kCount; p++)
-            fifths[p] = vbytes(at + 4 * kWide * 4 + 4 * kLanes * (kFirst + p));
-#pragma GCC unroll 4
-    for (int j = kFrom; j < kTo; j++) {
-#pragma GCC unroll 2
-        for (int half = 0; half < 2; half++) {
-            VB n[kCount];
-#pragma GCC unroll 4
-            for (int p = 0; p < kCount; p++) {
-                const VB both = vbytes(at + 4 * kWide * j + 4 * kLanes * (kFirst + p));
-                n[p] = half ? vhigh(both) : vlow(both);
-                if constexpr (kFifth) n[p] = vfifth(n[p], fifths[p], j + 4 * half);
-            }
-#pragma GCC unroll 16
-            for (int t = 0; t < kTokens; t++) {
-                const VQ four = vfour(x[distance(t, blocks)].q + 4 * j + kWide * half);
-#pragma GCC unroll 4
-                for (int p = 0; p < kCount; p++) sum[t][p] = vnibbles(sum[t][p], n[p], four);
-            }
-        }
-    }
-#pragma GCC unroll 16
-    for (int t = 0; t < kTokens; t++)
-#pragma GCC unroll 4
-        for (int p = 0; p < kCount; p++) whole[t][p] = vnibbles_sum(sum[t][p]);
-}
-
-template <int kTokens, int kFirst, int kCount>
-inline void fifth_sums(VI (&whole)[kTokens][kCount], const uint8_t* at, const TokenBlock* x,
-                       int blocks) {
-    VI second[kTokens][kCount];
-    nibble_sums<0, 2, kTokens, kFirst, kCount, true>(whole, at, x, blocks);
-    nibble_sums<2, 4, kTokens, kFirst, kCount, true>(second, at, x, blocks);
-#pragma GCC unroll 16
-    for (int t = 0; t < kTokens; t++)
-#pragma GCC unroll 4
-        for (int p = 0; p < kCount; p++) whole[t][p] = viadd(whole[t][p], second[t][p]);
-}
-
-template <int kTokens, int kFirst, int kCount>
-inline void byte_sums(VI (&whole)[kTokens][kCount], const uint8_t* at, const TokenBlock* x,
-                      int blocks) {
-#pragma GCC unroll 16
-    for (int t = 0; t < kTokens; t++)
-#pragma GCC unroll 4
-        for (int p = 0; p < kCount; p++) whole[t][p] = viset(0);
-#pragma GCC unroll 8
-    for (int j = 0; j < 8; j++) {
-        VB w[kCount];
-#pragma GCC unroll 4
-        for (int p = 0; p < kCount; p++) w[p] = vbytes(at + 4 * kWide * j + 4 * kLanes * (kFirst + p));
-#pragma GCC unroll 16
-        for (int t = 0; t < kTokens; t++) {
-            const VQ four = vfour(x[distance(t, blocks)].q + 4 * j);
-#pragma GCC unroll 4
-            for (int p = 0; p < kCount; p++) whole[t][p] = vbytes_dot(whole[t][p], w[p], four);
-        }
-    }
-}
-
-// sum[t][p] = rows of part kFirst + p times token `token + t`; token: a multiple of kTokenGroup.
-template <int kFormat, int kTokens, int kFirst, int kCount, bool kPrefetch>
-inline void dot_parts(V (&sum)[kTokens][kParts], const uint8_t* w, const Activations& from,
-                      int token) {
-    const TokenBlock* x = from.at(token, 0);
-    const int blocks = from.blocks;
-    for (int t = 0; t < kTokens; t++)
-        for (int p = kFirst; p < kFirst + kCount; p++) sum[t][p] = vset(0.0f);
-    for (int b = 0; b < blocks; b++, w += block_bytes(kFormat), x += kTokenGroup) {
-        if constexpr (kPrefetch) prefetch(w + kAhead, block_bytes(kFormat));
-        VI whole[kTokens][kCount];
-        if constexpr (kFormat == kQ8_0)
-            byte_sums<kTokens, kFirst>(whole, w + scale_bytes(kFormat), x, blocks);
-        else if constexpr (kFormat == kQ5_0)
-            fifth_sums<kTokens, kFirst>(whole, w + scale_bytes(kFormat), x, blocks);
-        else
-            nibble_sums<0, 4, kTokens, kFirst>(whole, w + scale_bytes(kFormat), x, blocks);
-#pragma GCC unroll 4
-        for (int p = kFirst; p < kFirst + kCount; p++) {
-            const V d = vload_half(reinterpret_cast<const uint16_t*>(w) + p * kLanes);
-#pragma GCC unroll 16
-            for (int t = 0; t < kTokens; t++) {
-                const TokenBlock& block = x[distance(t, blocks)];
-                VI n = whole[t][p - kFirst];
-                if constexpr (kFormat == kQ8_0) n = vbytes_sum(n, block.sum);
-                if constexpr (kFormat == kQ5_0) n = viadd(n, viset(-16 * block.sum));
-                sum[t][p] = vfma(vmul(vfloat(n), vset(block.scale)), d, sum[t][p]);
-                if constexpr (kFormat == kQ4_0 || kFormat == kQ4_1)
-                    sum[t][p] = vfma(vset(block.total), offset<kFormat>(w, p, d), sum[t][p]);
-            }
-        }
-    }
-}
-
-// kTogether parts at a time: more sums would not fit the registers.
-template <int kFormat, int kTokens, int kPart>
-inline void dot_each(V (&sum)[kTokens][kParts], const uint8_t* w, const Activations& x, int token) {
-    if constexpr (kPart < kParts) {
-        constexpr int kCount = kTokens == 1 ? kParts : kTogether;
-        dot_parts<kFormat, kTokens, kPart, kCount, kPart == 0>(sum, w, x, token);
-        dot_each<kFormat, kTokens, kPart + kCount>(sum, w, x, token);
-    }
-}
-
-// A function of its own for every tile: inlined side by side, they get each other's registers spilled.
-template <int kFormat, int kTokens>
-__attribute__((noinline)) void dot(F* out, const uint8_t* w, const Activations& x, int token) {
-    V sum[kTokens][kParts];
-    dot_each<kFormat, kTokens, 0>(sum, w, x, token);
-    for (int t = 0; t < kTokens; t++)
-        for (int p = 0; p < kParts; p++) out[t].part[p] = sum[t][p];
-}
-
-// As many of `left` tokens as a tile takes; returns how many. One or two that would remain are taken
-// along where the registers hold them: alone they would cost nearly another tile.
-template <int kFormat>
-inline int dot_tile(F* out, const uint8_t* w, const Activations& x, int token, int left) {
-    if constexpr (kMaxTile == kTile + 2 && kFormat != kQ5_0) { // whose fifth bits take registers too
-        if (left == kTile + 2) return dot<kFormat, kTile + 2>(out, w, x, token), kTile + 2;
-        if (left == kTile + 1) return dot<kFormat, kTile + 1>(out, w, x, token), kTile + 1;
-    }
-    if (left >= kTile) return dot<kFormat, kTile>(out, w, x, token), kTile;
-    if (left >= 4) return dot<kFormat, 4>(out, w, x, token), 4;
-    if (left == 3) return dot<kFormat, 3>(out, w, x, token), 3;
-    if (left == 2) return dot<kFormat, 2>(out, w, x, token), 2;
-    return dot<kFormat, 1>(out, w, x, token), 1;
-}
-
-inline int dot_any(F* out, const Matrix& m, int group, const Activations& x, int token,
-                   int left) {
-    const uint8_t* w = m.data + group * m.stride;
-    int done;
-    switch (m.format) {
-        case kQ4_1: done = dot_tile<kQ4_1>(out, w, x, token, left); break;
-        case kQ4_0: done = dot_tile<kQ4_0>(out, w, x, token, left); break;
-        case kQ5_0: done = dot_tile<kQ5_0>(out, w, x, token, left); break;
-        default: done = dot_tile<kQ8_0>(out, w, x, token, left);
-    }
-    if (m.bias)
-        for (int t = 0; t < done; t++) out[t] = fadd(out[t], fload(m.bias + group * kWide));
-    return done;
-}
+// out[t]: sixteen outputs, those of a group of rows, for token `token + t`: as many of `left` tokens
+// as are worth taking at once, kMaxTile at most. Returns how many. (product.cpp, which is compiled
+// beside the rest: its tiles take as long.)
+int dot_any(F* out, const Matrix& m, int group, const Activations& x, int token, int left);
 
 // One row of a matrix as floats: an embedding.
 inline void dequantize_row(float* out, const Matrix& m, int row) {
