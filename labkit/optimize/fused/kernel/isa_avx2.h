@@ -7,6 +7,7 @@ namespace lk {
 constexpr int kLanes = 8;
 constexpr int kTile = 4, kMaxTile = 6; // tokens that a weight is multiplied with at once; at most
 constexpr int kTogether = 2; // vectors of outputs that share a read of a token
+constexpr int kAskFrom = 1; // tokens from which weights are asked for ahead (product.cpp)
 constexpr const char* kIsa = "avx2";
 
 using V = __m256;

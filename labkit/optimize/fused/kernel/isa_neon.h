@@ -7,6 +7,7 @@ namespace lk {
 constexpr int kLanes = 4;
 constexpr int kTile = 8, kMaxTile = 8;
 constexpr int kTogether = 2; // vectors of outputs that share a read of a token
+constexpr int kAskFrom = 1; // tokens from which weights are asked for ahead (product.cpp)
 constexpr const char* kIsa = "neon";
 
 using V = float32x4_t;

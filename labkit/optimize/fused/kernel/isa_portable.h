@@ -8,6 +8,7 @@ namespace lk {
 constexpr int kLanes = 16;
 constexpr int kTile = 4, kMaxTile = 4;
 constexpr int kTogether = 1; // vectors of outputs that share a read of a token
+constexpr int kAskFrom = 1; // tokens from which weights are asked for ahead (product.cpp)
 constexpr const char* kIsa = "portable";
 
 struct V { float at[kLanes]; };
