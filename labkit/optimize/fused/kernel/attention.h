@@ -55,9 +55,9 @@ inline void ask(const void* from, int bytes) {
         __builtin_prefetch(static_cast<const char*>(from) + line, 0, 2);
 }
 
-// How many times sixteen sums to run for each of kCount vectors: twelve registers of AVX2 in all.
-// Fewer would leave the multipliers idle, for each sum waits for its last addition.
-constexpr int at_once(int count) { return count <= 3 ? 2 : 1; }
+// How many times sixteen sums to run for each of kCount vectors: as the registers allow. Fewer would
+// leave the multipliers idle, for each sum waits for its last addition.
+constexpr int at_once(int count) { return count <= 3 ? kAtOnce : 1; }
 
 // How many of `left` vectors to take together.
 inline int together(int left) { return left >= kVectors ? kVectors : std::min(left, 3); }
@@ -74,7 +74,7 @@ inline void add_multiples(F (&sum)[kCount][kBlocks], const T* from, int64_t next
         V factors[kCount];
 #pragma GCC unroll 6
         for (int v = 0; v < kCount; v++) factors[v] = vset(factor(v));
-#pragma GCC unroll 2
+#pragma GCC unroll 4
         for (int k = 0; k < kBlocks; k++)
 #pragma GCC unroll 4
             for (int i = 0; i < kParts; i++) {
@@ -96,7 +96,7 @@ inline void score_blocks(float (*scores)[kChunk], const Held<T>& held, const flo
     F sum[kCount][kBlocks];
 #pragma GCC unroll 6
     for (int v = 0; v < kCount; v++)
-#pragma GCC unroll 2
+#pragma GCC unroll 4
         for (int k = 0; k < kBlocks; k++) sum[v][k] = fset(0.0f);
     for (int d = 0; d < held.head_dim; d++) {
         if (held.fresh) ask(values + d * kBlocks * kWide, kBlocks * kWide * sizeof(T));
@@ -105,7 +105,7 @@ inline void score_blocks(float (*scores)[kChunk], const Held<T>& held, const flo
     }
 #pragma GCC unroll 6
     for (int v = 0; v < kCount; v++)
-#pragma GCC unroll 2
+#pragma GCC unroll 4
         for (int k = 0; k < kBlocks; k++) fstore(scores[v] + place + k * kWide, sum[v][k]);
 }
 
@@ -129,7 +129,7 @@ inline void score(float (*scores)[kChunk], const Held<T>& held, const float* con
     constexpr int kBlocks = at_once(kCount);
     for (; at + kBlocks * kWide <= end; at += kBlocks * kWide)
         score_blocks<T, kCount, kBlocks>(scores, held, queries, at - begin, at);
-    if (at < end) score_blocks<T, kCount, 1>(scores, held, queries, at - begin, at);
+    for (; at < end; at += kWide) score_blocks<T, kCount, 1>(scores, held, queries, at - begin, at);
     if (held.places.path) score_path<T, kCount>(scores, held, queries, begin, end);
     for (int v = 0; v < kCount; v++) {
         const int first = std::min(ranges[v].first, end), last = std::max(ranges[v].last, begin - 1);
@@ -159,7 +159,7 @@ inline void mix_part(float* const* out, const float (*weights)[kChunk], const He
     F sum[kCount][kWides];
 #pragma GCC unroll 6
     for (int v = 0; v < kCount; v++)
-#pragma GCC unroll 2
+#pragma GCC unroll 4
         for (int k = 0; k < kWides; k++) sum[v][k] = fset(0.0f);
     const auto take = [&](int i, const T* values) {
         add_multiples<kCount, kWides>(sum, values, kWide, [&](int v) { return weights[v][i]; });
@@ -177,7 +177,7 @@ inline void mix_part(float* const* out, const float (*weights)[kChunk], const He
         take(i, held.values + static_cast<int64_t>(held.places.of(begin + i)) * held.head_dim + d);
 #pragma GCC unroll 6
     for (int v = 0; v < kCount; v++)
-#pragma GCC unroll 2
+#pragma GCC unroll 4
         for (int k = 0; k < kWides; k++) fstore(out[v] + d + k * kWide, sum[v][k]);
 }
 
@@ -188,7 +188,7 @@ inline void mix(float* const* out, const float (*weights)[kChunk], const Held<T>
     constexpr int kWides = at_once(kCount);
     for (; d + kWides * kWide <= held.head_dim; d += kWides * kWide)
         mix_part<T, kCount, kWides>(out, weights, held, begin, end, d);
-    if (d < held.head_dim) mix_part<T, kCount, 1>(out, weights, held, begin, end, d);
+    for (; d < held.head_dim; d += kWide) mix_part<T, kCount, 1>(out, weights, held, begin, end, d);
 }
 
 // kCount vectors over positions begin..end (multiples of 16, within one chunk).

@@ -252,22 +252,35 @@ private:
         pool_.barrier(me);
     }
 
-    // Norm and quantization, split over the threads by blocks of 32: even one row has work for
-    // all. from(row) is what a row is read from; each thread takes its mean square for itself.
+    // body(token, block) for all, spread over the threads by blocks of a group of tokens: those lie in
+    // the same cache lines, which two threads would take from each other all the time.
+    template <class Body>
+    void blockwise(int me, const Activations& out, int tokens, bool wanted, Body body) {
+        const int64_t groups = (tokens + kTokenGroup - 1) / kTokenGroup;
+        stage(me, groups * out.blocks, wanted, [&](int i) {
+            const int first = i / out.blocks * kTokenGroup;
+            for (int t = first; t < std::min(first + kTokenGroup, tokens); t++)
+                body(t, i % out.blocks);
+        });
+    }
+
+    // Norm and quantization. Even one row has work for all. from(row) is what a row is read from; each
+    // thread takes its mean square for itself.
     template <class From>
     void normalize(int me, const Activations& out, int tokens, const float* weight, From from) {
-        F scale = fset(0.0f);
-        int row = -1;
-        stage(me, static_cast<int64_t>(tokens) * out.blocks, !skips(kSkipRest), [&](int i) {
-            if (i / out.blocks != row) {
-                row = i / out.blocks;
-                scale = fset(rms_scale(from(row), model_.hidden, model_.eps));
+        F scales[kTokenGroup]; // of the group at hand
+        int rows[kTokenGroup] = {-1, -1, -1, -1};
+        blockwise(me, out, tokens, !skips(kSkipRest), [&](int row, int block) {
+            const int own = row % kTokenGroup;
+            if (rows[own] != row) {
+                rows[own] = row;
+                scales[own] = fset(rms_scale(from(row), model_.hidden, model_.eps));
             }
-            const int at = i % out.blocks * kBlock;
+            const int at = block * kBlock;
             const float* x = from(row) + at;
-            const F low = fmul(fmul(fload(x), scale), fload(weight + at));
-            const F high = fmul(fmul(fload(x + kWide), scale), fload(weight + at + kWide));
-            quantize_block(out, row, i % out.blocks, low, high);
+            const F low = fmul(fmul(fload(x), scales[own]), fload(weight + at));
+            const F high = fmul(fmul(fload(x + kWide), scales[own]), fload(weight + at + kWide));
+            quantize_block(out, row, block, low, high);
         });
     }
 
@@ -360,8 +373,7 @@ private:
                                   slice_[pieces_[i].vector / group_].places, pieces_[i].fresh});
         });
         expect(me, layer.output);
-        stage(me, static_cast<int64_t>(count()) * mixed_.view.blocks, true,
-              [&](int i) { gather(i / mixed_.view.blocks, i % mixed_.view.blocks); });
+        blockwise(me, mixed_.view, count(), true, [&](int r, int block) { gather(r, block); });
     }
 
     // Norm (Qwen3), rotation (Su et al., 2104.09864) and scale of one head's query or key.

@@ -8,6 +8,7 @@ constexpr int kLanes = 16;   // output rows a vector works on
 constexpr int kTile = 12, kMaxTile = 12; // tokens that a weight is multiplied with at once; at most
 constexpr int kTogether = 1; // vectors of outputs that share a read of a token
 constexpr int kAskFrom = 3; // tokens from which weights are asked for ahead (product.cpp)
+constexpr int kAtOnce = 4; // times sixteen sums of attention for each of a few vectors
 constexpr const char* kIsa = "avx512vnni";
 
 using V = __m512;  // kLanes floats

@@ -9,6 +9,7 @@ constexpr int kLanes = 16;
 constexpr int kTile = 4, kMaxTile = 4;
 constexpr int kTogether = 1; // vectors of outputs that share a read of a token
 constexpr int kAskFrom = 1; // tokens from which weights are asked for ahead (product.cpp)
+constexpr int kAtOnce = 2; // times sixteen sums of attention for each of a few vectors
 constexpr const char* kIsa = "portable";
 
 struct V { float at[kLanes]; };
