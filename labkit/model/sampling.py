@@ -43,7 +43,7 @@ def target_probs(
         probs = torch.where(probs >= kth, probs, 0)
     probs = probs / probs.sum(-1, keepdim=True)
     if top_p < 1:
-        ordered, order = probs.sort(dim=-1, descending=True)
+        ordered, order = probs.sort(dim=-1, descending=True, stable=True)  # the first among equals
         before = ordered.cumsum(-1) - ordered  # mass of the likelier ones: the first always stays
         kept = torch.where(before < top_p, ordered, 0)
         probs = torch.zeros_like(probs).scatter(-1, order, kept)
