@@ -250,7 +250,20 @@ def test_of_a_long_prompt_the_head_reads_the_end(fused, head, directory) -> None
     native = fused_head(head, fused, directory)
     draft = LearnedHead(native, head.ids)
     assert list(speculate(fused, draft, prompt, 40, control=Fixed(3))) == expected
-    assert draft._cache.length(0) < 128 + 40 + 3
+    ((_, cache),) = draft.spare
+    assert cache.length(0) < 128 + 40 + 3
+
+
+def test_a_later_request_takes_the_cache_that_an_earlier_one_left(fused, head, directory) -> None:
+    native, spare = fused_head(head, fused, directory), []
+    runs = []
+    for length in (60, 60, 20, 80):
+        draft, account = LearnedHead(native, head.ids, spare=spare), Accounting()
+        list(speculate(fused, draft, PROMPT, length, control=Fixed(3), accounting=account))
+        runs.append((account.outcomes, spare[0][1]))
+        assert len(spare) == 1
+    assert runs[0] == runs[1]  # nothing of the first request is seen by the second
+    assert runs[2][1] is runs[0][1] is not runs[3][1]  # which needs a longer one
 
 
 def test_the_same_over_the_plain_decoder(plain, head) -> None:

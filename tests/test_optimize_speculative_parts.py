@@ -476,7 +476,7 @@ def test_what_is_expected_of_a_comparison_is_the_median_of_its_rounds_at_their_c
 
 def test_a_prediction_counts_what_the_head_is_asked():
     found = foresight.Foreseen(account_of({(1, 1): 2}), asked=(2, 10))
-    head = study.KeptHead(None, None, {}, pass_cost=0.1, row_cost=0.01)
+    head = study.KeptHead(None, None, {}, [], pass_cost=0.1, row_cost=0.01)
     assert found.speedup(foresight.Moment(COSTS, head)) == pytest.approx(4 / (2 * COSTS.r(2) + 0.3))
     assert found.speedup(foresight.Moment(COSTS)) == pytest.approx(2 / COSTS.r(2))
 

@@ -60,6 +60,7 @@ class Chooser(Draft):
 
     def end(self, context: Sequence[int]) -> None:
         self.index.end(context)
+        self.head.end(context)
 
     def _learn(self, context: Sequence[int]) -> None:
         start, copied = self._offered

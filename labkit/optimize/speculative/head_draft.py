@@ -128,7 +128,8 @@ class LearnedHead(Draft):
     one more pass would lower the expected gain, and verify the likeliest tokens of all passes,
     which may be a tree (EAGLE-2, Li et al., 2406.16858): the head's own probability is a good
     guess of acceptance, and how good is learned on the way. Without costs it drafts a chain of as
-    many tokens as it is asked for.
+    many tokens as it is asked for. spare: caches of the head that no request uses: the first use of
+    a new one's memory takes as long as a pass of the target.
     """
 
     def __init__(
@@ -139,8 +140,10 @@ class LearnedHead(Draft):
         pass_cost: float = 0.0,
         row_cost: float = 0.0,
         name: str = "learned head",
+        spare: list[tuple[int, Any]] | None = None,
     ) -> None:
         self.head, self.name = head, name
+        self.spare = spare if spare is not None else []
         self.ids: list[int] = ids.tolist()
         self.costs, self.pass_cost, self.row_cost = costs, pass_cost, row_cost
         self.passes = 0  # of the head, since it was made
@@ -167,8 +170,10 @@ class LearnedHead(Draft):
             )
 
     def begin(self, context: Sequence[int], most: int) -> None:
-        if self._cache is None or self._room < most:
-            self._cache, self._room = self.head.new_cache(1, most), most
+        if self._room < most and self.spare:
+            self._room, self._cache = self.spare.pop()
+        if self._room < most:
+            self._room, self._cache = most, self.head.new_cache(1, most)
         self._cache.truncate(0, 0)
         self._before = max(0, len(context) - _WINDOW)  # places that it does not read
         self._read = 0  # places after them whose feature is the target's, and in the cache
@@ -177,6 +182,10 @@ class LearnedHead(Draft):
         self._last: _Drafted | None = None
         self._came, self._paid = 11.0, 10.0  # tokens of passes it drafted for, and their cost
         self._rest = self._resting = 0
+
+    def end(self, context: Sequence[int]) -> None:
+        self.spare.append((self._room, self._cache))
+        self._room, self._cache = 0, None
 
     @property
     def gain(self) -> float:

@@ -58,11 +58,12 @@ class Case(NamedTuple):
 
 class KeptHead(NamedTuple):
     """A trained head that runs, the tokens it knows, its recipe, and what a pass of it costs, and
-    each token that it reads besides."""
+    each token that it reads besides. spare: its caches between requests."""
 
     forward: HeadForward
     ids: Tensor
     recipe: dict[str, Any]
+    spare: list[tuple[int, Any]]
     pass_cost: float = 0.0
     row_cost: float = 0.0
 
@@ -73,7 +74,9 @@ class KeptHead(NamedTuple):
 
     def draft(self, costs: RowCosts) -> LearnedHead:
         """A draft with it, for one request."""
-        return LearnedHead(self.forward, self.ids, costs, self.pass_cost, self.row_cost)
+        return LearnedHead(
+            self.forward, self.ids, costs, self.pass_cost, self.row_cost, spare=self.spare
+        )
 
 
 def fastest(loaded: LoadedModel, name: str = "") -> tuple[str, Any, str]:
@@ -110,7 +113,7 @@ def kept_head(loaded: LoadedModel, target: Any, costs: RowCosts) -> KeptHead | N
         if isinstance(target, fused.FusedDecoder)
         else PlainHead(head, loaded.decoder)
     )
-    return KeptHead(forward, head.ids, recipe).measured(target, costs)
+    return KeptHead(forward, head.ids, recipe, []).measured(target, costs)
 
 
 def settings(costs: RowCosts, length: int = 4, head: KeptHead | None = None) -> dict[str, Setting]:
