@@ -175,7 +175,7 @@ class LearnedHead(Draft):
         if self._room < most:
             self._room, self._cache = most, self.head.new_cache(1, most)
         self._cache.truncate(0, 0)
-        self._before = max(0, len(context) - _WINDOW)  # places that it does not read
+        self._before = 0  # places that it does not read
         self._read = 0  # places after them whose feature is the target's, and in the cache
         self._hits, self._hoped = 4.0, 4.0  # tokens that came, and the head's chances of them
         self._usual = 0.6  # chance of a pass's likeliest token
@@ -218,7 +218,7 @@ class LearnedHead(Draft):
 
     def _draft(self, context: Sequence[int], limit: int) -> list[Guess]:
         """What each pass of the head guesses, along the chain of the likeliest tokens."""
-        if len(context) - 1 - self._before - self._read > _WINDOW:  # after a long copy, say
+        if len(context) - 1 - self._before - self._read > _WINDOW:  # a prompt, or a long copy
             self._before, self._read = len(context) - 1 - _WINDOW, 0
         self._cache.truncate(0, self._read)
         unread = self._before + self._read
