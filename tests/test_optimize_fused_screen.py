@@ -18,6 +18,8 @@ from labkit.optimize.fused import FusedDecoder
 from labkit.optimize.fused.pack import FORMATS, from_blocks, to_blocks
 from labkit.optimize.fused.screen import SCREEN_ERROR, row_errors, screen_of
 from labkit.optimize.fused.weights import PackedWeights, packed
+from labkit.optimize.speculative.draft import Proposal
+from labkit.optimize.speculative.verify import accept_greedy
 from tests.conftest import make_reference
 from tests.fused_helpers import SIZES, logits
 from tests.test_model_gguf import gguf_weights, write_gguf
@@ -68,6 +70,50 @@ def test_the_token_is_the_likeliest_of_all_logits(make, change, isa):
         assert found == expected
         assert looked_at > 0
     assert steps(weights, screened=False) == (expected, 0)
+
+
+# Of each row but the first, the one it follows.
+CHAIN, TREE = (0, 1, 2), (0, 0, 1)
+
+
+@pytest.mark.parametrize("isa", ["", "portable"])
+@pytest.mark.parametrize("parents", [CHAIN, TREE])
+@pytest.mark.parametrize("change", [lambda head: None, crowd, twins, torch.zero_])
+@given(wrong=st.sets(st.integers(1, 3)))
+@settings(deadline=None, max_examples=8)
+def test_drafted_rows_are_judged_as_by_all_logits(make, change, parents, isa, wrong):
+    """Rows that are what the target says, but for some, or all, of them."""
+    weights = make(change)
+    screened, plain = FusedDecoder(weights, 3, isa), FusedDecoder(weights, screened=False)
+    context, tokens = IDS[:20], [IDS[20]]
+    following = list(generate(plain, [*context, *tokens], 3))
+    depths = [0]
+    for row, parent in enumerate(parents, 1):
+        depths.append(depths[parent] + 1)
+        tokens.append(
+            following[depths[row] - 1] + (row in wrong) + (parents[:row].count(parent) > 1)
+        )
+    tokens = [token % VOCABULARY for token in tokens]
+    tree = () if parents == CHAIN else (-1, *parents)
+    proposal = Proposal(tokens[1:], parents=tuple(row - 1 for row in parents) if tree else ())
+    found = []
+    for decoder in (screened, plain):
+        cache = decoder.new_cache(1, 32)
+        decoder.best(Rows.prefill(context), cache)
+        found.append(decoder.continued(tokens, cache, 0, tree, drafted=True))
+    assert accept_greedy(found[0], proposal) == accept_greedy(found[1], proposal)
+    assert all(ours in (-1, theirs) for ours, theirs in zip(*found, strict=True))
+    assert screened.exact_groups > 0
+
+
+def test_what_follows_a_wrong_guess_is_not_looked_for(make):
+    decoder = FusedDecoder(make(lambda head: None))
+    cache = decoder.new_cache(1, 32)
+    right = decoder.following(IDS[0], cache)
+    cache.truncate(0, 0)
+    assert decoder.continued([IDS[0], right + 1, 5], cache, drafted=True) == [right, -1, -1]
+    cache.truncate(0, 0)
+    assert min(decoder.continued([IDS[0], right + 1, 5], cache)) >= 0
 
 
 def test_a_screen_spares_most_of_the_head(make):

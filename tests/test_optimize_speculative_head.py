@@ -33,10 +33,11 @@ from labkit.optimize.speculative import (
     speculate,
 )
 from labkit.optimize.speculative.draft import Proposal
-from labkit.optimize.speculative.head_draft import Guess
+from labkit.optimize.speculative.head_draft import Guess, HeadCost
 from labkit.optimize.speculative.own_text import Writer, turns
 from labkit.optimize.speculative.train_head import (
     Recipe,
+    agreement,
     batches,
     frequent,
     head_path,
@@ -128,6 +129,27 @@ def test_own_text_is_what_the_target_says_with_its_very_streams(fused, texts) ->
         assert logits.argmax(-1)[answer - 1 :].tolist() == ids[answer:]
 
 
+def test_writing_ends_in_time(fused) -> None:
+    assert not list(Writer(fused, Letters(), slots=3, question=9, answer=30).texts(2000, 0.0))
+
+
+def test_agreement_is_with_the_targets_likeliest_token(plain, texts) -> None:
+    ids = torch.arange(97)
+    head = Head.of(plain, ids)
+    told = agreement(head, plain, texts[:5])
+    twin = PlainHead(head, plain)
+    same = places = 0
+    for text in texts[:5]:
+        tokens, features = text.tokens.tolist(), text.features.float()
+        rows = Rows.prefill(tokens[1:-1], all_logits=True)
+        logits, _ = twin.traced(rows, twin.new_cache(1, len(tokens)), features[:-1])
+        wanted = plain.lm_head(plain.norm(features[1:])).argmax(-1)
+        same, places = same + int((logits.argmax(-1) == wanted).sum()), places + len(wanted)
+    assert told == pytest.approx(same / places)
+    few = Head.of(plain, ids[:1])  # which can name one token alone
+    assert agreement(few, plain, texts[:5]) < 0.5
+
+
 def test_the_words_kept_are_the_most_frequent(texts) -> None:
     counts = torch.cat([text.tokens for text in texts]).bincount(minlength=97)
     kept = frequent(texts, 10, 97)
@@ -202,7 +224,7 @@ def test_the_fused_head_does_not_mind_company(fused, head, directory) -> None:
 @pytest.mark.parametrize("costs", [None, free_rows(9), RowCosts(1.0, (1.0, 1.2, 1.5, 1.9, 2.5))])
 def test_drafts_of_the_head_change_no_answer(fused, head, directory, costs) -> None:
     expected = list(generate(fused, PROMPT, 120))
-    draft = LearnedHead(fused_head(head, fused, directory), head.ids, costs, 0.1)
+    draft = LearnedHead(fused_head(head, fused, directory), head.ids, costs, HeadCost(0.1, 0.1))
     assert list(speculate(fused, draft, PROMPT, 120, control=Fixed(4))) == expected
     assert draft.passes > 0
     chooser = Chooser(costs or free_rows(9), draft)
@@ -230,14 +252,14 @@ COSTS = RowCosts(1.0, (1.0, 1.05, 1.1, 1.2, 1.6, 2.0))
     ],
 )  # fmt: skip
 def test_the_rows_worth_verifying_by_hand(plain, head, chain, tokens, parents) -> None:
-    draft = LearnedHead(PlainHead(head, plain), head.ids, COSTS, 0.1)
+    draft = LearnedHead(PlainHead(head, plain), head.ids, COSTS, HeadCost(0.1, 0.1))
     draft.begin(PROMPT, 40)
     assert draft._worth_verifying(chain, 9) == Proposal(tokens, parents=parents)
     assert len(draft._worth_verifying(chain, 1).tokens) <= 1
 
 
 def test_a_head_that_never_gains_is_asked_less_and_less(plain, head) -> None:
-    draft = LearnedHead(PlainHead(head, plain), head.ids, COSTS, pass_cost=0.5)
+    draft = LearnedHead(PlainHead(head, plain), head.ids, COSTS, HeadCost(first=0.5, further=0.5))
     accounting = Accounting()
     list(speculate(plain, draft, PROMPT, 200, control=Fixed(5), accounting=accounting))
     assert draft.gain < 1
@@ -346,9 +368,11 @@ def test_features_where_none_are_read_are_refused_and_change_nothing(fused) -> N
 
 def test_what_a_head_costs_is_told_in_passes_of_the_target(fused, head, directory) -> None:
     native = fused_head(head, fused, directory)
-    one, row = head_cost(native, fused, RowCosts(1e-3, (1.0, 1.1)), context=20, repeats=3)
-    assert one > 0 <= row
-    draft = LearnedHead(native, head.ids, free_rows(6), one, row)
+    cost = head_cost(native, fused, RowCosts(1e-3, (1.0, 1.1)), context=20, repeats=3)
+    assert cost.first > 0 <= min(cost)
+    draft = LearnedHead(native, head.ids, free_rows(6), cost)
     list(speculate(fused, draft, PROMPT, 40, control=Fixed(5)))
     assert draft.caught_up >= len(PROMPT) - 1
-    assert draft.asking == draft.passes * one + draft.caught_up * row
+    first, further, read = draft.asked
+    assert 0 < first <= first + further == draft.passes
+    assert read == draft.caught_up

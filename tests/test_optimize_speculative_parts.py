@@ -38,6 +38,7 @@ from labkit.optimize.speculative import (
 )
 from labkit.optimize.speculative.control import bucket
 from labkit.optimize.speculative.costs import filled
+from labkit.optimize.speculative.head_draft import HeadCost
 from labkit.optimize.speculative.predict import (
     best_length,
     break_even,
@@ -475,9 +476,10 @@ def test_what_is_expected_of_a_comparison_is_the_median_of_its_rounds_at_their_c
 
 
 def test_a_prediction_counts_what_the_head_is_asked():
-    found = foresight.Foreseen(account_of({(1, 1): 2}), asked=(2, 10))
-    head = study.KeptHead(None, None, {}, [], pass_cost=0.1, row_cost=0.01)
-    assert found.speedup(foresight.Moment(COSTS, head)) == pytest.approx(4 / (2 * COSTS.r(2) + 0.3))
+    found = foresight.Foreseen(account_of({(1, 1): 2}), asked=(2, 3, 10))
+    head = study.KeptHead(None, None, {}, [], HeadCost(first=0.1, further=0.05, read=0.01))
+    expected = 4 / (2 * COSTS.r(2) + 0.45)
+    assert found.speedup(foresight.Moment(COSTS, head)) == pytest.approx(expected)
     assert found.speedup(foresight.Moment(COSTS)) == pytest.approx(2 / COSTS.r(2))
 
 

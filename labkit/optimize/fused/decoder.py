@@ -124,11 +124,11 @@ class FusedDecoder:
     """A decoder of the Llama, Qwen2 or Qwen3 family whose pass is one native call.
 
     threads: kept running between passes; default: the cores this process may use. isa: one of
-    native.ISAS instead of the best this processor has. screened: a single row's likeliest token
-    is found with a smaller copy of the head where there is one (screen.py), which changes no token
-    and reads fewer bytes; logits are always the head's. embedding_of: a decoder whose embedding
-    this one reads, as a draft head does; its threads run this one too, for two pools would spin
-    on each other's cores.
+    native.ISAS instead of the best this processor has. screened: the likeliest token of a single
+    row, or of a few drafted ones, is found with a smaller copy of the head where there is one
+    (screen.py), which changes no token and reads fewer bytes; logits are always the head's.
+    embedding_of: a decoder whose embedding this one reads, as a draft head does; its threads run
+    this one too, for two pools would spin on each other's cores.
     """
 
     def __init__(
@@ -212,16 +212,19 @@ class FusedDecoder:
         slot: int = 0,
         parents: Sequence[int] = (),
         streams: Tensor | None = None,
+        drafted: bool = False,
     ) -> list[int]:
         """The likeliest token after each of `tokens`, which go to the end of a slot.
 
         A chain, or with `parents` a tree (rows.Span). streams (positions, hidden) float32: those
-        from the first token's position on get the tokens' streams, in their order.
+        from the first token's position on get the tokens' streams, in their order. drafted: all
+        tokens but the first are guesses; of what follows a wrong one -1 may be said, which lets the
+        others be found by screening.
         """
         count = len(tokens)
         stream = None if streams is None else self._stream_at(streams, cache.length(slot), count)
         found = (ctypes.c_int64 * count)()
-        self._go_on(tokens, parents, cache, slot, count, None, stream, found, None, 1)
+        self._go_on(tokens, parents, cache, slot, count, drafted, None, stream, found, None, 1)
         return list(found)
 
     def best(self, rows: Rows, cache: FusedCache, streams: Tensor | None = None) -> list[int]:
@@ -258,7 +261,7 @@ class FusedDecoder:
         stream = torch.empty(len(tokens), self.config.hidden_size)
         found, chances = (ctypes.c_int64 * count)(), (ctypes.c_float * count)()
         at = None if features is None else features.data_ptr()
-        self._go_on(tokens, (), cache, 0, 1, at, stream.data_ptr(), found, chances, count)
+        self._go_on(tokens, (), cache, 0, 1, False, at, stream.data_ptr(), found, chances, count)
         return list(found), list(chances), stream
 
     def _go_on(
@@ -268,6 +271,7 @@ class FusedDecoder:
         cache: FusedCache,
         slot: int,
         wanted: int,
+        drafted: bool,
         features: int | None,
         stream: int | None,
         *likely: Any,
@@ -279,7 +283,7 @@ class FusedDecoder:
         cache.lengthen(slot, count)
         code = self._library.lk_go_on(
             *(self._engine, self._model_ref, cache.native_ref, given, tree),
-            *(count, position, slot, self.skip, wanted, features, stream, *likely),
+            *(count, position, slot, self.skip, wanted, drafted, features, stream, *likely),
         )
         if code:
             cache.truncate(slot, position)
@@ -331,6 +335,7 @@ class FusedDecoder:
             best,
             None,
             None if paths is None else paths.data_ptr(),
+            None,
             count,
             asked,
             len(rows.spans),

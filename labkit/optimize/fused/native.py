@@ -84,9 +84,10 @@ class Rows(ctypes.Structure):
 
     _fields_ = (
         *((name, c_void_p) for name in ("tokens", "positions", "wanted", "spans")),
-        *((name, c_void_p) for name in ("features", "stream", "best", "chances", "paths")),
+        *((name, c_void_p) for name in ("features", "stream", "best", "chances")),
+        *((name, c_void_p) for name in ("paths", "parents")),
         *((name, c_int32) for name in ("rows", "wanted_rows", "span_count", "skip")),
-        *((name, c_int32) for name in ("path_width", "likely")),
+        *((name, c_int32) for name in ("path_width", "likely", "drafted", "unused")),
     )
 
 
@@ -189,7 +190,7 @@ def library(isa: str = "", sanitize: bool = False) -> ctypes.CDLL:
     ]  # fmt: skip
     found.lk_go_on.argtypes = [
         c_void_p, POINTER(Model), POINTER(Cache), c_void_p, c_void_p, c_int, c_int64, c_int64,
-        c_int, c_int, c_void_p, c_void_p, c_void_p, c_void_p, c_int,
+        c_int, c_int, c_int, c_void_p, c_void_p, c_void_p, c_void_p, c_int,
     ]  # fmt: skip
     found.lk_exact_groups.argtypes = [c_void_p]
     found.lk_exact_groups.restype = c_int64

@@ -30,8 +30,8 @@ class Chooser(Draft):
         self.acceptance = Acceptance()
 
     @property
-    def asked(self) -> tuple[int, int]:
-        """Tokens that the head drafted so far, and tokens that it read besides."""
+    def asked(self) -> tuple[int, int, int]:
+        """What the head was asked for so far, as LearnedHead tells it."""
         return self.head.asked
 
     def check(self, config: ModelConfig) -> None:

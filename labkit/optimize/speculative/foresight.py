@@ -28,24 +28,19 @@ class Moment(NamedTuple):
     costs: RowCosts
     head: KeptHead | None = None
 
-    @property
-    def of_head(self) -> tuple[float, float]:
-        """Of a token that the head drafts and of one that it reads besides, in plain passes."""
-        return (self.head.pass_cost, self.head.row_cost) if self.head else (0.0, 0.0)
-
 
 class Foreseen(NamedTuple):
     """What a setting would do on a case: passes of the target, and what a head would be asked.
 
-    asked: tokens that it drafts, and tokens that it reads besides.
+    asked: as LearnedHead tells it.
     """
 
     account: Accounting
-    asked: tuple[int, int] = (0, 0)
+    asked: tuple[int, int, int] = (0, 0, 0)
 
     def speedup(self, moment: Moment, draft_cost: float = 0.0) -> float:
         """Over plain decoding; draft_cost: of a token drafted otherwise, in plain passes."""
-        asking = sum(count * cost for count, cost in zip(self.asked, moment.of_head, strict=True))
+        asking = moment.head.cost.of(self.asked) if moment.head else 0.0
         return mixed_speedup(self.account, moment.costs, draft_cost, asking)
 
 
@@ -55,7 +50,7 @@ def foreseen(config: ModelConfig, case: Case, setting: Setting) -> Foreseen:
     account = replay(
         config, draft, case.prompt, case.answer, setting.control(), streams=case.streams
     )
-    return Foreseen(account, getattr(draft, "asked", (0, 0)))
+    return Foreseen(account, getattr(draft, "asked", (0, 0, 0)))
 
 
 def moment(

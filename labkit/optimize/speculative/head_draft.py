@@ -28,7 +28,7 @@ _LONGEST_REST = 16  # passes between two asks of a head that has nothing worth i
 # Tokens that the head reads of a prompt, or of what it missed while copies served: with 128 of a
 # prompt no more of its drafts stand.
 _WINDOW = 16
-_CATCH_UP = 8  # tokens read in one go where that is timed
+_CATCH_UP, _CHAIN = 8, 3  # tokens read in one go, and drafted, where that is timed
 _BRANCHES = 3  # tokens that a pass of the head may offer for one place
 
 
@@ -39,6 +39,19 @@ class Guess(NamedTuple):
     tokens: list[int]
     chances: list[float]
     reaches: list[float]
+
+
+class HeadCost(NamedTuple):
+    """What a head costs, in passes of one row of the target: the first token of a draft; each
+    further one, for which the head lies in the processor's caches; each token read besides."""
+
+    first: float = 0.0
+    further: float = 0.0
+    read: float = 0.0
+
+    def of(self, asked: tuple[int, int, int]) -> float:
+        """Of so many of each."""
+        return sum(count * cost for count, cost in zip(asked, self, strict=True))
 
 
 class _Drafted(NamedTuple):
@@ -123,8 +136,7 @@ def fused_head(
 class LearnedHead(Draft):
     """Drafts with a learned head, one token after another from its own foreseen streams.
 
-    ids (words,): the tokens that its logits stand for. costs, pass_cost (of one pass of the head,
-    in passes of the target) and row_cost (of each token that it reads besides) let it stop where
+    ids (words,): the tokens that its logits stand for. costs, and cost, its own, let it stop where
     one more pass would lower the expected gain, and verify the likeliest tokens of all passes,
     which may be a tree (EAGLE-2, Li et al., 2406.16858): the head's own probability is a good
     guess of acceptance, and how good is learned on the way. Without costs it drafts a chain of as
@@ -137,29 +149,23 @@ class LearnedHead(Draft):
         head: HeadForward,
         ids: Tensor,
         costs: RowCosts | None = None,
-        pass_cost: float = 0.0,
-        row_cost: float = 0.0,
+        cost: HeadCost = HeadCost(),  # noqa: B008 (never changes)
         name: str = "learned head",
         spare: list[tuple[int, Any]] | None = None,
     ) -> None:
         self.head, self.name = head, name
         self.spare = spare if spare is not None else []
         self.ids: list[int] = ids.tolist()
-        self.costs, self.pass_cost, self.row_cost = costs, pass_cost, row_cost
-        self.passes = 0  # of the head, since it was made
+        self.costs, self.cost = costs, cost
+        self.drafts = self.passes = 0  # of the head, since it was made
         self.caught_up = 0  # tokens that they read besides: the prompt's, and those that came since
         self._cache: Any = None
         self._room = 0
 
     @property
-    def asked(self) -> tuple[int, int]:
-        """Tokens that it drafted so far, and tokens that it read besides."""
-        return self.passes, self.caught_up
-
-    @property
-    def asking(self) -> float:
-        """What the head has cost so far, in passes of the target."""
-        return self.passes * self.pass_cost + self.caught_up * self.row_cost
+    def asked(self) -> tuple[int, int, int]:
+        """First tokens of drafts so far, further ones, and tokens that it read besides."""
+        return self.drafts, self.passes - self.drafts, self.caught_up
 
     def check(self, config: ModelConfig) -> None:
         ours, theirs = self.head.config, config
@@ -205,16 +211,17 @@ class LearnedHead(Draft):
         # What does not gain is left alone, for longer and longer, but asked again.
         self._rest = min(2 * self._rest + 1, _LONGEST_REST) if self.gain < 1 else 0
         self._resting = self._rest
-        before = self.asking
+        before = self.cost.of(self.asked)
         chain = self._draft(context, limit)
         proposal = self._worth_verifying(chain, limit)
-        cost = self.asking - before + self._cost(0, len(proposal.tokens))
+        cost = self.cost.of(self.asked) - before + self._cost(0, len(proposal.tokens))
         self._last = _Drafted(len(context), chain, proposal, cost)
         return proposal
 
     def _cost(self, passes: int, tokens: int) -> float:
         """Of one pass of the target with `tokens` drafted in `passes` of the head."""
-        return passes * self.pass_cost + (self.costs.r(tokens + 1) if self.costs else 1.0)
+        asking = self.cost.of((min(passes, 1), max(passes - 1, 0), 0))
+        return asking + (self.costs.r(tokens + 1) if self.costs else 1.0)
 
     def _draft(self, context: Sequence[int], limit: int) -> list[Guess]:
         """What each pass of the head guesses, along the chain of the likeliest tokens."""
@@ -226,6 +233,7 @@ class LearnedHead(Draft):
         tokens = context[unread + 1 :]
         self.caught_up += len(tokens) - 1
         self._read = len(context) - 1 - self._before
+        self.drafts += 1
         chain: list[Guess] = []
         reaches = 1.0
         while True:
@@ -254,7 +262,7 @@ class LearnedHead(Draft):
         if rows >= self.costs.most:
             return False
         reach = reaches[-1] * min(1.0, self._usual * self._hits / self._hoped)
-        more = self.costs.r(rows + 1) - self.costs.r(rows) + self.pass_cost
+        more = self.costs.r(rows + 1) - self.costs.r(rows) + self.cost.further
         return reach * self._cost(len(reaches), len(reaches)) > (1 + sum(reaches)) * more
 
     def _worth_verifying(self, chain: list[Guess], limit: int) -> Proposal:
@@ -304,30 +312,30 @@ class LearnedHead(Draft):
 
 def head_cost(
     head: HeadForward, target: Any, costs: RowCosts, context: int = 256, repeats: int = 24
-) -> tuple[float, float]:
-    """Time of one drafted token, and of each token read before it beyond the last, in passes of
-    one row of the target: medians of `repeats`.
+) -> HeadCost:
+    """What drafting takes, medians of `repeats`.
 
-    As it is paid: all that drafting takes, after a pass of the target, which leaves nothing of the
-    head in the processor's caches.
+    As it is paid: after a pass of the target, which leaves nothing of the head in the processor's
+    caches.
     """
     draft = LearnedHead(head, torch.arange(head.config.vocab_size))
-    text, most = [0] * (context + 1), context + repeats * (1 + _CATCH_UP) + 2
+    text, most = [0] * (context + 1), context + repeats * (2 + _CATCH_UP) + _CHAIN + 1
     cache = target.new_cache(1, most)
     streams = torch.empty(most, target.config.hidden_size, dtype=target.dtype)
     streams[:context] = target.traced(Rows.prefill(text[:-1]), cache)[1]
     draft.begin(text[:-1], most)
     draft.watch(streams)
     draft.propose(text, 1)  # which reads the prompt
-    taken: dict[int, list[float]] = {1: [], _CATCH_UP: []}
-    for count in [*taken] * repeats:
+    taken: dict[tuple[int, int], list[float]] = {(1, 1): [], (1, _CHAIN): [], (_CATCH_UP, 1): []}
+    for count, length in [*taken] * repeats:
         last = len(text) - 1
         text += [0] * count
         streams[last : last + count] = target.traced(
             Rows.prefill(text[last:-1], start=last), cache
         )[1]
         began = time.perf_counter()
-        draft.propose(text, 1)
-        taken[count].append(time.perf_counter() - began)
-    one, many = (float(np.median(spent)) / costs.seconds for spent in taken.values())
-    return one, max(0.0, many - one) / (_CATCH_UP - 1)
+        draft.propose(text, length)
+        taken[count, length].append(time.perf_counter() - began)
+    one, chain, many = (float(np.median(spent)) / costs.seconds for spent in taken.values())
+    further, read = (chain - one) / (_CHAIN - 1), (many - one) / (_CATCH_UP - 1)
+    return HeadCost(one, max(0.0, further), max(0.0, read))

@@ -7,6 +7,8 @@ serves. Many texts grow at once, in the slots of one cache.
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -61,7 +63,7 @@ class Writer:
         self,
         target: Any,
         tokenizer: Any,
-        slots: int = 24,
+        slots: int = 32,
         question: int = 48,
         answer: int = 176,
         seed: int = 0,
@@ -74,11 +76,12 @@ class Writer:
         self.cache = target.new_cache(slots, room)
         self.generator = torch.Generator().manual_seed(seed)
 
-    def texts(self, tokens: int) -> Iterator[OwnText]:
-        """Finished texts until they have `tokens` tokens together."""
+    def texts(self, tokens: int, minutes: float = math.inf) -> Iterator[OwnText]:
+        """Finished texts until they have `tokens` tokens together, or `minutes` are over."""
         growing = [self._new() for _ in range(self.slots)]
+        end = time.monotonic() + 60 * minutes
         with tqdm(total=tokens, desc="the target's own text", unit="token") as bar:
-            while bar.n < tokens:
+            while bar.n < tokens and time.monotonic() < end:
                 for slot, done in self._step(growing):
                     bar.update(len(done.tokens))
                     self.cache.truncate(slot, 0)
@@ -94,17 +97,22 @@ class Writer:
         ]
         rows = Rows.of(parts)
         logits, streams = self.target.traced(rows, self.cache)
-        best, drawn = likeliest(logits), self._draw(logits)
+        following = likeliest(logits)
+        asking = [slot for slot, text in enumerate(growing) if not text.answering]
+        for slot, token in zip(asking, self._draw(logits[asking]), strict=True):
+            following[slot] = token
         finished = []
         for slot, (text, span) in enumerate(zip(growing, rows.spans, strict=True)):
             text.features.append(streams[span.rows].half())
-            if self._grow(text, best[slot] if text.answering else drawn[slot]):
+            if self._grow(text, following[slot]):
                 kept = torch.cat(text.features)[: len(text.tokens) - 1]
                 finished.append((slot, OwnText(torch.tensor(text.tokens), kept)))
         return finished
 
     def _draw(self, logits: Tensor) -> list[int]:
         """Questions are drawn, so that no two are alike; of the fifty likeliest tokens each."""
+        if not len(logits):
+            return []
         top = logits.topk(50, dim=-1)
         chosen = torch.multinomial(top.values.softmax(-1), 1, generator=self.generator)
         return top.indices.gather(1, chosen)[:, 0].tolist()

@@ -22,6 +22,7 @@ from labkit.optimize.speculative.costs import DEFAULT_KS, RowCosts, row_costs
 from labkit.optimize.speculative.draft import Draft
 from labkit.optimize.speculative.head import load_head
 from labkit.optimize.speculative.head_draft import (
+    HeadCost,
     HeadForward,
     LearnedHead,
     PlainHead,
@@ -57,26 +58,22 @@ class Case(NamedTuple):
 
 
 class KeptHead(NamedTuple):
-    """A trained head that runs, the tokens it knows, its recipe, and what a pass of it costs, and
-    each token that it reads besides. spare: its caches between requests."""
+    """A trained head that runs, the tokens it knows, its recipe, and what it costs. spare: its
+    caches between requests."""
 
     forward: HeadForward
     ids: Tensor
     recipe: dict[str, Any]
     spare: list[tuple[int, Any]]
-    pass_cost: float = 0.0
-    row_cost: float = 0.0
+    cost: HeadCost = HeadCost()
 
     def measured(self, target: Any, costs: RowCosts) -> KeptHead:
         """With its cost beside that of rows."""
-        one, row = head_cost(self.forward, target, costs)
-        return self._replace(pass_cost=one, row_cost=row)
+        return self._replace(cost=head_cost(self.forward, target, costs))
 
     def draft(self, costs: RowCosts) -> LearnedHead:
         """A draft with it, for one request."""
-        return LearnedHead(
-            self.forward, self.ids, costs, self.pass_cost, self.row_cost, spare=self.spare
-        )
+        return LearnedHead(self.forward, self.ids, costs, self.cost, spare=self.spare)
 
 
 def fastest(loaded: LoadedModel, name: str = "") -> tuple[str, Any, str]:

@@ -47,8 +47,8 @@ struct Piece {
 
 class Pass {
 public:
-    // screened: the one wanted row's likeliest token is found with the screen, whose word `logits`
-    // then holds.
+    // screened: the likeliest token of the one wanted row, or of drafted ones, is found with the
+    // screen, whose word `logits` then holds.
     Pass(const Model& model, const Cache& cache, const Rows& rows, float* logits, bool screened,
          Pool& pool)
         : model_(model), cache_(cache), rows_(rows), logits_(logits), screened_(screened), pool_(pool),
@@ -60,7 +60,6 @@ public:
         for (int begin = 0; begin < rows_.rows; begin += kSliceRows) {
             slice(begin, std::min(begin + kSliceRows, rows_.rows));
             pool_.run([](void* self, int me) { static_cast<Pass*>(self)->work(me); }, this);
-            if (screened_ && !wanted_.empty()) tell_best();
         }
     }
 
@@ -173,38 +172,53 @@ private:
         if (screened_) search(me);
     }
 
+    // Of drafted rows only those that the likeliest tokens lead to: what follows a wrong guess says
+    // little of any token, and would leave many to the head.
+    void search(int me) {
+        for (int row = 0; row >= 0;) {
+            const int64_t best = likeliest_of(me, row);
+            if (me == 0) rows_.best[row] = best;
+            row = rows_.after(row, best);
+        }
+    }
+
     // Each thread looks through its share of the groups: first for the one of which the screen says
     // most, whose best logit is a floor for all, then for all that may reach above it.
-    void search(int me) {
+    int64_t likeliest_of(int me, int row) {
         const int all = groups(model_.head);
         const int first = pool_.share_begin(me, all), end = pool_.share_begin(me + 1, all);
-        const Screened said{logits_, model_.screen_error, length_of(last_.view, 0)};
-        if (first < end) compute(hopes_[me], promising(said, first, end));
+        const Screened said{logits_ + static_cast<int64_t>(row) * all * kWide, model_.screen_error,
+                            length_of(last_.view, row)};
+        hopes_[me] = {};
+        if (first < end) compute(hopes_[me], promising(said, first, end), row);
         pool_.barrier(me);
-        Best best;
-        for (const Best& hope : hopes_) best.take(hope.value, hope.row);
-        candidates(said, first, end, [&] { return best.value; }, 
-                   [&](int g, float) { compute(best, g); });
+        Best best = best_of(me, hopes_);
+        candidates(said, first, end, [&] { return best.value; },
+                   [&](int g, float) { compute(best, g, row); });
         found_[me] = best;
+        pool_.barrier(me);
+        return best_of(me, found_).row;
+    }
+
+    // Of all threads'; the first counts what they computed.
+    Best best_of(int me, const std::vector<Best>& all) {
+        Best best;
+        for (const Best& own : all) {
+            best.take(own.value, own.row);
+            if (me == 0) exact_groups += own.exact;
+        }
+        return best;
     }
 
     // A group of sixteen logits from the head itself.
-    void compute(Best& best, int group) {
+    void compute(Best& best, int group, int row) {
         F sum[kMaxTile];
-        dot_any(sum, model_.head, group, last_.view, 0, 1);
+        dot_any(sum, model_.head, group, last_.view, row, 1);
         float values[kWide];
         fstore(values, sum[0]);
         for (int lane = 0; lane < kWide && group * kWide + lane < model_.head.rows; lane++)
             best.take(values[lane], group * kWide + lane);
         best.exact++;
-    }
-
-    void tell_best() {
-        Best best;
-        for (const Best& own : found_) best.take(own.value, own.row);
-        rows_.best[0] = best.row;
-        for (const auto* each : {&hopes_, &found_})
-            for (const Best& own : *each) exact_groups += own.exact;
     }
 
     void embed(float* to, int r) const {

@@ -90,10 +90,9 @@ int lk_forward(void* handle, const lk::Model* model, const lk::Cache* cache, con
     const std::lock_guard<std::mutex> turn(engine->busy);
     try {
         const int64_t width = lk::whole(model->head.rows);
-        // Of one row alone: with more, arithmetic is dearer than bytes, and rows that follow a wrong
-        // draft have many candidates.
-        const bool one = rows->wanted_rows == 1 && !logits && !rows->chances;
-        const bool screened = one && model->screen.data;
+        // Of one row, or few drafted ones: with more, arithmetic is dearer than bytes.
+        const bool few = rows->wanted_rows == 1 || (rows->drafted && rows->rows <= lk::kScreenRows);
+        const bool screened = model->screen.data && few && !logits && !rows->chances;
         if (!logits) {
             engine->logits.resize(rows->wanted_rows * width);
             logits = engine->logits.data();
@@ -123,9 +122,12 @@ int64_t lk_exact_groups(void* handle) { return static_cast<Engine*>(handle)->exa
 // for, with little made for the caller. A chain, or with `parents` (of each row the one it follows,
 // -1 of the first) a tree. The last `wanted` rows are asked for their likeliest tokens, best
 // (wanted, likely); the rest as in lk_forward, with its codes and 6: parents that make no tree.
+// drafted: all tokens but the first are guesses, and of rows after a wrong one nothing may be told:
+// -1.
 int lk_go_on(void* handle, const lk::Model* model, const lk::Cache* cache, const int64_t* tokens,
              const int64_t* parents, int count, int64_t position, int64_t slot, int skip, int wanted,
-             const float* features, float* stream, int64_t* best, float* chances, int likely) {
+             int drafted, const float* features, float* stream, int64_t* best, float* chances,
+             int likely) {
     const int64_t span[] = {slot, position, count, 0};
     lk::Rows rows{};
     try {
@@ -142,6 +144,8 @@ int lk_go_on(void* handle, const lk::Model* model, const lk::Cache* cache, const
         rows.spans = span, rows.features = features, rows.stream = stream;
         rows.best = best, rows.chances = chances, rows.likely = likely;
         rows.rows = count, rows.wanted_rows = wanted, rows.span_count = 1, rows.skip = skip;
+        rows.parents = parents, rows.drafted = drafted && wanted == count;
+        if (rows.drafted) std::fill_n(best, count, -1);
         return lk_forward(handle, model, cache, &rows, nullptr);
     } catch (const std::bad_alloc&) {
         return 4;

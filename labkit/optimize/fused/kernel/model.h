@@ -61,14 +61,27 @@ struct Rows {
     // (rows, path_width): for a row of a tree, the rows of its span from the tree's first to itself,
     // -1 beyond; a row of a chain has -1 alone. Null: chains all.
     const int32_t* paths;
+    const int64_t* parents; // of each row of a drafted tree the row it follows; null: a chain
     int32_t rows, wanted_rows, span_count;
     int32_t skip; // stages to leave out when their share is measured (forward.h); 0: none
     int32_t path_width, likely;
+    // Whether all rows but the first are guesses, and all are wanted: of those after a wrong one
+    // nothing need be told.
+    int32_t drafted, unused;
 
     // Of a row of a tree, else null.
     const int32_t* path(int64_t row) const {
         const int32_t* found = paths ? paths + row * path_width : nullptr;
         return found && found[0] >= 0 ? found : nullptr;
+    }
+
+    // The drafted row that goes on from `row` with `token`; -1 where none does.
+    int after(int row, int64_t token) const {
+        if (!drafted) return -1;
+        if (!parents) return row + 1 < rows && tokens[row + 1] == token ? row + 1 : -1;
+        for (int r = rows - 1; r > row; r--)
+            if (parents[r] == row && tokens[r] == token) return r;
+        return -1;
     }
 };
 
