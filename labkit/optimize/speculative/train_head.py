@@ -48,7 +48,7 @@ class Recipe:
 
     tokens: int = 1_500_000
     writing: float = 20.0
-    minutes: float = 35.0
+    minutes: float = 30.0
     words: int = 8192
     length: int = 224
     texts: int = 8
