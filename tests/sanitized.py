@@ -42,6 +42,13 @@ def main(folder: Path) -> None:
             fused.best(Rows.of([(0, 13, IDS[:3], True)]), cache, streams)
             fused.continued(IDS[:4], cache, 0, [-1, 0, 0, 2], streams)
             cache.truncate(0, 16)
+            right = [IDS[0]]
+            while len(right) < 4:
+                right.append(fused.following(right[-1], cache))
+            for tree in ((), [-1, 0, 1, 2], [-1, 0, 1, 0]):
+                cache.truncate(0, 16)
+                assert fused.continued(right, cache, 0, tree, streams, True)[:2] == right[1:3]
+            cache.truncate(0, 16)
             with contextlib.suppress(ValueError):
                 fused.continued(IDS[:2], cache, 0, [-1, 1])
                 raise AssertionError("not refused")
