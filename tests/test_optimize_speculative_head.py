@@ -37,11 +37,11 @@ from labkit.optimize.speculative.head_draft import Guess, HeadCost
 from labkit.optimize.speculative.own_text import Writer, turns
 from labkit.optimize.speculative.train_head import (
     Recipe,
-    agreement,
     batches,
     frequent,
     head_path,
     loss_of,
+    share_foreseen,
     train,
 )
 from tests.fused_helpers import Int8Linear, plain_twin, tiny_gguf
@@ -136,7 +136,7 @@ def test_writing_ends_in_time(fused) -> None:
 def test_agreement_is_with_the_targets_likeliest_token(plain, texts) -> None:
     ids = torch.arange(97)
     head = Head.of(plain, ids)
-    told = agreement(head, plain, texts[:5])
+    told = share_foreseen(head, plain, texts[:5])
     twin = PlainHead(head, plain)
     same = places = 0
     for text in texts[:5]:
@@ -147,7 +147,7 @@ def test_agreement_is_with_the_targets_likeliest_token(plain, texts) -> None:
         same, places = same + int((logits.argmax(-1) == wanted).sum()), places + len(wanted)
     assert told == pytest.approx(same / places)
     few = Head.of(plain, ids[:1])  # which can name one token alone
-    assert agreement(few, plain, texts[:5]) < 0.5
+    assert share_foreseen(few, plain, texts[:5]) < 0.5
 
 
 def test_the_words_kept_are_the_most_frequent(texts) -> None:

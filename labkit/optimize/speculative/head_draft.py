@@ -51,7 +51,8 @@ class HeadCost(NamedTuple):
 
     def of(self, asked: tuple[int, int, int]) -> float:
         """Of so many of each."""
-        return sum(count * cost for count, cost in zip(asked, self, strict=True))
+        first, further, read = asked
+        return first * self.first + further * self.further + read * self.read
 
 
 class _Drafted(NamedTuple):
@@ -136,8 +137,8 @@ def fused_head(
 class LearnedHead(Draft):
     """Drafts with a learned head, one token after another from its own foreseen streams.
 
-    ids (words,): the tokens that its logits stand for. costs, and cost, its own, let it stop where
-    one more pass would lower the expected gain, and verify the likeliest tokens of all passes,
+    ids (words,): the tokens that its logits stand for. costs (of rows) and cost (the head's own)
+    let it stop where one more pass would lower the expected gain, and verify the likeliest tokens,
     which may be a tree (EAGLE-2, Li et al., 2406.16858): the head's own probability is a good
     guess of acceptance, and how good is learned on the way. Without costs it drafts a chain of as
     many tokens as it is asked for. spare: caches of the head that no request uses: the first use of
@@ -214,14 +215,14 @@ class LearnedHead(Draft):
         before = self.cost.of(self.asked)
         chain = self._draft(context, limit)
         proposal = self._worth_verifying(chain, limit)
-        cost = self.cost.of(self.asked) - before + self._cost(0, len(proposal.tokens))
+        verifying = self.costs.r(len(proposal.tokens) + 1) if self.costs else 1.0
+        cost = self.cost.of(self.asked) - before + verifying
         self._last = _Drafted(len(context), chain, proposal, cost)
         return proposal
 
-    def _cost(self, passes: int, tokens: int) -> float:
-        """Of one pass of the target with `tokens` drafted in `passes` of the head."""
-        asking = self.cost.of((min(passes, 1), max(passes - 1, 0), 0))
-        return asking + (self.costs.r(tokens + 1) if self.costs else 1.0)
+    def _asking(self, passes: int) -> float:
+        """The cost of a draft of so many passes, one at least, without what it reads besides."""
+        return self.cost.of((1, passes - 1, 0))
 
     def _draft(self, context: Sequence[int], limit: int) -> list[Guess]:
         """What each pass of the head guesses, along the chain of the likeliest tokens."""
@@ -263,7 +264,8 @@ class LearnedHead(Draft):
             return False
         reach = reaches[-1] * min(1.0, self._usual * self._hits / self._hoped)
         more = self.costs.r(rows + 1) - self.costs.r(rows) + self.cost.further
-        return reach * self._cost(len(reaches), len(reaches)) > (1 + sum(reaches)) * more
+        spent = self._asking(len(reaches)) + self.costs.r(rows)
+        return reach * spent > (1 + sum(reaches)) * more
 
     def _worth_verifying(self, chain: list[Guess], limit: int) -> Proposal:
         """Of all guesses, the likeliest to be reached, while a row more raises the gain.
@@ -281,11 +283,11 @@ class LearnedHead(Draft):
         tokens: list[int] = []
         parents: list[int] = []
         spine = [-1]  # places of the chain's own tokens in the proposal
-        gained = 1.0
+        gained, asking = 1.0, self._asking(len(chain))
         for reach, depth, place in found[: min(limit, self.costs.most - 1)]:
-            spent = self._cost(len(chain), len(tokens))
-            more = self._cost(len(chain), len(tokens) + 1) - spent
-            if reach * spent <= gained * max(more, 0.0):
+            rows = len(tokens) + 1
+            more = self.costs.r(rows + 1) - self.costs.r(rows)
+            if reach * (asking + self.costs.r(rows)) <= gained * max(more, 0.0):
                 break
             parents.append(spine[-depth])
             if not place:

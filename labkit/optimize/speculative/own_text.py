@@ -111,8 +111,6 @@ class Writer:
 
     def _draw(self, logits: Tensor) -> list[int]:
         """Questions are drawn, so that no two are alike; of the fifty likeliest tokens each."""
-        if not len(logits):
-            return []
         top = logits.topk(50, dim=-1)
         chosen = torch.multinomial(top.values.softmax(-1), 1, generator=self.generator)
         return top.indices.gather(1, chosen)[:, 0].tolist()

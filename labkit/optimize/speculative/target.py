@@ -39,7 +39,7 @@ class Target:
         tokens = [last, *proposal.tokens]
         tree = [-1, *(parent + 1 for parent in proposal.parents)] if proposal.parents else ()
         if self._best:
-            found = self._target.continued(tokens, cache, 0, tree, self._streams, True)
+            found = self._target.continued(tokens, cache, 0, tree, self._streams, drafted=True)
             return accept_greedy(found, proposal)
         return self._pass(Rows.of([(0, cache.length(0), tokens, True, tree)]), cache, proposal)
 

@@ -107,7 +107,7 @@ def loss_of(
 
 
 @torch.no_grad()
-def agreement(head: Head, target: Decoder, texts: Sequence[OwnText]) -> float:
+def share_foreseen(head: Head, target: Decoder, texts: Sequence[OwnText]) -> float:
     """Share of places where the head's likeliest token is the target's, of all tokens."""
     same = places = 0
     for text in texts:
@@ -215,7 +215,7 @@ def main(model: str, minutes: float, tokens: int, out: Path | None) -> None:
         "multiplied_in": "bfloat16" if half else "float32",
         "steps": len(history),
         "loss": float(np.mean([loss for loss, _ in history[-100:]])),
-        "agreement": agreement(head, loaded.decoder, unseen),
+        "agreement": share_foreseen(head, loaded.decoder, unseen),
         "torch": torch.__version__,
     }
     path = out or head_path(loaded)

@@ -134,8 +134,8 @@ private:
         partials_.resize(vectors);
         partial_values_.resize(vectors * model_.head_dim);
         if (screened_) {
-            hopes_.assign(pool_.threads(), {});
-            found_.assign(pool_.threads(), {});
+            hopes_.resize(pool_.threads());
+            found_.resize(pool_.threads());
         }
     }
 
@@ -189,8 +189,9 @@ private:
         const int first = pool_.share_begin(me, all), end = pool_.share_begin(me + 1, all);
         const Screened said{logits_ + static_cast<int64_t>(row) * all * kWide, model_.screen_error,
                             length_of(last_.view, row)};
-        hopes_[me] = {};
-        if (first < end) compute(hopes_[me], promising(said, first, end), row);
+        Best hope;
+        if (first < end) compute(hope, promising(said, first, end), row);
+        hopes_[me] = hope;
         pool_.barrier(me);
         Best best = best_of(me, hopes_);
         candidates(said, first, end, [&] { return best.value; },

@@ -144,7 +144,7 @@ int lk_go_on(void* handle, const lk::Model* model, const lk::Cache* cache, const
         rows.spans = span, rows.features = features, rows.stream = stream;
         rows.best = best, rows.chances = chances, rows.likely = likely;
         rows.rows = count, rows.wanted_rows = wanted, rows.span_count = 1, rows.skip = skip;
-        rows.parents = parents, rows.drafted = drafted && wanted == count;
+        rows.parents = parents, rows.drafted = drafted && best && wanted == count;
         if (rows.drafted) std::fill_n(best, count, -1);
         return lk_forward(handle, model, cache, &rows, nullptr);
     } catch (const std::bad_alloc&) {

@@ -13,7 +13,7 @@
 namespace lk {
 
 // Drafted rows whose likeliest tokens are still found so: of more, the product with the screen takes
-// as long as that with the head, and each row's search some 50 us besides.
+// as long as that with the head, and each row's search some 60 us besides.
 constexpr int kScreenRows = 4;
 
 struct Best {
