@@ -53,7 +53,7 @@ def main(folder: Path) -> None:
                 fused.continued(IDS[:2], cache, 0, [-1, 1])
                 raise AssertionError("not refused")
             fused(Rows.of([(0, 16, IDS[:3], True)]), cache)
-            fused.guesses(IDS[:5], fused.new_cache(1, 5), None, 97)
+            fused.guesses(IDS[:5], fused.new_cache(1, 5), 97, streams)
             for parts in ([(0, 19, [1, 2], True)], [(0, 19, [97], True)], [(2, 0, [1], True)]):
                 with contextlib.suppress(CacheError, IndexError):
                     fused(Rows.of(parts), cache)

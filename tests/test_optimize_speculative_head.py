@@ -200,12 +200,14 @@ def test_guesses_are_the_likeliest_of_the_logits(fused, plain, head, directory, 
         forward.traced(Rows.prefill(PROMPT[:2]), other, features[:2])
         rows = Rows.prefill(PROMPT[2:6], start=2)
         logits, streams = forward.traced(rows, other, features[2:])
-        forward.guesses(PROMPT[:2], cache, features[:2], 1)
-        words, chances, found = forward.guesses(PROMPT[2:6], cache, features[2:], count)
+        found = torch.zeros(5, plain.config.hidden_size)
+        forward.guesses(PROMPT[:2], cache, 1, found, features, 0)
+        words, chances = forward.guesses(PROMPT[2:6], cache, count, found, features, 2)
         expected = logits[0].softmax(-1).sort(descending=True, stable=True)
         assert words == expected.indices[:count].tolist()
         assert torch.allclose(torch.tensor(chances), expected.values[:count], atol=1e-6)
-        assert torch.equal(found, streams)
+        assert torch.equal(found[:4], streams)
+        assert not found[4:].any()
 
 
 def test_the_fused_head_does_not_mind_company(fused, head, directory) -> None:

@@ -91,7 +91,7 @@ def test_the_suffix_index_reads_the_whole_session_and_never_across_texts(texts, 
     draft, session = SuffixIndex(), []
     for number, text in enumerate(texts):
         session += [-number] if number else []
-        draft.begin(text, len(text))
+        draft.begin(text[:1], len(text))
         for count in range(1, len(text) + 1):
             found = draft.propose(text[:count], limit)
             length, ends = longest_match([*session, *text[:count]])
@@ -409,11 +409,18 @@ def test_row_costs_are_those_of_real_passes():
     read: list[list[int]] = []
     text = [n % 90 for n in range(27)]
     costs = row_costs(Noting(), ks=(2, 4), context=20, rounds=3, text=text)
-    assert passes[0] == (23, 1, 0)
+    said = [*text[:20], *generate(decoder, text[:20], 7)]
+    assert passes[:7] == [(20, 1, 0), *((1, 1, start) for start in range(20, 26))]
     rounds = [(k, k, start) for start in (23, 22, 21, 20) for k in (1, 1, 1, 2, 4)]
-    assert sorted(passes[1:]) == sorted(rounds)
+    assert sorted(passes[7:]) == sorted(rounds)
+    right = set()
     for ids, (count, _, start) in zip(read, passes, strict=True):
-        assert ids == text[start : start + count]
+        wrong = [at for at, token in enumerate(ids) if token != said[start + at]]
+        assert 0 not in wrong
+        assert len(wrong) <= 1
+        right.add((count, min(wrong, default=count)))
+    assert {(2, 1), (2, 2)} <= right  # guesses that are right up to a random place
+    assert len({hits for count, hits in right if count == 4}) > 1
     assert costs.context == 20
     assert costs.most == 4
     assert costs.r(1) == 1.0

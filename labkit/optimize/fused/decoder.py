@@ -251,18 +251,27 @@ class FusedDecoder:
         return streams.data_ptr() + 4 * hidden * first
 
     def guesses(
-        self, tokens: Sequence[int], cache: FusedCache, features: Tensor | None, count: int
-    ) -> tuple[list[int], list[float], Tensor]:
+        self,
+        tokens: Sequence[int],
+        cache: FusedCache,
+        count: int,
+        streams: Tensor,
+        features: Tensor | None = None,
+        first: int = 0,
+    ) -> tuple[list[int], list[float]]:
         """The `count` likeliest tokens after the last of `tokens`, which go to the end of slot 0,
-        their probabilities, and all tokens' streams: what a draft head is asked for."""
+        and their probabilities: what a draft head is asked for.
+
+        streams (room, hidden) float32: takes the tokens' streams. features (any, hidden) float32:
+        those of the tokens, from row `first` on; may be `streams`, for a single token. Tensors of
+        its own would take it as long as its weights.
+        """
         count = min(count, self._outputs)
-        if features is not None:
-            features = self._as_read(features, len(tokens))
-        stream = torch.empty(len(tokens), self.config.hidden_size)
+        read = None if features is None else self._stream_at(features, first, len(tokens))
+        to = self._stream_at(streams, 0, len(tokens))
         found, chances = (ctypes.c_int64 * count)(), (ctypes.c_float * count)()
-        at = None if features is None else features.data_ptr()
-        self._go_on(tokens, (), cache, 0, 1, False, at, stream.data_ptr(), found, chances, count)
-        return list(found), list(chances), stream
+        self._go_on(tokens, (), cache, 0, 1, False, read, to, found, chances, count)
+        return list(found), list(chances)
 
     def _go_on(
         self,

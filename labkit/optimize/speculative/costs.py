@@ -19,8 +19,7 @@ from labkit.limits.roofline import limit
 from labkit.model.cache import KVCache
 from labkit.model.config import ModelConfig
 from labkit.model.generate import Forward, check_lengths
-from labkit.model.rows import Rows
-from labkit.optimize.speculative.draft import Proposal
+from labkit.optimize.speculative.draft import NOTHING, Proposal
 from labkit.optimize.speculative.target import Target
 
 DEFAULT_KS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16)
@@ -73,31 +72,43 @@ def row_costs(
 
     Every round times all of `ks` in turn, in changing order, and gives one ratio to its own single
     row; r(k) is the median over rounds. A single row is timed as plain decoding has it, after
-    others of its kind: after a larger pass it takes some 4 % longer. text: tokens to read, of which
-    each round has other ones: where the likeliest token is found by screening, a pass is dearer
-    the less the text says of it, and dearest after random tokens, which are read where the text
+    others of its kind: after a larger pass it takes some 4 % longer. The rows are the target's own
+    continuation, each round from another place, right up to a random one: where the likeliest token
+    is found by screening, a right row costs what a row after a wrong one does not, and random
+    tokens would be the dearest of all. text: the context, filled up with random tokens where it
     does not suffice. Raises ModelError where it does not fit the model's context.
     """
     ks = sorted({1, *ks})
     check_lengths(decoder.config, context, ks[-1])
     rng = np.random.default_rng(seed)
     last = min(context + rounds, decoder.config.max_positions - ks[-1])
-    missing = max(0, last + ks[-1] - len(text))
-    tokens = [*text, *rng.integers(decoder.config.vocab_size, size=missing).tolist()]
+    missing = max(0, context - len(text))
+    random = rng.integers(decoder.config.vocab_size, size=missing).tolist()
     cache = decoder.new_cache(1, last + ks[-1])
-    decoder(Rows.prefill(tokens[:last]), cache)
     target = Target(decoder)
+    tokens = _continued(target, cache, [*text[:context], *random], last + ks[-1])
     taken: dict[int, list[float]] = {k: [] for k in ks}
     for number in range(rounds + 1):  # the first warms up
         start = max(last - number, context)
         cache.truncate(0, start)
         for k in rng.permutation(ks).tolist():
+            rows = tokens[start : start + k]
+            if (right := int(rng.integers(1, k + 1))) < k:
+                rows[right] = (rows[right] + 1) % decoder.config.vocab_size
             for _ in range(_PLAIN_PASSES if k == 1 else 1):
-                spent = _timed_pass(target, cache, tokens[start : start + k])
+                spent = _timed_pass(target, cache, rows)
             if number:
                 taken[k].append(spent)
     ratios = {k: float(np.median(np.divide(taken[k], taken[1]))) for k in ks}
     return filled(float(np.median(taken[1])), ratios, context)
+
+
+def _continued(target: Target, cache: KVCache, prompt: list[int], length: int) -> list[int]:
+    """A prompt and what the target greedily says after it, `length` tokens in all."""
+    tokens = [*prompt, target.read(prompt, cache)]
+    while len(tokens) < length:
+        tokens += target.verify(tokens[-1], NOTHING, cache)
+    return tokens
 
 
 def _timed_pass(target: Target, cache: KVCache, tokens: Sequence[int]) -> float:

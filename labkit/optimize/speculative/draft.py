@@ -32,22 +32,25 @@ class Proposal(NamedTuple):
         probs = None if self.probs is None else self.probs[:count]
         return Proposal(self.tokens[:count], probs, self.evidence, self.parents[:count])
 
-    def after(self, row: int) -> dict[int, int]:
-        """{token: its row} of what may follow a row; row 0 is the context's last token, row n the
-        proposal's n-th."""
+    def after(self, row: int, token: int) -> int | None:
+        """The row of a token that follows a row; None where it was not foreseen there. Row 0 is
+        the context's last token, row n the proposal's n-th."""
         if not self.parents:
-            return {self.tokens[row]: row + 1} if row < len(self.tokens) else {}
-        return {
-            token: place + 1
-            for place, (token, parent) in enumerate(zip(self.tokens, self.parents, strict=True))
-            if parent + 1 == row
-        }
+            return row + 1 if row < len(self.tokens) and self.tokens[row] == token else None
+        for place, parent in enumerate(self.parents):
+            if parent + 1 == row and self.tokens[place] == token:
+                return place + 1
+        return None
+
+    def ends(self, row: int) -> bool:
+        """Whether nothing was foreseen after a row."""
+        return row - 1 not in self.parents if self.parents else row == len(self.tokens)
 
     def rows_of(self, came: Iterable[int]) -> list[int]:
         """Row 0 and those of the tokens that came, as far as they were foreseen."""
         rows = [0]
         for token in came:
-            row = self.after(rows[-1]).get(token)
+            row = self.after(rows[-1], token)
             if row is None:
                 break
             rows.append(row)
@@ -57,8 +60,8 @@ class Proposal(NamedTuple):
         """Of each place that was foreseen, whether the token that came was, to the first no."""
         rows = self.rows_of(came)
         hits = len(rows) - 1
-        ends = hits == len(came) or not self.after(rows[-1])
-        return [True] * hits + [False] * (not ends)
+        missed = hits < len(came) and not self.ends(rows[-1])
+        return [True] * hits + [False] * missed
 
 
 NOTHING = Proposal([])

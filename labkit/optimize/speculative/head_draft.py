@@ -70,8 +70,14 @@ class HeadForward(Protocol):
     config: ModelConfig
 
     def guesses(
-        self, tokens: Sequence[int], cache: Any, features: Tensor, count: int
-    ) -> tuple[list[int], list[float], Tensor]: ...
+        self,
+        tokens: Sequence[int],
+        cache: Any,
+        count: int,
+        streams: Tensor,
+        features: Tensor,
+        first: int,
+    ) -> tuple[list[int], list[float]]: ...
 
     def new_cache(self, slots: int, capacity: int) -> Any: ...
 
@@ -97,14 +103,22 @@ class PlainHead:
         return self.head.logits(streams[rows.wanted]), streams
 
     def guesses(
-        self, tokens: Sequence[int], cache: Any, features: Tensor, count: int
-    ) -> tuple[list[int], list[float], Tensor]:
+        self,
+        tokens: Sequence[int],
+        cache: Any,
+        count: int,
+        streams: Tensor,
+        features: Tensor,
+        first: int = 0,
+    ) -> tuple[list[int], list[float]]:
         """The `count` likeliest words after the last of `tokens`, which go to the end of slot 0,
-        their probabilities, and all tokens' streams."""
+        and their probabilities. streams (room, hidden) takes the tokens' streams; features (any,
+        hidden) has theirs from row `first` on."""
         rows = Rows.prefill(tokens, start=cache.length(0)).to(self.target.device)
-        logits, streams = self.traced(rows, cache, features)
+        logits, found = self.traced(rows, cache, features[first : first + len(tokens)])
+        streams[: len(tokens)] = found
         chances, words = logits[-1].float().softmax(-1).topk(min(count, logits.shape[-1]))
-        return words.tolist(), chances.tolist(), streams
+        return words.tolist(), chances.tolist()
 
 
 def fused_head(
@@ -202,6 +216,7 @@ class LearnedHead(Draft):
     def watch(self, streams: Tensor) -> None:
         """The target's streams (most, hidden), filled as it reads."""
         self._streams = streams
+        self._own = streams.new_empty(_WINDOW, streams.shape[1])  # the head's, of its last pass
 
     def propose(self, context: Sequence[int], limit: int) -> Proposal:
         self._learn(context)
@@ -230,30 +245,31 @@ class LearnedHead(Draft):
             self._before, self._read = len(context) - 1 - _WINDOW, 0
         self._cache.truncate(0, self._read)
         unread = self._before + self._read
-        features = self._streams[unread : len(context) - 1]
-        tokens = context[unread + 1 :]
+        features, first, tokens = self._streams, unread, context[unread + 1 :]
         self.caught_up += len(tokens) - 1
         self._read = len(context) - 1 - self._before
         self.drafts += 1
         chain: list[Guess] = []
         reaches = 1.0
         while True:
-            guess, streams = self._guess(tokens, features, reaches)
+            guess = self._guess(tokens, features, first, reaches)
             chain.append(guess)
-            reaches = chain[-1].reaches[0]
+            reaches = guess.reaches[0]
             if len(chain) == limit or not self._worth_a_pass([g.reaches[0] for g in chain]):
                 return chain
-            features, tokens = streams[-1:], chain[-1].tokens[:1]
+            features, first, tokens = self._own, len(tokens) - 1, guess.tokens[:1]
 
-    def _guess(
-        self, tokens: Sequence[int], features: Tensor, reached: float
-    ) -> tuple[Guess, Tensor]:
+    def _guess(self, tokens: Sequence[int], features: Tensor, first: int, reached: float) -> Guess:
+        """After tokens whose features begin at row `first`, where the output comes to them with
+        probability `reached`."""
         self.passes += 1
-        words, chances, streams = self.head.guesses(tokens, self._cache, features, _BRANCHES)
+        words, chances = self.head.guesses(
+            tokens, self._cache, _BRANCHES, self._own, features, first
+        )
         self._usual = 0.95 * self._usual + 0.05 * chances[0]
         trust = self._hits / self._hoped
         reaches = [reached * min(1.0, trust * chance) for chance in chances]
-        return Guess([self.ids[word] for word in words], chances, reaches), streams
+        return Guess([self.ids[word] for word in words], chances, reaches)
 
     def _worth_a_pass(self, reaches: list[float]) -> bool:
         """Whether the token that one more pass is likely to find repays the pass and its row."""

@@ -95,7 +95,7 @@ def costs_of(
 ) -> RowCosts:  # fmt: skip
     """What rows cost a target on real text; context: at most half of what the model can hold."""
     context = min(context, loaded.config.max_positions // 2)
-    text = prompt_ids(loaded.tokenizer, context + rounds + max(ks), 9000)
+    text = prompt_ids(loaded.tokenizer, context, 9000)
     return row_costs(target, ks, context, rounds, text=text)
 
 

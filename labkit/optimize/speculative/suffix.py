@@ -7,6 +7,7 @@ by a token in amortized constant time and always knows the longest repeated suff
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 
 from labkit.errors import ParameterError
@@ -24,11 +25,13 @@ class SuffixAutomaton:
     """
 
     def __init__(self) -> None:
-        self.tokens: list[int] = []
+        # Arrays, for a pass sweeps the processor's caches, and of a list every number is a miss.
+        self.tokens = array("q")
         self._next: list[dict[int, int]] = [{}]
-        self._link = [-1]
-        self._length = [0]
-        self._end = [0]  # a place where the state's substrings ended: the text goes on there
+        self._link = array("q", [-1])
+        self._length = array("q", [0])
+        # A place where the state's substrings ended: the text goes on there.
+        self._end = array("q", [0])
         self._last = 0
 
     def __len__(self) -> int:
@@ -111,13 +114,14 @@ class SuffixIndex(Draft):
             self._texts += 1
             self.index.append(-self._texts)
         self._read = 0
+        self._index(context)
 
     def propose(self, context: Sequence[int], limit: int) -> Proposal:
         self._index(context)
         length, end = self.index.match()
         if length < self.shortest:
             return NOTHING
-        tokens = self.index.tokens[end : end + limit]
+        tokens = self.index.tokens[end : end + limit].tolist()
         if min(tokens) < 0:  # where an earlier text ended
             tokens = tokens[: next(i for i, token in enumerate(tokens) if token < 0)]
         return Proposal(tokens, evidence=length)

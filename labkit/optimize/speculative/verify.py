@@ -23,7 +23,7 @@ def follow(proposal: Proposal, choose: Callable[[int], int]) -> list[int]:
     row: int | None = 0
     while row is not None:
         tokens.append(choose(row))
-        row = proposal.after(row).get(tokens[-1])
+        row = proposal.after(row, tokens[-1])
     return tokens
 
 
