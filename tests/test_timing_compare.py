@@ -160,3 +160,17 @@ def test_a_rounds_baseline_is_the_mean_of_its_two_turns():
     assert result.speedup("b").value == pytest.approx(2.0)
     assert result.speedup(result.control).value == pytest.approx(1 / 3)
     assert result.speedup("a").value == 1.0
+
+
+def test_the_speedup_of_beginnings():
+    def slow(number):
+        return Trace(0.0, (1.0, 2.0, 3.0, 4.0))
+
+    def late(number):  # as slow at first, three times as fast later
+        return Trace(0.0, (1.0, 2.0, 2.2, 2.4))
+
+    found = compare({"slow": slow, "late": late}, "slow", rounds=5)
+    assert found.until(2).speedup("late").value == pytest.approx(1.0)
+    assert found.until(4).speedup("late").value == pytest.approx(3 / 1.4)
+    assert found.until(9).speedup("late") == found.speedup("late")
+    assert found.rounds == found.until(2).rounds == 5

@@ -62,3 +62,9 @@ def test_a_stream_that_yields_nothing_is_an_error():
 
 def test_clock_gives_one_timestamp():
     assert len(clock(lambda: None).times) == 1
+
+
+def test_a_request_that_ended_earlier():
+    trace = Trace(1.0, (1.5, 1.6, 1.8), prompt_tokens=4, tokens=(7, 8, 9))
+    assert trace.until(2) == Trace(1.0, (1.5, 1.6), prompt_tokens=4, tokens=(7, 8))
+    assert trace.until(9) == trace

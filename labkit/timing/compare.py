@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -55,6 +55,11 @@ class Comparison:
         if None in found:
             raise ValueError(f"{variant}: {metric} is not defined for a trace of one token.")
         return found
+
+    def until(self, tokens: int) -> Comparison:
+        """The same rounds, of each answer only the first so many tokens."""
+        short = {name: [t.until(tokens) for t in traces] for name, traces in self.traces.items()}
+        return replace(self, traces=short)
 
     def median(self, variant: str, metric: str = "tpot") -> float:
         """The median over rounds."""

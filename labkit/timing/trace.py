@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from labkit.limits.probe import synchronize
@@ -62,6 +62,11 @@ class Trace:
     def prefill_rate(self) -> float:
         """Prompt tokens over the time to the first token, tokens/s."""
         return self.prompt_tokens / self.ttft
+
+    def until(self, tokens: int) -> Trace:
+        """The same request as though its answer had ended after so many tokens; a shorter one
+        whole."""
+        return replace(self, times=self.times[:tokens], tokens=self.tokens[:tokens])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for the traces folder of a run."""
