@@ -88,6 +88,10 @@ def test_threads_that_wait_for_each_other_do_not_lower_what_is_allowed(monkeypat
     assert BandwidthProbe(2**20, threads=2)() == 8 * 2**20
     assert BandwidthProbe(2**24, threads=2)() == 2**24
     assert BandwidthProbe(2**24, threads=2).rates() == [2**24]
+    with probe.threads(2):
+        for dtype in (torch.float32, torch.bfloat16, torch.int8):
+            assert probe.matrix_rates(dtype, 32) == [2 * 32**3]
+        assert torch.get_num_threads() == 2
 
 
 def test_sizes_rise_and_are_dense_where_caches_end():

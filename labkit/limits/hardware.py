@@ -26,7 +26,7 @@ from labkit.timing.environment import cores_allowed, device_name, memory_bytes
 
 __all__ = ["BandwidthProbe", "Hardware", "Reading", "measure_hardware"]
 
-_VERSION = 5  # of the measurement: a new one does not read old files
+_VERSION = 6  # of the measurement: a new one does not read old files
 # A limit that a glance beats by this factor is none: other work ran while it was measured.
 _BEATEN = 1.25
 _GLANCE = 0.02  # seconds a probe

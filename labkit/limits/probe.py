@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -59,6 +60,23 @@ def samples(
     return taken
 
 
+def fastest_samples(
+    work: Callable[[], object], device: str, seconds: float, least: int = 5, most: float = math.inf
+) -> list[float]:
+    """`samples` by all threads, or by one where the best of those is faster.
+
+    Beside other work, threads wait for each other longer than small work takes: some 8 ms a call
+    were seen, in which one thread reads all that caches hold many times over, or multiplies a
+    hundred times as fast.
+    """
+    counts = {torch.get_num_threads(), 1} if device == "cpu" else {None}
+    found = []
+    for count in counts:
+        with threads(count):
+            found.append(samples(work, device, seconds, least, most))
+    return min(found, key=min)
+
+
 def buffer(nbytes: int, device: str = "cpu") -> Tensor:
     """nbytes of float32, written once so that every page is really there; on huge pages, for what
     reads faster there must not be measured against less."""
@@ -83,17 +101,9 @@ class BandwidthProbe:
         self._read = held.expand(max(1, _AT_LEAST // held.nbytes), -1)
 
     def rates(self, seconds: float = 0.05, least: int = 3, most: float = math.inf) -> list[float]:
-        """bytes/s of every pass over the buffer; by all threads, or by one where that is faster.
-
-        Beside other work, threads wait for each other longer than the read takes: some 8 ms a pass
-        were seen, in which one thread reads all that caches hold many times over.
-        """
-        both = {self.threads, 1} if self.device == "cpu" else {self.threads}
-        return max((self._rates(count, seconds, least, most) for count in both), key=max)
-
-    def _rates(self, count: int, seconds: float, least: int, most: float) -> list[float]:
-        with threads(count):
-            taken = samples(self._read.sum, self.device, seconds, least, most)
+        """bytes/s of every pass over the buffer."""
+        with threads(self.threads):
+            taken = fastest_samples(self._read.sum, self.device, seconds, least, most)
         return [self._read.nbytes / t for t in taken]
 
     def __call__(self) -> float:
@@ -104,14 +114,15 @@ def matrix_rates(
     dtype: torch.dtype, size: int, device: str = "cpu", seconds: float = 0.3
 ) -> list[float]:
     """FLOP/s of every size x size matrix product in `dtype`; int8 accumulates in int32."""
+    work: Callable[[], object]
     if dtype == torch.int8:
         left = torch.randint(-127, 127, (size, size), dtype=dtype, device=device)
-        taken = samples(lambda: torch._int_mm(left, left), device, seconds)
+        work = partial(torch._int_mm, left, left)
     else:
         left = torch.randn(size, size, device=device).to(dtype)
         out = torch.empty_like(left)
-        taken = samples(lambda: torch.mm(left, left, out=out), device, seconds)
-    return [2 * size**3 / t for t in taken]
+        work = partial(torch.mm, left, left, out=out)
+    return [2 * size**3 / t for t in fastest_samples(work, device, seconds)]
 
 
 def working_sets(largest: int = LARGEST_PROBE, smallest: int = 64 * 2**10) -> list[int]:
