@@ -263,8 +263,8 @@ class FusedDecoder:
         and their probabilities: what a draft head is asked for.
 
         streams (room, hidden) float32: takes the tokens' streams. features (any, hidden) float32:
-        those of the tokens, from row `first` on; may be `streams`, for a single token. Tensors of
-        its own would take it as long as its weights.
+        those of the tokens, from row `first` on; may be `streams`, for a single token. Nothing is
+        made here, for after a pass of the target that takes longer than the head's own products.
         """
         count = min(count, self._outputs)
         read = None if features is None else self._stream_at(features, first, len(tokens))

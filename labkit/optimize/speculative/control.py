@@ -80,8 +80,7 @@ class Acceptance:
         """For each position of a chain: every token accepted is one more match."""
         if self._stale:
             self._refresh()
-        rates = self._rates
-        return [rates[_BUCKETS[min(at, _FULL)]] for at in range(evidence, evidence + count)]
+        return [self._rates[bucket(at)] for at in range(evidence, evidence + count)]
 
     def note(self, evidence: int, hit: bool) -> None:
         """Fade what is past and add an outcome."""

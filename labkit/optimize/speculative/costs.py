@@ -18,8 +18,8 @@ from labkit.limits.hardware import Hardware
 from labkit.limits.roofline import limit
 from labkit.model.cache import KVCache
 from labkit.model.config import ModelConfig
-from labkit.model.generate import Forward, check_lengths
-from labkit.optimize.speculative.draft import NOTHING, Proposal
+from labkit.model.generate import Forward, check_lengths, generate
+from labkit.optimize.speculative.draft import Proposal
 from labkit.optimize.speculative.target import Target
 
 DEFAULT_KS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16)
@@ -74,9 +74,9 @@ def row_costs(
     row; r(k) is the median over rounds. A single row is timed as plain decoding has it, after
     others of its kind: after a larger pass it takes some 4 % longer. The rows are the target's own
     continuation, each round from another place, right up to a random one: where the likeliest token
-    is found by screening, a right row costs what a row after a wrong one does not, and random
-    tokens would be the dearest of all. text: the context, filled up with random tokens where it
-    does not suffice. Raises ModelError where it does not fit the model's context.
+    is found by screening, a right row costs what a row after a wrong one does not. text: the
+    context, filled up with random tokens where it does not suffice. Raises ModelError where it does
+    not fit the model's context.
     """
     ks = sorted({1, *ks})
     check_lengths(decoder.config, context, ks[-1])
@@ -86,7 +86,9 @@ def row_costs(
     random = rng.integers(decoder.config.vocab_size, size=missing).tolist()
     cache = decoder.new_cache(1, last + ks[-1])
     target = Target(decoder)
-    tokens = _continued(target, cache, [*text[:context], *random], last + ks[-1])
+    prompt = [*text[:context], *random]
+    said = generate(decoder, prompt, last + ks[-1] - context, cache=cache)
+    tokens = [*prompt, *said]
     taken: dict[int, list[float]] = {k: [] for k in ks}
     for number in range(rounds + 1):  # the first warms up
         start = max(last - number, context)
@@ -101,14 +103,6 @@ def row_costs(
                 taken[k].append(spent)
     ratios = {k: float(np.median(np.divide(taken[k], taken[1]))) for k in ks}
     return filled(float(np.median(taken[1])), ratios, context)
-
-
-def _continued(target: Target, cache: KVCache, prompt: list[int], length: int) -> list[int]:
-    """A prompt and what the target greedily says after it, `length` tokens in all."""
-    tokens = [*prompt, target.read(prompt, cache)]
-    while len(tokens) < length:
-        tokens += target.verify(tokens[-1], NOTHING, cache)
-    return tokens
 
 
 def _timed_pass(target: Target, cache: KVCache, tokens: Sequence[int]) -> float:

@@ -93,7 +93,7 @@ def costs_of(
     loaded: LoadedModel, target: Any, ks: Sequence[int] = DEFAULT_KS, context: int = 512,
     rounds: int = 25,
 ) -> RowCosts:  # fmt: skip
-    """What rows cost a target on real text; context: at most half of what the model can hold."""
+    """What rows cost a target after real text; context: at most half of what the model can hold."""
     context = min(context, loaded.config.max_positions // 2)
     text = prompt_ids(loaded.tokenizer, context, 9000)
     return row_costs(target, ks, context, rounds, text=text)
