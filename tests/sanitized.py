@@ -25,9 +25,9 @@ def main(folder: Path) -> None:
     native.library = lambda isa="": sanitized  # type: ignore[assignment]
     cases = (("llama", "Q4_1"), ("qwen2", "Q8_0"), ("qwen3", "Q4_0"), ("llama", "Q5_0"))
     for name, kind in cases:
-        weights = packed(tiny_gguf(folder / f"{name}-{kind}.gguf", name, kind))
+        file = tiny_gguf(folder / f"{name}-{kind}.gguf", name, kind)
         for threads in (1, 3):
-            fused = FusedDecoder(weights, threads)
+            fused = FusedDecoder(packed(file, threads=threads))
             assert torch.equal(logits(fused, IDS), logits(fused, IDS, 7))
             cache = fused.new_cache(2, 20)
             fused(Rows.of([(0, 0, IDS[:19], True), (1, 0, IDS[:20], False)]), cache)

@@ -91,7 +91,7 @@ def fused(request: Any, tmp_path_factory: Any) -> FusedDecoder:
         return found
     packed = found._packed
     narrow = replace(packed, config=replace(packed.config, sliding_window=request.param))
-    return FusedDecoder(narrow, threads=2)
+    return FusedDecoder(narrow)
 
 
 @given(parents=trees(), context=st.integers(1, 140))

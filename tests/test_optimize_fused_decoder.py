@@ -88,7 +88,7 @@ def test_a_window_looks_back_as_far_as_the_plain_decoder_does(tmp_path):
     file = tiny_gguf(tmp_path / "tiny.gguf", "llama", "Q8_0")
     fused, twin = load_fused(file, threads=1), plain_twin(file)
     for window in (1, 8, 140):
-        narrow = FusedDecoder(replace_config(fused, sliding_window=window), threads=2)
+        narrow = FusedDecoder(replace_config(fused, sliding_window=window))
         twin.config = replace(twin.config, sliding_window=window)
         for layer in twin.layers:
             layer.self_attn.config = twin.config

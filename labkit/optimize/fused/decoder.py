@@ -25,7 +25,6 @@ from labkit.optimize.fused import native
 from labkit.optimize.fused.pack import LANES, FusedError, format_of
 from labkit.optimize.fused.screen import SCREEN, SCREEN_ERROR
 from labkit.optimize.fused.weights import EMBEDDING, PackedWeights
-from labkit.timing.environment import cores_allowed
 
 # What a pass can leave out when shares of its time are told (kernel/forward.h).
 SKIP = {"attention": 1, "head": 2, "products": 4, "rest": 8}
@@ -123,8 +122,8 @@ def _paths(rows: Rows) -> Tensor | None:
 class FusedDecoder:
     """A decoder of the Llama, Qwen2 or Qwen3 family whose pass is one native call.
 
-    threads: kept running between passes; default: the cores this process may use. isa: one of
-    native.ISAS instead of the best this processor has. screened: the likeliest token of a single
+    Its threads, those that the weights are laid out for, are kept running between passes. isa: one
+    of native.ISAS instead of the best this processor has. screened: the likeliest token of a single
     row, or of a few drafted ones, is found with a smaller copy of the head where there is one
     (screen.py), which changes no token and reads fewer bytes; logits are always the head's.
     embedding_of: a decoder whose embedding this one reads, as a draft head does; its threads run
@@ -134,15 +133,19 @@ class FusedDecoder:
     def __init__(
         self,
         packed: PackedWeights,
-        threads: int | None = None,
         isa: str = "",
         embedding_of: FusedDecoder | None = None,
         screened: bool = True,
     ) -> None:
         if embedding_of is not None:
-            threads, isa = embedding_of.threads, embedding_of.isa
+            isa = embedding_of.isa
+            if packed.threads != embedding_of.threads:
+                raise ValueError(
+                    f"weights laid out for {packed.threads} threads, beside a decoder of "
+                    f"{embedding_of.threads}."
+                )
         self.config = packed.config
-        self.threads: int = threads or cores_allowed()
+        self.threads = packed.threads
         self.screened = screened and packed.has_screen
         self.weight_bytes = packed.read_bytes(self.screened)  # by a greedy step
         self.all_logits_bytes = packed.read_bytes()  # by a step that gives every logit
@@ -152,6 +155,7 @@ class FusedDecoder:
         self.device, self.dtype = torch.device("cpu"), torch.float32
         self.skip = 0
         self._packed, self._embedding_of = packed, embedding_of  # they keep the memory alive
+        self._starts: list[Any] = []  # arrays of addresses that the kernel reads
         self._library = native.library(isa)
         self.isa: str = str(self._library.lk_isa().decode())
         self._layers = (native.Layer * self.config.layers)(
@@ -375,16 +379,18 @@ class FusedDecoder:
         raise MemoryError("the fused decoder found no memory for a pass.")
 
     def _vector(self, name: str) -> int | None:
-        return self._packed.address(name) if name in self._packed.entries else None
+        return self._packed.addresses(name)[0] if name in self._packed.entries else None
 
     def _matrix(self, name: str) -> native.Matrix:
         """Of a weight's name; its bias beside it where the model has one."""
-        entry = self._packed.entries[name]
-        form = format_of(entry.format)
-        stride = entry.columns // 32 * form.nbytes * LANES
+        entry, place = self._packed.entries[name], self._packed.places[name]
         bias = self._vector(name.removesuffix("weight") + "bias")
-        data = self._packed.address(name)
-        return native.Matrix(data, bias, stride, entry.rows, entry.columns, form.number)
+        starts = (ctypes.c_void_p * self.threads)(*self._packed.addresses(name))
+        self._starts.append(starts)
+        return native.Matrix(
+            ctypes.addressof(starts), bias, place.stride,
+            entry.rows, entry.columns, format_of(entry.format).number, place.share,
+        )  # fmt: skip
 
     def _embedding(self) -> native.Matrix:
         owner = self._embedding_of

@@ -31,13 +31,13 @@ class Matrix(ctypes.Structure):
     """Interleaved blocks (kernel/model.h)."""
 
     _fields_ = (
-        ("data", c_void_p),
+        ("starts", c_void_p),
         ("bias", c_void_p),
         ("stride", c_int64),
         ("rows", c_int32),
         ("columns", c_int32),
         ("format", c_int32),
-        ("unused", c_int32),
+        ("share", c_int32),
     )
 
 

@@ -1,28 +1,33 @@
 """All weights of a model in one stretch of memory, packed once and kept.
 
 On disk a packed model is a folder: `weights.bin`, and `layout.json` with the config and where each
-matrix and vector lies. In memory it is one stretch on huge pages where the system has them.
+matrix and vector lies. In memory it is one stretch on huge pages where the system has them, laid
+out for the threads that will read it (layout.py).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 
 from labkit.memory import allocate
 from labkit.model.config import ModelConfig, config_from_dict
 from labkit.model.load import DEFAULT_MODEL, default_gguf, locate, read_tensors
+from labkit.optimize.fused.layout import Entry, Place, lay_out
 from labkit.optimize.fused.pack import BLOCK, LANES, FusedError, format_of, interleave, to_blocks
 from labkit.optimize.fused.screen import SCREEN, SCREEN_ERROR, SCREENED, screen_of
 from labkit.paths import cache_dir
+from labkit.timing.environment import cores_allowed
 
 VERSION = 3  # of the packing: a new one does not read old folders
 AS_IS = "as-is"
@@ -31,28 +36,19 @@ _ALIGN = 4096
 EMBEDDING, HEAD = "embed_tokens.weight", "lm_head.weight"
 
 
-@dataclass(frozen=True)
-class Entry:
-    """Where a tensor lies in the blob: a vector of floats, or a matrix of interleaved blocks."""
-
-    offset: int
-    nbytes: int
-    rows: int
-    columns: int = 0
-    format: str = ""
-
-
 @dataclass
 class PackedWeights:
     """The blob and its table of contents; names are those of the plain decoder."""
 
     config: ModelConfig
     entries: dict[str, Entry]
+    places: dict[str, Place]
+    threads: int  # that it is laid out for
     blob: np.ndarray  # (bytes,) uint8
 
-    def address(self, name: str) -> int:
-        """Where a tensor starts in memory."""
-        return int(self.blob.ctypes.data) + self.entries[name].offset
+    def addresses(self, name: str) -> list[int]:
+        """Where a tensor starts in memory: a matrix's share of each thread, or the one vector."""
+        return [int(self.blob.ctypes.data) + start for start in self.places[name].starts]
 
     @property
     def has_screen(self) -> bool:
@@ -175,26 +171,48 @@ def pack(raw: dict[str, Any], tensors: Tensors, folder: Path) -> None:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def read(folder: Path) -> PackedWeights:
-    """Read a packed model; FusedError where the folder is damaged."""
+def read(folder: Path, threads: int | None = None) -> PackedWeights:
+    """Read a packed model for so many threads, by default one for each core allowed; FusedError
+    where the folder is damaged."""
+    threads = threads or cores_allowed()
     try:
         layout = json.loads((folder / "layout.json").read_text(encoding="utf-8"))
-        blob = allocate(layout["size"])
-        with (folder / "weights.bin").open("rb") as file:
-            found = file.readinto(blob.data)
-        if found != layout["size"]:
-            raise FusedError(f"packed weights in {folder} are cut short: delete the folder.")
         entries = {name: Entry(**entry) for name, entry in layout["entries"].items()}
-        return PackedWeights(config_from_dict(layout["config"]), entries, blob)
+        places, size = lay_out(entries, threads)
+        blob = allocate(size)
+        with (folder / "weights.bin").open("rb") as file:
+            if os.fstat(file.fileno()).st_size != layout["size"]:
+                raise FusedError(f"packed weights in {folder} are cut short: delete the folder.")
+            for name, entry in entries.items():
+                file.seek(entry.offset)
+                _fill(blob, file, entry, places[name])
+        return PackedWeights(config_from_dict(layout["config"]), entries, places, threads, blob)
     except (KeyError, TypeError, ValueError, OSError) as error:
         raise FusedError(f"packed weights in {folder} cannot be read ({error}).") from error
 
 
-def packed(model: str | Path | None, weights: str = AS_IS) -> PackedWeights:
+def _fill(blob: np.ndarray, file: BinaryIO, entry: Entry, place: Place) -> None:
+    """Read a tensor from where the file stands to its place."""
+    if not entry.format:
+        file.readinto(blob[place.starts[0] :][: entry.nbytes].data)
+        return
+    each = entry.group_bytes
+    for start, _, count in place.held(entry):
+        if place.stride == each:
+            file.readinto(blob[start:][: count * each].data)
+        elif count:
+            to = as_strided(blob[start:], (count, each), (place.stride, 1))
+            to[:] = np.frombuffer(file.read(count * each), dtype=np.uint8).reshape(count, each)
+
+
+def packed(
+    model: str | Path | None, weights: str = AS_IS, threads: int | None = None
+) -> PackedWeights:
     """The packed weights of a model, converted on first use and kept.
 
     model: as labkit.model.load.load takes it. weights: "as-is" for a GGUF file's own blocks, or
-    one of pack.FORMATS to round to. Raises FusedError for what the kernel cannot serve.
+    one of pack.FORMATS to round to. threads: that will read them, by default one for each core
+    allowed. Raises FusedError for what the kernel cannot serve.
     """
     if weights != AS_IS:
         format_of(weights)
@@ -203,7 +221,7 @@ def packed(model: str | Path | None, weights: str = AS_IS) -> PackedWeights:
     if not (folder / "layout.json").exists():
         found = gguf_blocks(source) if weights == AS_IS else directory_blocks(source, weights)
         pack(*found, folder)
-    return read(folder)
+    return read(folder, threads)
 
 
 def _source(model: str | Path | None, weights: str) -> Path:

@@ -144,7 +144,7 @@ def fused_head(
 
     with tempfile.TemporaryDirectory() as folder:
         pack(raw, tensors(), Path(folder) / "head")
-        weights = read(Path(folder) / "head")
+        weights = read(Path(folder) / "head", target.threads)
     return FusedDecoder(weights, embedding_of=target)
 
 

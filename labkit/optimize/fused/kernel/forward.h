@@ -1,9 +1,11 @@
 // One pass of a ragged batch of rows through all layers, on all threads, in one call.
 //
-// Every stage is split over the threads by rows, by groups of sixteen outputs, or by pieces of
-// attention; a barrier parts each stage from the next. No sum is ever split over threads.
+// Every stage is split over the threads by rows, by the groups of sixteen outputs that each has in its
+// stretch of memory, or by pieces of attention; a barrier parts each stage from the next. No sum is
+// ever split over threads.
 #pragma once
 #include <algorithm>
+#include <initializer_list>
 #include <vector>
 
 #include "attention.h"
@@ -164,7 +166,7 @@ private:
         normalize(me, last_.view, wanted, model_.norm, [&](int i) {
             return x(static_cast<int>(rows_.wanted[wanted_[i]]) - begin_);
         });
-        const int64_t width = groups(model_.head) * kWide;
+        const int64_t width = whole(model_.head.rows);
         product(me, screened_ ? model_.screen : model_.head, last_.view, wanted,
                 [&](int i, int g, const F& sum) {
                     fstore(logits_ + wanted_[i] * width + g * kWide, sum);
@@ -185,10 +187,9 @@ private:
     // Each thread looks through its share of the groups: first for the one of which the screen says
     // most, whose best logit is a floor for all, then for all that may reach above it.
     int64_t likeliest_of(int me, int row) {
-        const int all = groups(model_.head);
-        const int first = pool_.share_begin(me, all), end = pool_.share_begin(me + 1, all);
-        const Screened said{logits_ + static_cast<int64_t>(row) * all * kWide, model_.screen_error,
-                            length_of(last_.view, row)};
+        const int first = model_.screen.begin(me), end = model_.screen.begin(me + 1);
+        const int64_t width = whole(model_.head.rows);
+        const Screened said{logits_ + row * width, model_.screen_error, length_of(last_.view, row)};
         Best hope;
         if (first < end) compute(hope, promising(said, first, end), row);
         hopes_[me] = hope;
@@ -299,11 +300,9 @@ private:
         });
     }
 
-    static int groups(const Matrix& m) { return (m.rows + kWide - 1) / kWide; }
-
     // Ask for the first lines of what comes next, so that the memory works through the barrier.
     void expect(int me, const Matrix& next) {
-        prefetch(next.data + pool_.share_begin(me, groups(next)) * next.stride, kAhead);
+        if (next.count(me)) prefetch(next.at(next.begin(me)), kAhead);
     }
 
     // store(token, group of sixteen outputs, their sums)
@@ -316,25 +315,41 @@ private:
         }
     }
 
+    // body(matrix, group) for all groups of matrices with the same columns, every thread its own
+    // first; then all wait for all.
+    template <class Body>
+    void groupwise(int me, std::initializer_list<const Matrix*> matrices, Body body) {
+        const auto count = [&](int owner) {
+            int all = 0;
+            for (const Matrix* m : matrices) all += m->count(owner);
+            return all;
+        };
+        if (!skips(kSkipProducts))
+            pool_.shares(me, count, [&](int owner, int begin, int end) {
+                for (const Matrix* m : matrices) {
+                    const int own = m->count(owner), stop = std::min(end, own);
+                    for (int i = begin; i < stop; i++) body(*m, m->begin(owner) + i);
+                    begin = std::max(begin - own, 0), end -= own;
+                }
+            });
+        pool_.barrier(me);
+    }
+
     template <class Store>
     void product(int me, const Matrix& m, const Activations& from, int tokens, Store store) {
-        stage(me, groups(m), !skips(kSkipProducts),
-              [&](int g) { multiply(m, g, from, tokens, store); });
+        groupwise(me, {&m}, [&](const Matrix&, int g) { multiply(m, g, from, tokens, store); });
     }
 
     // Queries, keys and values, side by side in `projected`; where not asked, no queries.
     void project(int me, const Layer& layer, bool asked) {
-        const int without = asked ? 0 : queries_ / kWide;
-        stage(me, all_ / kWide - without, !skips(kSkipProducts), [&](int i) {
-            const int g = without + i;
-            const Matrix* m = &layer.query;
-            int first = 0;
-            for (const Matrix* next : {&layer.key, &layer.value})
-                if (g >= first + groups(*m)) first += groups(*m), m = next;
-            multiply(*m, g - first, input_.view, count(), [&](int r, int own, const F& sum) {
-                fstore(projected(r) + (first + own) * kWide, sum);
+        const auto side_by_side = [&](const Matrix& m, int g) {
+            const int first = &m == &layer.query ? 0 : &m == &layer.key ? queries_ : queries_ + kv_;
+            multiply(m, g, input_.view, count(), [&](int r, int, const F& sum) {
+                fstore(projected(r) + first + g * kWide, sum);
             });
-        });
+        };
+        if (asked) groupwise(me, {&layer.query, &layer.key, &layer.value}, side_by_side);
+        else groupwise(me, {&layer.key, &layer.value}, side_by_side);
     }
 
     void add(int me, const Matrix& m, const Activations& from) { // onto the residual stream
@@ -346,19 +361,26 @@ private:
 
     // Gate and up side by side, so that a block of their product is quantized where it arises.
     void feed_forward(int me, const Layer& layer) {
-        stage(me, model_.intermediate / kBlock, !skips(kSkipProducts), [&](int block) {
+        const auto blocks = [&](int owner) { return layer.gate.count(owner) / 2; };
+        const auto block = [&](int b) {
             F gate[2][kMaxTile], up[2][kMaxTile];
             for (int t = 0, done = 0; t < count(); t += done) {
                 for (int half = 0; half < 2; half++) {
-                    const int g = 2 * block + half, left = count() - t;
+                    const int g = 2 * b + half, left = count() - t;
                     done = dot_any(gate[half], layer.gate, g, input_.view, t, left);
                     dot_any(up[half], layer.up, g, input_.view, t, left);
                 }
                 for (int i = 0; i < done; i++)
-                    quantize_block(middle_.view, t + i, block, swiglu(gate[0][i], up[0][i]),
+                    quantize_block(middle_.view, t + i, b, swiglu(gate[0][i], up[0][i]),
                                    swiglu(gate[1][i], up[1][i]));
             }
-        });
+        };
+        if (!skips(kSkipProducts))
+            pool_.shares(me, blocks, [&](int owner, int begin, int end) {
+                const int first = layer.gate.begin(owner) / 2;
+                for (int i = begin; i < end; i++) block(first + i);
+            });
+        pool_.barrier(me);
     }
 
     template <class T>

@@ -85,14 +85,14 @@ int lk_forward(void* handle, const lk::Model* model, const lk::Cache* cache, con
     if (!spans_fit(*rows, *cache)) return 2;
     if (!inside(rows->wanted, rows->wanted_rows, rows->rows)) return 3;
     if (rows->chances && (rows->likely < 1 || rows->likely > model->head.rows)) return 3;
-    if ((rows->features != nullptr) != (model->fuse.data != nullptr)) return 5;
+    if ((rows->features != nullptr) != (model->fuse.starts != nullptr)) return 5;
     auto* engine = static_cast<Engine*>(handle);
     const std::lock_guard<std::mutex> turn(engine->busy);
     try {
         const int64_t width = lk::whole(model->head.rows);
         // Of one row, or few drafted ones: with more, arithmetic is dearer than bytes.
         const bool few = rows->wanted_rows == 1 || (rows->drafted && rows->rows <= lk::kScreenRows);
-        const bool screened = model->screen.data && few && !logits && !rows->chances;
+        const bool screened = model->screen.starts && few && !logits && !rows->chances;
         if (!logits) {
             engine->logits.resize(rows->wanted_rows * width);
             logits = engine->logits.data();

@@ -1,20 +1,28 @@
 // What Python hands over: shapes and pointers into memory that it owns. native.py mirrors these.
 #pragma once
+#include <algorithm>
 #include <cstdint>
 
 namespace lk {
 
 enum Format : int32_t { kQ4_1 = 0, kQ4_0 = 1, kQ8_0 = 2, kQ5_0 = 3 };
 
-// rows x columns of quantized weights, 16 rows interleaved (pack.py); `stride` bytes from one
-// group of 16 rows to the next. bias: rows floats or null.
+// rows x columns of quantized weights, 16 rows interleaved (pack.py). Of each thread the groups of
+// 16 rows that it takes lie in a stretch of their own (layout.py): starts[t] is where those of thread
+// t begin, `share` of them, `stride` bytes apart. bias: rows floats or null.
 struct Matrix {
-    const uint8_t* data;
+    const uint8_t* const* starts;
     const float* bias;
     int64_t stride;
     int32_t rows, columns;
     int32_t format;
-    int32_t unused;
+    int32_t share;
+
+    int groups() const { return (rows + 15) / 16; }
+    const uint8_t* at(int group) const { return starts[group / share] + group % share * stride; }
+    // The groups of a thread.
+    int begin(int thread) const { return std::min(thread * share, groups()); }
+    int count(int thread) const { return begin(thread + 1) - begin(thread); }
 };
 
 struct Layer {

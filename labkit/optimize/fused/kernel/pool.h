@@ -56,27 +56,30 @@ public:
         barrier(0);
     }
 
-    // body(begin, end) over all of 0..count, on all threads; ends without a barrier. Each thread
-    // takes its own share a little at a time and then helps with what others have left: on a
-    // shared machine no two cores are equally fast for long.
-    template <class Body>
-    void each(int me, int64_t count, Body body) {
-        const int grain = std::max<int>(1, static_cast<int>(count / (threads_ * 32)));
+    // body(owner, begin, end) over what each thread owns, 0..count(owner), on all threads; ends
+    // without a barrier. Each thread takes its own share a little at a time and then helps with what
+    // others have left: on a shared machine no two cores are equally fast for long.
+    template <class Count, class Body>
+    void shares(int me, Count count, Body body) {
         const int stage = flags_[me].round.load(std::memory_order_relaxed) % kStages;
         for (int i = 0; i < threads_; i++) {
-            const int owner = (me + i) % threads_;
-            const int end = static_cast<int>(count * (owner + 1) / threads_);
-            const int first = static_cast<int>(count * owner / threads_);
+            const int owner = (me + i) % threads_, end = count(owner);
+            const int grain = std::max(1, end / 32);
             for (;;) {
-                const int at = first + flags_[owner].taken[stage].fetch_add(grain, std::memory_order_relaxed);
+                const int at = flags_[owner].taken[stage].fetch_add(grain, std::memory_order_relaxed);
                 if (at >= end) break;
-                body(at, std::min(at + grain, end));
+                body(owner, at, std::min(at + grain, end));
             }
         }
     }
 
-    // Where a thread's own share of `count` begins.
-    int share_begin(int me, int64_t count) const { return static_cast<int>(count * me / threads_); }
+    // body(begin, end) over all of 0..count, every thread owning an even part.
+    template <class Body>
+    void each(int me, int64_t count, Body body) {
+        const auto first = [&](int thread) { return static_cast<int>(count * thread / threads_); };
+        shares(me, [&](int owner) { return first(owner + 1) - first(owner); },
+               [&](int owner, int begin, int end) { body(first(owner) + begin, first(owner) + end); });
+    }
 
     // Everything written before it is seen by everyone after it. Each thread raises its own flag
     // and looks at the others': one cache line travels each way, and nothing is contended for.

@@ -170,7 +170,7 @@ inline int dot_tile(F* out, const uint8_t* w, const Activations& x, int token, i
 
 int dot_any(F* out, const Matrix& m, int group, const Activations& x, int token,
                    int left) {
-    const uint8_t* w = m.data + group * m.stride;
+    const uint8_t* w = m.at(group);
     int done;
     switch (m.format) {
         case kQ4_1: done = dot_tile<kQ4_1>(out, w, x, token, left); break;

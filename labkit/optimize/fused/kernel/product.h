@@ -76,7 +76,7 @@ int dot_any(F* out, const Matrix& m, int group, const Activations& x, int token,
 
 // One row of a matrix as floats: an embedding.
 inline void dequantize_row(float* out, const Matrix& m, int row) {
-    const uint8_t* block = m.data + row / kWide * m.stride;
+    const uint8_t* block = m.at(row / kWide);
     const int lane = row % kWide;
     for (int b = 0; b < m.columns / kBlock; b++, block += block_bytes(m.format), out += kBlock) {
         float halves[2 * kWide];
