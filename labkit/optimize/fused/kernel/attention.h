@@ -46,10 +46,14 @@ struct Held { // one slot and KV head of a layer
     const T *keys, *values;
     int head_dim;
     Places places;
-    bool fresh; // not read yet in this pass, so worth asking for ahead; else they are in the cache
+    const T* then; // keys that are read after these values, or null
+    bool fresh;    // not read yet in this pass, so worth asking for ahead; else they are in the cache
 };
 
-// Ask for what is read some time later: at a long context most of a step is reading keys and values.
+// Positions of keys or values that are asked for ahead, in the order in which they are read: half a
+// chunk's keys during those before them, then its values, then the next piece's keys.
+constexpr int kAskedAhead = kChunk / 2;
+
 inline void ask(const void* from, int bytes) {
     for (int line = 0; line < bytes; line += 64)
         __builtin_prefetch(static_cast<const char*>(from) + line, 0, 2);
@@ -86,20 +90,20 @@ inline void add_multiples(F (&sum)[kCount][kBlocks], const T* from, int64_t next
     }
 }
 
-// scores[v][i] of kBlocks times sixteen positions from `at` on, at place at - begin.
+// scores[v][i] of kBlocks times sixteen positions from `at` on, at place at - begin. then: as many
+// keys or values to ask for meanwhile, or null.
 template <class T, int kCount, int kBlocks>
 inline void score_blocks(float (*scores)[kChunk], const Held<T>& held, const float* const* queries,
-                         int place, int at) {
+                         int place, int at, const T* then) {
     const T* keys = held.keys + static_cast<int64_t>(at) * held.head_dim;
     const int64_t next = static_cast<int64_t>(kWide) * held.head_dim;
-    const T* values = held.values + static_cast<int64_t>(at) * held.head_dim; // of these positions
     F sum[kCount][kBlocks];
 #pragma GCC unroll 6
     for (int v = 0; v < kCount; v++)
 #pragma GCC unroll 4
         for (int k = 0; k < kBlocks; k++) sum[v][k] = fset(0.0f);
     for (int d = 0; d < held.head_dim; d++) {
-        if (held.fresh) ask(values + d * kBlocks * kWide, kBlocks * kWide * sizeof(T));
+        if (then) ask(then + d * kBlocks * kWide, kBlocks * kWide * sizeof(T));
         add_multiples<kCount, kBlocks>(sum, keys + d * kWide, next,
                                        [&](int v) { return queries[v][d]; });
     }
@@ -116,7 +120,7 @@ inline void score_path(float (*scores)[kChunk], const Held<T>& held, const float
     float block[kCount][kChunk];
     for (int at = std::max(begin, held.places.start); at < std::min(end, held.places.end); at++) {
         const int place = held.places.of(at);
-        score_blocks<T, kCount, 1>(block, held, queries, 0, place / kWide * kWide);
+        score_blocks<T, kCount, 1>(block, held, queries, 0, place / kWide * kWide, nullptr);
         for (int v = 0; v < kCount; v++) scores[v][at - begin] = block[v][place % kWide];
     }
 }
@@ -127,9 +131,16 @@ inline void score(float (*scores)[kChunk], const Held<T>& held, const float* con
                   const Range* ranges, int begin, int end) {
     int at = begin;
     constexpr int kBlocks = at_once(kCount);
-    for (; at + kBlocks * kWide <= end; at += kBlocks * kWide)
-        score_blocks<T, kCount, kBlocks>(scores, held, queries, at - begin, at);
-    for (; at < end; at += kWide) score_blocks<T, kCount, 1>(scores, held, queries, at - begin, at);
+    const auto score_some = [&]<int kSome>() {
+        const int next = at + kSome * kWide;
+        const T* then = next < end ? held.keys + static_cast<int64_t>(next) * held.head_dim
+                                   : held.values + static_cast<int64_t>(begin) * held.head_dim;
+        score_blocks<T, kCount, kSome>(scores, held, queries, at - begin, at,
+                                       held.fresh ? then : nullptr);
+        at = next;
+    };
+    while (at + kBlocks * kWide <= end) score_some.template operator()<kBlocks>();
+    while (at < end) score_some.template operator()<1>();
     if (held.places.path) score_path<T, kCount>(scores, held, queries, begin, end);
     for (int v = 0; v < kCount; v++) {
         const int first = std::min(ranges[v].first, end), last = std::max(ranges[v].last, begin - 1);
@@ -165,12 +176,17 @@ inline void mix_part(float* const* out, const float (*weights)[kChunk], const He
         add_multiples<kCount, kWides>(sum, values, kWide, [&](int v) { return weights[v][i]; });
     };
     const T* values = held.values + static_cast<int64_t>(begin) * held.head_dim + d;
-    const T* keys = held.keys + static_cast<int64_t>(begin + kChunk) * held.head_dim + d; // of the next
     const int count = end - begin;
     const int straight = held.places.path ? std::clamp(held.places.start - begin, 0, count) : count;
+    // Of position i + kAskedAhead, those of the next piece coming after the last.
+    const auto next_read = [&](int i) {
+        const int after = i + kAskedAhead - std::max(count, kAskedAhead);
+        if (after < 0) return values + static_cast<int64_t>(kAskedAhead) * held.head_dim;
+        return held.then ? held.then + static_cast<int64_t>(after) * held.head_dim + d : nullptr;
+    };
     int i = 0;
-    for (; i < straight; i++, values += held.head_dim, keys += held.head_dim) {
-        if (held.fresh) ask(keys, kWides * kWide * sizeof(T));
+    for (; i < straight; i++, values += held.head_dim) {
+        if (held.fresh) ask(next_read(i), kWides * kWide * sizeof(T));
         take(i, values);
     }
     for (; i < count; i++)
@@ -212,28 +228,31 @@ inline void attend_any(int count, Partial* partials, float* const* out, const He
     }
 }
 
-// Sixteen values of the softmax over all chunks, from each chunk's partial result; `stride`
-// partials apart, values head_dim apart.
-inline F merge(const Partial* partials, const float* values, int chunks, int64_t stride,
-               int head_dim) {
+// The softmax of one head over all chunks, from each one's partial result; `stride` partials apart,
+// values head_dim apart.
+inline void merge(float* out, const Partial* partials, const float* values, int chunks,
+                  int64_t stride, int head_dim) {
     float highest = kLowest;
-    for (int c = 0; c < chunks; c++)
-        highest = highest > partials[c * stride].highest ? highest : partials[c * stride].highest;
+    for (int c = 0; c < chunks; c++) highest = std::max(highest, partials[c * stride].highest);
     float weight = 0.0f;
-    F sum = fset(0.0f);
+    std::fill_n(out, head_dim, 0.0f);
     for (int first = 0; first < chunks; first += kWide) { // their shares sixteen at a time
         float shares[kWide] = {};
         const int count = std::min(kWide, chunks - first);
         const Partial* at = partials + first * stride;
         for (int c = 0; c < count; c++) shares[c] = at[c * stride].highest - highest;
         fstore(shares, fexp(fload(shares)));
-        const float* from = values + first * stride * head_dim;
-        for (int c = 0; c < count; c++) {
-            weight += at[c * stride].weight * shares[c];
-            sum = ffma(fload(from + c * stride * head_dim), fset(shares[c]), sum);
+        for (int c = 0; c < count; c++) weight += at[c * stride].weight * shares[c];
+        for (int d = 0; d < head_dim; d += kWide) {
+            const float* from = values + first * stride * head_dim + d;
+            F sum = fload(out + d);
+            for (int c = 0; c < count; c++)
+                sum = ffma(fload(from + c * stride * head_dim), fset(shares[c]), sum);
+            fstore(out + d, sum);
         }
     }
-    return fmul(sum, fset(1.0f / weight));
+    const F part = fset(1.0f / weight);
+    for (int d = 0; d < head_dim; d += kWide) fstore(out + d, fmul(fload(out + d), part));
 }
 
 } // namespace lk

@@ -6,6 +6,7 @@
 #pragma once
 #include <algorithm>
 #include <initializer_list>
+#include <numeric>
 #include <vector>
 
 #include "attention.h"
@@ -16,6 +17,9 @@
 namespace lk {
 
 constexpr int kSliceRows = 128; // rows that go through a layer together
+// Numbers of a slice that every thread would rather norm, turn and quantize for itself than wait for
+// its part from the others: some 0.4 us of work, and a barrier on two cores takes twice that.
+constexpr int kFewNumbers = 2048;
 
 // What a pass may leave out, so that its share of the time can be told.
 enum Skip : int32_t { kSkipAttention = 1, kSkipHead = 2, kSkipProducts = 4, kSkipRest = 8 };
@@ -40,11 +44,24 @@ struct Row {
     Places places; // of what it looks at
 };
 
+// What a stage makes for the products after it: of all threads together, or of each where there is
+// little of it.
+struct Desk {
+    Quantized input, mixed, last;
+    std::vector<float> turned; // queries, keys and values of the rows, ready for attention
+};
+
 // A piece of attention: `count` query vectors from `vector` (row * group + head in its group).
 // fresh: the first to read these keys and values.
 struct Piece {
     int slot, kv_head, vector, count, chunk, end;
     bool fresh;
+};
+
+// Pieces that one thread takes in turn, after the keys and values that rows of the chunk bring.
+struct Task {
+    int first, end; // of the pieces
+    int row, rows;  // of the slice
 };
 
 class Pass {
@@ -70,8 +87,10 @@ public:
 private:
     void slice(int begin, int end) {
         begin_ = begin;
+        few_ = (end - begin) * std::max(queries_, model_.hidden) <= kFewNumbers && !rows_.paths;
         slice_.clear();
         pieces_.clear();
+        tasks_.clear();
         wanted_.clear();
         chunks_ = 0;
         for (int s = 0; s < rows_.span_count; s++) {
@@ -103,12 +122,22 @@ private:
         const int highest = slice_[row + count - 1].position / kChunk;
         const int lowest = range_of(slice_[row].position, model_.window).first / kChunk;
         for (int h = 0; h < model_.kv_heads; h++)
-            for (int chunk = lowest; chunk <= highest; chunk++)
+            for (int chunk = lowest; chunk <= highest; chunk++) {
+                const int first = static_cast<int>(pieces_.size());
                 for (int v = 0, vectors; v < count * group_; v += vectors) {
                     vectors = together(count * group_ - v);
                     add_piece(row, v, vectors, h, chunk);
                 }
+                add_tasks(first, row, count);
+            }
         chunks_ = std::max(chunks_, highest + 1);
+    }
+
+    void add_tasks(int first, int row, int rows) {
+        const int end = static_cast<int>(pieces_.size());
+        if (few_) tasks_.push_back({first, end, row, rows});
+        else
+            for (int i = first; i < end; i++) tasks_.push_back({i, i + 1, row, rows});
     }
 
     void add_piece(int row, int v, int vectors, int head, int chunk) {
@@ -124,14 +153,18 @@ private:
         const int count = static_cast<int>(slice_.size());
         x_.resize(static_cast<size_t>(count) * model_.hidden);
         projected_.resize(static_cast<size_t>(count) * all_);
-        input_.resize(count, model_.hidden);
-        mixed_.resize(count, queries_);
+        desks_.resize(few_ ? pool_.threads() : 1);
+        for (Desk& desk : desks_) {
+            desk.input.resize(count, model_.hidden);
+            desk.mixed.resize(count, queries_);
+            desk.last.resize(std::max<int>(1, static_cast<int>(wanted_.size())), model_.hidden);
+            desk.turned.resize(few_ ? static_cast<size_t>(count) * all_ : 0);
+        }
         middle_.resize(count, model_.intermediate);
         if (rows_.features) {
             joined_.resize(count, 2 * model_.hidden);
             joined_floats_.resize(static_cast<size_t>(count) * 2 * model_.hidden);
         }
-        last_.resize(std::max<int>(1, static_cast<int>(wanted_.size())), model_.hidden);
         const size_t vectors = static_cast<size_t>(count) * model_.heads * chunks_;
         partials_.resize(vectors);
         partial_values_.resize(vectors * model_.head_dim);
@@ -144,6 +177,11 @@ private:
     bool skips(Skip what) const { return rows_.skip & what; }
     int count() const { return static_cast<int>(slice_.size()); }
     float* x(int row) { return x_.data() + static_cast<int64_t>(row) * model_.hidden; }
+    Desk& desk(int me) { return desks_[few_ ? me : 0]; }
+    // Of a row, turned.
+    float* turned(int me, int row) {
+        return few_ ? desks_[me].turned.data() + static_cast<int64_t>(row) * all_ : projected(row);
+    }
     float* projected(int row) { return projected_.data() + static_cast<int64_t>(row) * all_; }
 
     void work(int me) {
@@ -163,11 +201,11 @@ private:
             });
         if (wanted_.empty() || skips(kSkipHead)) return;
         const int wanted = static_cast<int>(wanted_.size());
-        normalize(me, last_.view, wanted, model_.norm, [&](int i) {
+        normalize(me, desk(me).last.view, wanted, model_.norm, [&](int i) {
             return x(static_cast<int>(rows_.wanted[wanted_[i]]) - begin_);
         });
         const int64_t width = whole(model_.head.rows);
-        product(me, screened_ ? model_.screen : model_.head, last_.view, wanted,
+        product(me, screened_ ? model_.screen : model_.head, desk(me).last.view, wanted,
                 [&](int i, int g, const F& sum) {
                     fstore(logits_ + wanted_[i] * width + g * kWide, sum);
                 });
@@ -189,14 +227,14 @@ private:
     int64_t likeliest_of(int me, int row) {
         const int first = model_.screen.begin(me), end = model_.screen.begin(me + 1);
         const int64_t width = whole(model_.head.rows);
-        const Screened said{logits_ + row * width, model_.screen_error, length_of(last_.view, row)};
+        const Screened said{logits_ + row * width, model_.screen_error, length_of(desk(me).last.view, row)};
         Best hope;
-        if (first < end) compute(hope, promising(said, first, end), row);
+        if (first < end) compute(me, hope, promising(said, first, end), row);
         hopes_[me] = hope;
         pool_.barrier(me);
         Best best = best_of(me, hopes_);
         candidates(said, first, end, [&] { return best.value; },
-                   [&](int g, float) { compute(best, g, row); });
+                   [&](int g, float) { compute(me, best, g, row); });
         found_[me] = best;
         pool_.barrier(me);
         return best_of(me, found_).row;
@@ -213,9 +251,9 @@ private:
     }
 
     // A group of sixteen logits from the head itself.
-    void compute(Best& best, int group, int row) {
+    void compute(int me, Best& best, int group, int row) {
         F sum[kMaxTile];
-        dot_any(sum, model_.head, group, last_.view, row, 1);
+        dot_any(sum, model_.head, group, desk(me).last.view, row, 1);
         float values[kWide];
         fstore(values, sum[0]);
         for (int lane = 0; lane < kWide && group * kWide + lane < model_.head.rows; lane++)
@@ -243,17 +281,16 @@ private:
         const Layer& layer = model_.layer[l];
         // Of the last layer a slice that nobody asks about leaves its keys and values alone.
         const bool asked = l + 1 < model_.layers || rows_.stream || !wanted_.empty();
-        expect(me, asked ? layer.query : layer.key);
-        normalize(me, input_.view, count(), layer.attention_norm, [&](int r) { return x(r); });
+        const Activations input = desk(me).input.view;
+        normalize(me, input, count(), layer.attention_norm, [&](int r) { return x(r); });
         project(me, layer, asked);
         if (!skips(kSkipAttention)) {
             if (cache_.type == kHalf) attention<uint16_t>(layer, l, me, asked);
             else attention<float>(layer, l, me, asked);
         }
         if (!asked) return;
-        add(me, layer.output, mixed_.view);
-        expect(me, layer.gate);
-        normalize(me, input_.view, count(), layer.feed_forward_norm, [&](int r) { return x(r); });
+        add(me, layer.output, desk(me).mixed.view);
+        normalize(me, input, count(), layer.feed_forward_norm, [&](int r) { return x(r); });
         feed_forward(me, layer);
         add(me, layer.down, middle_.view);
     }
@@ -268,15 +305,20 @@ private:
         pool_.barrier(me);
     }
 
-    // body(token, block) for all, spread over the threads by blocks of a group of tokens: those lie in
-    // the same cache lines, which two threads would take from each other all the time.
+    // body(token, unit) for a desk's tokens and `units` of blocks: where each thread has a desk, by every
+    // one. Else spread over them by units of a group of tokens: those lie in the same cache lines,
+    // which two threads would take from each other all the time.
     template <class Body>
-    void blockwise(int me, const Activations& out, int tokens, bool wanted, Body body) {
+    void blockwise(int me, int units, int tokens, bool wanted, Body body) {
+        if (few_) {
+            for (int t = 0; wanted && t < tokens; t++)
+                for (int unit = 0; unit < units; unit++) body(t, unit);
+            return;
+        }
         const int64_t groups = (tokens + kTokenGroup - 1) / kTokenGroup;
-        stage(me, groups * out.blocks, wanted, [&](int i) {
-            const int first = i / out.blocks * kTokenGroup;
-            for (int t = first; t < std::min(first + kTokenGroup, tokens); t++)
-                body(t, i % out.blocks);
+        stage(me, groups * units, wanted, [&](int i) {
+            const int first = i / units * kTokenGroup;
+            for (int t = first; t < std::min(first + kTokenGroup, tokens); t++) body(t, i % units);
         });
     }
 
@@ -286,7 +328,7 @@ private:
     void normalize(int me, const Activations& out, int tokens, const float* weight, From from) {
         F scales[kTokenGroup]; // of the group at hand
         int rows[kTokenGroup] = {-1, -1, -1, -1};
-        blockwise(me, out, tokens, !skips(kSkipRest), [&](int row, int block) {
+        blockwise(me, out.blocks, tokens, !skips(kSkipRest), [&](int row, int block) {
             const int own = row % kTokenGroup;
             if (rows[own] != row) {
                 rows[own] = row;
@@ -298,11 +340,6 @@ private:
             const F high = fmul(fmul(fload(x + kWide), scales[own]), fload(weight + at + kWide));
             quantize_block(out, row, block, low, high);
         });
-    }
-
-    // Ask for the first lines of what comes next, so that the memory works through the barrier.
-    void expect(int me, const Matrix& next) {
-        if (next.count(me)) prefetch(next.at(next.begin(me)), kAhead);
     }
 
     // store(token, group of sixteen outputs, their sums)
@@ -344,7 +381,7 @@ private:
     void project(int me, const Layer& layer, bool asked) {
         const auto side_by_side = [&](const Matrix& m, int g) {
             const int first = &m == &layer.query ? 0 : &m == &layer.key ? queries_ : queries_ + kv_;
-            multiply(m, g, input_.view, count(), [&](int r, int, const F& sum) {
+            multiply(m, g, desk(me).input.view, count(), [&](int r, int, const F& sum) {
                 fstore(projected(r) + first + g * kWide, sum);
             });
         };
@@ -367,8 +404,8 @@ private:
             for (int t = 0, done = 0; t < count(); t += done) {
                 for (int half = 0; half < 2; half++) {
                     const int g = 2 * b + half, left = count() - t;
-                    done = dot_any(gate[half], layer.gate, g, input_.view, t, left);
-                    dot_any(up[half], layer.up, g, input_.view, t, left);
+                    done = dot_any(gate[half], layer.gate, g, desk(me).input.view, t, left);
+                    dot_any(up[half], layer.up, g, desk(me).input.view, t, left);
                 }
                 for (int i = 0; i < done; i++)
                     quantize_block(middle_.view, t + i, b, swiglu(gate[0][i], up[0][i]),
@@ -389,32 +426,56 @@ private:
         const auto start = [&](int slot, int head) {
             return ((static_cast<int64_t>(l) * cache_.slots + slot) * model_.kv_heads + head) * size;
         };
-        const int without = asked ? 0 : model_.heads;
-        const int heads = model_.heads + model_.kv_heads - without;
-        stage(me, static_cast<int64_t>(count()) * heads, true, [&](int i) {
-            const int r = i / heads, h = without + i % heads;
-            if (h < model_.heads) {
-                turn(projected(r) + h * model_.head_dim, layer.query_norm, slice_[r].position,
-                     1.0f / std::sqrt(static_cast<float>(model_.head_dim)));
-            } else {
-                const int64_t at = start(slice_[r].slot, h - model_.heads);
-                keep(static_cast<T*>(cache_.keys) + at, static_cast<T*>(cache_.values) + at, layer,
-                     r, h - model_.heads);
+        const auto keep_in = [&](int r, int head) {
+            const int64_t at = start(slice_[r].slot, head);
+            keep(static_cast<T*>(cache_.keys) + at, static_cast<T*>(cache_.values) + at,
+                 turned(me, r) + queries_ + head * model_.head_dim, slice_[r].place);
+        };
+        const int without = asked ? 0 : model_.heads, heads = model_.heads + model_.kv_heads;
+        if (few_ && asked)
+            for (int r = 0; r < count(); r++) {
+                std::copy_n(projected(r), all_, turned(me, r));
+                for (int h = 0; h < heads; h++) turn(turned(me, r), h, layer, slice_[r].position);
             }
-        });
+        else
+            stage(me, static_cast<int64_t>(count()) * (heads - without), true, [&](int i) {
+                const int r = i / (heads - without), h = without + i % (heads - without);
+                turn(projected(r), h, layer, slice_[r].position);
+                if (h >= model_.heads) keep_in(r, h - model_.heads);
+            });
         if (!asked) return;
-        stage(me, static_cast<int64_t>(pieces_.size()), true, [&](int i) {
-            const int64_t at = start(pieces_[i].slot, pieces_[i].kv_head);
-            piece<T>(pieces_[i], {static_cast<const T*>(cache_.keys) + at,
-                                  static_cast<const T*>(cache_.values) + at, model_.head_dim,
-                                  slice_[pieces_[i].vector / group_].places, pieces_[i].fresh});
+        const auto keys_of = [&](const Piece& p) {
+            return static_cast<const T*>(cache_.keys) + start(p.slot, p.kv_head);
+        };
+        const int tasks = static_cast<int>(tasks_.size());
+        stage(me, tasks, true, [&](int i) {
+            const Task& task = tasks_[i];
+            const Piece& one = pieces_[task.first];
+            for (int r = task.row; few_ && r < task.row + task.rows; r++)
+                if (slice_[r].place / kChunk == one.chunk) keep_in(r, one.kv_head);
+            const T* then = nullptr;
+            if (i + 1 < tasks) {
+                const Piece& next = pieces_[tasks_[i + 1].first];
+                then = keys_of(next) + static_cast<int64_t>(next.chunk) * kChunk * model_.head_dim;
+            }
+            const T* values = static_cast<const T*>(cache_.values) + start(one.slot, one.kv_head);
+            for (int p = task.first; p < task.end; p++)
+                piece<T>(me, pieces_[p],
+                         {keys_of(one), values, model_.head_dim,
+                          slice_[pieces_[p].vector / group_].places, then, pieces_[p].fresh});
         });
-        expect(me, layer.output);
-        blockwise(me, mixed_.view, count(), true, [&](int r, int block) { gather(r, block); });
+        const Activations mixed = desk(me).mixed.view;
+        blockwise(me, mixed.blocks / together_blocks(), count(), true,
+                  [&](int r, int unit) { gather(me, mixed, r, unit); });
     }
 
-    // Norm (Qwen3), rotation (Su et al., 2104.09864) and scale of one head's query or key.
-    void turn(float* head, const float* weight, int position, float scale) {
+    // Norm (Qwen3), rotation (Su et al., 2104.09864) and, of a query, scale of a row's head, in place;
+    // keys come after queries.
+    void turn(float* row, int number, const Layer& layer, int position) {
+        const bool query = number < model_.heads;
+        const float* weight = query ? layer.query_norm : layer.key_norm;
+        const float scale = query ? 1.0f / std::sqrt(static_cast<float>(model_.head_dim)) : 1.0f;
+        float* head = row + number * model_.head_dim;
         const int half = model_.head_dim / 2;
         if (weight) rms_norm(head, weight, model_.head_dim, model_.eps);
         const float* cosine = cache_.cosines + static_cast<int64_t>(position) * half;
@@ -428,11 +489,8 @@ private:
 
     // Key and value of a row into the cache: keys with sixteen positions side by side.
     template <class T>
-    void keep(T* keys, T* values, const Layer& layer, int r, int kv_head) {
-        float* key = projected(r) + queries_ + kv_head * model_.head_dim;
+    void keep(T* keys, T* values, const float* key, int place) {
         const float* value = key + kv_;
-        const int place = slice_[r].place;
-        turn(key, layer.key_norm, slice_[r].position, 1.0f);
         T* column = keys + static_cast<int64_t>(place / kWide) * kWide * model_.head_dim + place % kWide;
         T* row = values + static_cast<int64_t>(place) * model_.head_dim;
         for (int d = 0; d < model_.head_dim; d += kWide) {
@@ -448,7 +506,7 @@ private:
     }
 
     template <class T>
-    void piece(const Piece& piece, const Held<T>& held) {
+    void piece(int me, const Piece& piece, const Held<T>& held) {
         const float* queries[kVectors];
         float* out[kVectors];
         Range ranges[kVectors];
@@ -457,7 +515,7 @@ private:
         for (int v = 0; v < piece.count; v++) {
             const int r = (piece.vector + v) / group_;
             const int head = piece.kv_head * group_ + (piece.vector + v) % group_;
-            queries[v] = projected(r) + head * model_.head_dim;
+            queries[v] = turned(me, r) + head * model_.head_dim;
             ranges[v] = range_of(slice_[r].position, model_.window);
             at[v] = partial_at(r, head, piece.chunk);
             out[v] = partial_values_.data() + at[v] * model_.head_dim;
@@ -467,21 +525,24 @@ private:
         for (int v = 0; v < piece.count; v++) partials_[at[v]] = found[v];
     }
 
-    // A block of a row's heads, merged from its chunks, quantized for the output product.
-    void gather(int r, int block) {
-        F halves[2];
+    // Heads of a row that fill whole blocks, merged from their chunks where the queries were, and
+    // quantized for the output product.
+    void gather(int me, const Activations& mixed, int r, int unit) {
         const Range range = range_of(slice_[r].position, model_.window);
         const int first = range.first / kChunk, chunks = range.last / kChunk - first + 1;
         const int64_t stride = static_cast<int64_t>(count()) * model_.heads;
-        for (int half = 0; half < 2; half++) {
-            const int d = block * kBlock + half * kWide, head = d / model_.head_dim;
+        const int width = together_blocks() * kBlock, dim = model_.head_dim;
+        float* row = turned(me, r);
+        for (int head = unit * width / dim; head < (unit + 1) * width / dim; head++) {
             const int64_t at = partial_at(r, head, first);
-            halves[half] = merge(&partials_[at],
-                                 &partial_values_[at * model_.head_dim + d % model_.head_dim],
-                                 chunks, stride, model_.head_dim);
+            merge(row + head * dim, &partials_[at], &partial_values_[at * dim], chunks, stride, dim);
         }
-        quantize_block(mixed_.view, r, block, halves[0], halves[1]);
+        for (int at = unit * width; at < (unit + 1) * width; at += kBlock)
+            quantize_block(mixed, r, at / kBlock, fload(row + at), fload(row + at + kWide));
     }
+
+    // Blocks that whole heads fill: of sizes that are no multiple of a block, two.
+    int together_blocks() const { return std::lcm(model_.head_dim, kBlock) / kBlock; }
 
     const Model& model_;
     const Cache& cache_;
@@ -492,13 +553,16 @@ private:
     const int group_, queries_, kv_, all_;
 
     int begin_ = 0, chunks_ = 0;
+    bool few_ = false; // numbers: see kFewNumbers
     std::vector<Row> slice_;
     std::vector<Piece> pieces_;
+    std::vector<Task> tasks_;
     std::vector<int> wanted_;
     std::vector<float> x_, projected_, partial_values_, joined_floats_;
     std::vector<Partial> partials_;
     std::vector<Best> hopes_, found_; // of each thread
-    Quantized input_, mixed_, middle_, last_, joined_;
+    Quantized middle_, joined_;
+    std::vector<Desk> desks_;
 };
 
 } // namespace lk
