@@ -145,7 +145,7 @@ class FusedDecoder:
                     f"{embedding_of.threads}."
                 )
         self.config = packed.config
-        self.threads = packed.threads
+        self.threads: int = packed.threads
         self.screened = screened and packed.has_screen
         self.weight_bytes = packed.read_bytes(self.screened)  # by a greedy step
         self.all_logits_bytes = packed.read_bytes()  # by a step that gives every logit

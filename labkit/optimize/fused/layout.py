@@ -68,13 +68,12 @@ def stages(names: Iterable[str]) -> list[tuple[str, ...]]:
     What no layer has comes last, but for the matrix that begins a draft head's pass.
     """
     left = dict.fromkeys(names)
-    layers = sorted({int(found[1]) for name in left if (found := _LAYER.match(name))})
-    found = [("fuse.weight",)]
-    found += [tuple(f"layers.{n}.{name}" for name in stage) for n in layers for stage in _STAGES]
-    found = [stage for stage in found if all(name in left for name in stage)]
-    for stage in found:
-        for name in stage:
-            del left[name]
+    layers = sorted({int(number[1]) for name in left if (number := _LAYER.match(name))})
+    wanted: list[tuple[str, ...]] = [("fuse.weight",)]
+    wanted += [tuple(f"layers.{n}.{name}" for name in stage) for n in layers for stage in _STAGES]
+    found = [stage for stage in wanted if all(name in left for name in stage)]
+    for name in (name for stage in found for name in stage):
+        del left[name]
     return found + [(name,) for name in left]
 
 
@@ -85,24 +84,27 @@ def lay_out(entries: Mapping[str, Entry], threads: int) -> tuple[dict[str, Place
     for name, entry in entries.items():
         if not entry.format:
             places[name] = Place((end,))
-            end += -(-entry.nbytes // _LINE) * _LINE
-    starts: dict[str, list[int]] = {name: [] for name, entry in entries.items() if entry.format}
+            end += _whole_lines(entry.nbytes)
+    order = stages(name for name, entry in entries.items() if entry.format)
     for thread in range(threads):
-        for stage in stages(starts):
-            stride = sum(entries[name].group_bytes for name in stage)
-            groups = entries[stage[0]].groups
-            share = _share(groups, len(stage), threads)
-            for name in stage:
-                starts[name].append(end)
-                places[name] = Place(tuple(starts[name]), share, stride)
-                end += entries[name].group_bytes
-            held = max(0, min(share, groups - thread * share))
-            end += (held - 1) * stride
-            end = -(-end // _LINE) * _LINE
+        for stage in order:
+            some = [entries[name] for name in stage]
+            share = _share(some[0].groups, len(stage), threads)
+            stride = sum(entry.group_bytes for entry in some)
+            start = end
+            for name, entry in zip(stage, some, strict=True):
+                before = places[name].starts if thread else ()
+                places[name] = Place((*before, start), share, stride)
+                start += entry.group_bytes
+            held = max(0, min(share, some[0].groups - thread * share))
+            end += _whole_lines(held * stride)
     return places, end
+
+
+def _whole_lines(nbytes: int) -> int:
+    return -(-nbytes // _LINE) * _LINE
 
 
 def _share(groups: int, together: int, threads: int) -> int:
     """Groups of a thread. Two matrices side by side give a block of 32: two groups of each."""
-    unit = together
-    return -(-groups // (unit * threads)) * unit
+    return -(-groups // (together * threads)) * together

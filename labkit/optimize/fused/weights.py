@@ -14,8 +14,9 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
@@ -191,7 +192,7 @@ def read(folder: Path, threads: int | None = None) -> PackedWeights:
         raise FusedError(f"packed weights in {folder} cannot be read ({error}).") from error
 
 
-def _fill(blob: np.ndarray, file: BinaryIO, entry: Entry, place: Place) -> None:
+def _fill(blob: np.ndarray, file: BufferedReader, entry: Entry, place: Place) -> None:
     """Read a tensor from where the file stands to its place."""
     if not entry.format:
         file.readinto(blob[place.starts[0] :][: entry.nbytes].data)

@@ -87,12 +87,16 @@ public:
 private:
     void slice(int begin, int end) {
         begin_ = begin;
-        few_ = (end - begin) * std::max(queries_, model_.hidden) <= kFewNumbers && !rows_.paths;
         slice_.clear();
         pieces_.clear();
         tasks_.clear();
         wanted_.clear();
         chunks_ = 0;
+        for (int w = 0; w < rows_.wanted_rows; w++)
+            if (rows_.wanted[w] >= begin && rows_.wanted[w] < end) wanted_.push_back(w);
+        asked_ = rows_.stream || !wanted_.empty();
+        few_ = (end - begin) * std::max(queries_, model_.hidden) <= kFewNumbers && !rows_.paths &&
+               asked_;
         for (int s = 0; s < rows_.span_count; s++) {
             const int64_t* span = rows_.spans + 4 * s; // slot, start, count, first row
             const int64_t from = std::max<int64_t>(span[3], begin);
@@ -104,8 +108,6 @@ private:
             else // each row of a tree sees other rows
                 for (int r = row; r < row + count; r++) add_pieces(r, 1);
         }
-        for (int w = 0; w < rows_.wanted_rows; w++)
-            if (rows_.wanted[w] >= begin && rows_.wanted[w] < end) wanted_.push_back(w);
         reserve();
     }
 
@@ -133,11 +135,10 @@ private:
         chunks_ = std::max(chunks_, highest + 1);
     }
 
+    // Of a chunk's pieces from `first` on: one task where it brings their keys and values too.
     void add_tasks(int first, int row, int rows) {
-        const int end = static_cast<int>(pieces_.size());
-        if (few_) tasks_.push_back({first, end, row, rows});
-        else
-            for (int i = first; i < end; i++) tasks_.push_back({i, i + 1, row, rows});
+        const int end = static_cast<int>(pieces_.size()), step = few_ ? end - first : 1;
+        for (int i = first; i < end; i += step) tasks_.push_back({i, i + step, row, rows});
     }
 
     void add_piece(int row, int v, int vectors, int head, int chunk) {
@@ -280,7 +281,7 @@ private:
     void layer(int l, int me) {
         const Layer& layer = model_.layer[l];
         // Of the last layer a slice that nobody asks about leaves its keys and values alone.
-        const bool asked = l + 1 < model_.layers || rows_.stream || !wanted_.empty();
+        const bool asked = l + 1 < model_.layers || asked_;
         const Activations input = desk(me).input.view;
         normalize(me, input, count(), layer.attention_norm, [&](int r) { return x(r); });
         project(me, layer, asked);
@@ -432,7 +433,7 @@ private:
                  turned(me, r) + queries_ + head * model_.head_dim, slice_[r].place);
         };
         const int without = asked ? 0 : model_.heads, heads = model_.heads + model_.kv_heads;
-        if (few_ && asked)
+        if (few_)
             for (int r = 0; r < count(); r++) {
                 std::copy_n(projected(r), all_, turned(me, r));
                 for (int h = 0; h < heads; h++) turn(turned(me, r), h, layer, slice_[r].position);
@@ -553,7 +554,8 @@ private:
     const int group_, queries_, kv_, all_;
 
     int begin_ = 0, chunks_ = 0;
-    bool few_ = false; // numbers: see kFewNumbers
+    bool asked_ = false; // whether anyone wants to know more of the slice than keys and values
+    bool few_ = false;   // whether every thread has a desk of its own: see kFewNumbers
     std::vector<Row> slice_;
     std::vector<Piece> pieces_;
     std::vector<Task> tasks_;
