@@ -14,6 +14,7 @@ from labkit.peers.variants import VARIANTS
 from labkit.timing.compare import Comparison
 
 _OURS = ("transformers", "plain")
+BARE = "bare-read"  # no engine: what reading alone gets, for the file's own bits
 # One row a peer, as near to the file's own bits as it runs.
 _PEERS = ("llama.cpp", "ik_llama.cpp", "onnxruntime-genai:int4", "openvino-genai:int4")
 
@@ -31,7 +32,7 @@ def names(where: Source, weights: str, with_fused: bool, with_peers: bool) -> li
     """The variants to run, transformers first: those of ours that can, and installed peers."""
     found = [*_OURS]
     if with_fused:
-        as_is = ["fused:all-logits", "fused"] if weights == AS_IS else []
+        as_is = [BARE, "fused:all-logits", "fused"] if weights == AS_IS else []
         found += [*as_is, "fused:q8_0"]
     for name in _PEERS if with_peers else ():
         variant = VARIANTS[name]

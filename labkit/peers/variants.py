@@ -20,7 +20,7 @@ class Variant:
     """A driver with its options, run by our interpreter or by that of a peer.
 
     peer: whose environment it runs in, None for ours. module: of ours that it needs.
-    needs_gguf: it reads a GGUF file and nothing else.
+    needs_gguf: it reads a GGUF file and nothing else. answers: whether it computes anything.
     """
 
     name: str
@@ -29,6 +29,7 @@ class Variant:
     peer: str | None = None
     module: str | None = None
     needs_gguf: bool = False
+    answers: bool = True
 
     @property
     def driver_path(self) -> Path:
@@ -79,6 +80,7 @@ def _table() -> list[Variant]:
             for name, w in fused.items()
         ),
         Variant("fused:all-logits", "ours", every, module="labkit.optimize.fused"),
+        Variant("bare-read", "ours", {"kind": "read", "weights": "as-is"}, answers=False),
         *_llama("llama.cpp", "llama_cpp"),
         _with_lookup(),
         *_llama("ik_llama.cpp", "ik_llama_cpp"),

@@ -1,7 +1,7 @@
 """Our own variants, and transformers as it comes: they run in our environment.
 
-Options: kind ("transformers", "compiled", "plain" or "fused"), gguf, directory, model (as the
-user named it), weights and screened (for "fused"), threads, context, device, dtype.
+Options: kind ("transformers", "compiled", "plain", "fused" or "read"), gguf, directory, model
+(as the user named it), weights and screened (for "fused"), threads, context, device, dtype.
 """
 
 from __future__ import annotations
@@ -114,6 +114,31 @@ class Rows:
         return np.asarray(torch.cat(parts))
 
 
+class Read:
+    """Nothing but the reading of what the fused decoder reads for each token and all its logits:
+    what this machine, as busy as it is just now, leaves of the limit to any engine."""
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        from labkit.limits.probe import buffer
+        from labkit.optimize.fused.weights import packed
+
+        weights = packed(options["gguf"] or options["directory"], options["weights"], 1)
+        self.version = torch.__version__.split("+")[0]
+        self.weight_bytes, self.kv_element_bytes = weights.read_bytes(), 2.0
+        self.a_token = weights.config.kv_bytes_per_token(self.kv_element_bytes)
+        self.held = buffer(int(self.weight_bytes + options["context"] * self.a_token))
+
+    def run(self, prompt: Sequence[int], new_tokens: int, emit: Emit) -> float:
+        due = time.monotonic()
+        for length in range(len(prompt), len(prompt) + new_tokens):
+            self.held[: int(self.weight_bytes + length * self.a_token) // 4].sum()
+            emit(0)
+        return due
+
+    def logits(self, tokens: Sequence[int]) -> np.ndarray:
+        raise NotImplementedError("a bare read computes no logits")
+
+
 def _plain(options: dict[str, Any]) -> Any:
     from labkit.model.load import load
 
@@ -151,6 +176,7 @@ class Engine:
             "compiled": Generate,
             "plain": Rows,
             "fused": Rows,
+            "read": Read,
         }
         with torch.inference_mode():
             self.inner = kinds[options["kind"]](options)
