@@ -52,8 +52,8 @@ def load_fused(
     model: as labkit.model.load.load takes it (a GGUF file, a directory, a hub id; none for the
     default). weights: "as-is" for the blocks of a GGUF file, or one of FORMATS to round every
     matrix to. threads: by default one for each core this process may use. isa, screened: as
-    FusedDecoder takes them. Raises FusedError, a
-    ModelError, for a model, format or machine it cannot serve.
+    FusedDecoder takes them. Raises FusedError, a ModelError, for a model, format or machine it
+    cannot serve.
     """
     native.library(isa)
     return FusedDecoder(packed(model, weights, threads), isa, screened=screened)

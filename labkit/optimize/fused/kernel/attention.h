@@ -5,6 +5,7 @@
 // (the split of Flash-Decoding, Dao et al. 2023).
 #pragma once
 #include <algorithm>
+#include <type_traits>
 
 #include "maths.h"
 #include "model.h"
@@ -131,7 +132,8 @@ inline void score(float (*scores)[kChunk], const Held<T>& held, const float* con
                   const Range* ranges, int begin, int end) {
     int at = begin;
     constexpr int kBlocks = at_once(kCount);
-    const auto score_some = [&]<int kSome>() {
+    const auto score_some = [&](auto some) {
+        constexpr int kSome = some;
         const int next = at + kSome * kWide;
         const T* then = next < end ? held.keys + static_cast<int64_t>(next) * held.head_dim
                                    : held.values + static_cast<int64_t>(begin) * held.head_dim;
@@ -139,8 +141,8 @@ inline void score(float (*scores)[kChunk], const Held<T>& held, const float* con
                                        held.fresh ? then : nullptr);
         at = next;
     };
-    while (at + kBlocks * kWide <= end) score_some.template operator()<kBlocks>();
-    while (at < end) score_some.template operator()<1>();
+    while (at + kBlocks * kWide <= end) score_some(std::integral_constant<int, kBlocks>());
+    while (at < end) score_some(std::integral_constant<int, 1>());
     if (held.places.path) score_path<T, kCount>(scores, held, queries, begin, end);
     for (int v = 0; v < kCount; v++) {
         const int first = std::min(ranges[v].first, end), last = std::max(ranges[v].last, begin - 1);
@@ -179,14 +181,15 @@ inline void mix_part(float* const* out, const float (*weights)[kChunk], const He
     const int count = end - begin;
     const int straight = held.places.path ? std::clamp(held.places.start - begin, 0, count) : count;
     // Of position i + kAskedAhead, those of the next piece coming after the last.
-    const auto next_read = [&](int i) {
+    const auto next_read = [&](int i) -> const T* {
+        if (!held.fresh) return nullptr;
         const int after = i + kAskedAhead - std::max(count, kAskedAhead);
         if (after < 0) return values + static_cast<int64_t>(kAskedAhead) * held.head_dim;
         return held.then ? held.then + static_cast<int64_t>(after) * held.head_dim + d : nullptr;
     };
     int i = 0;
     for (; i < straight; i++, values += held.head_dim) {
-        if (held.fresh) ask(next_read(i), kWides * kWide * sizeof(T));
+        if (const T* next = next_read(i)) ask(next, kWides * kWide * sizeof(T));
         take(i, values);
     }
     for (; i < count; i++)

@@ -228,7 +228,8 @@ private:
     int64_t likeliest_of(int me, int row) {
         const int first = model_.screen.begin(me), end = model_.screen.begin(me + 1);
         const int64_t width = whole(model_.head.rows);
-        const Screened said{logits_ + row * width, model_.screen_error, length_of(desk(me).last.view, row)};
+        const Screened said{logits_ + row * width, model_.screen_error,
+                            length_of(desk(me).last.view, row)};
         Best hope;
         if (first < end) compute(me, hope, promising(said, first, end), row);
         hopes_[me] = hope;
