@@ -132,14 +132,14 @@ inline void score(float (*scores)[kChunk], const Held<T>& held, const float* con
                   const Range* ranges, int begin, int end) {
     int at = begin;
     constexpr int kBlocks = at_once(kCount);
+    const int ahead = std::max(end - begin, kAskedAhead);
     const auto score_some = [&](auto some) {
         constexpr int kSome = some;
-        const int next = at + kSome * kWide;
-        const T* then = next < end ? held.keys + static_cast<int64_t>(next) * held.head_dim
-                                   : held.values + static_cast<int64_t>(begin) * held.head_dim;
+        const int64_t asked = at + kAskedAhead < end ? at + kAskedAhead : at + kAskedAhead - ahead;
+        const T* then = (at + kAskedAhead < end ? held.keys : held.values) + asked * held.head_dim;
         score_blocks<T, kCount, kSome>(scores, held, queries, at - begin, at,
                                        held.fresh ? then : nullptr);
-        at = next;
+        at += kSome * kWide;
     };
     while (at + kBlocks * kWide <= end) score_some(std::integral_constant<int, kBlocks>());
     while (at < end) score_some(std::integral_constant<int, 1>());

@@ -104,9 +104,12 @@ private:
             if (from >= to) continue;
             for (int64_t r = from; r < to; r++) add_row(span, r);
             const int row = static_cast<int>(from - begin), count = static_cast<int>(to - from);
-            if (!rows_.path(from)) add_pieces(row, count);
-            else // each row of a tree sees other rows
-                for (int r = row; r < row + count; r++) add_pieces(r, 1);
+            const int chunks = slice_.back().position / kChunk + 1;
+            const int before = rows_.path(from) ? static_cast<int>(span[1]) / kChunk : chunks;
+            add_pieces(row, count, 0, before);
+            if (rows_.path(from)) // each row of a tree sees other rows
+                for (int r = row; r < row + count; r++)
+                    add_pieces(r, 1, before, slice_[r].position / kChunk + 1);
         }
         reserve();
     }
@@ -119,12 +122,12 @@ private:
                           start + static_cast<int>(r - span[3]), places});
     }
 
-    // Pieces that read the same keys and values come one after another: they are in the cache.
-    void add_pieces(int row, int count) {
-        const int highest = slice_[row + count - 1].position / kChunk;
+    // Of rows over the same chunks, first..end. Pieces that read the same keys and values come one after
+    // another: they are in the cache.
+    void add_pieces(int row, int count, int first_chunk, int end_chunk) {
         const int lowest = range_of(slice_[row].position, model_.window).first / kChunk;
         for (int h = 0; h < model_.kv_heads; h++)
-            for (int chunk = lowest; chunk <= highest; chunk++) {
+            for (int chunk = std::max(first_chunk, lowest); chunk < end_chunk; chunk++) {
                 const int first = static_cast<int>(pieces_.size());
                 for (int v = 0, vectors; v < count * group_; v += vectors) {
                     vectors = together(count * group_ - v);
@@ -132,7 +135,7 @@ private:
                 }
                 add_tasks(first, row, count);
             }
-        chunks_ = std::max(chunks_, highest + 1);
+        chunks_ = std::max(chunks_, end_chunk);
     }
 
     // Of a chunk's pieces from `first` on: one task where it brings their keys and values too.
@@ -142,8 +145,11 @@ private:
     }
 
     void add_piece(int row, int v, int vectors, int head, int chunk) {
-        const int low = slice_[row + v / group_].position;
-        const int high = slice_[row + (v + vectors - 1) / group_].position;
+        int low = slice_[row + v / group_].position, high = low;
+        for (int r = row + v / group_; r <= row + (v + vectors - 1) / group_; r++) {
+            low = std::min(low, slice_[r].position);
+            high = std::max(high, slice_[r].position);
+        }
         if (chunk > high / kChunk || chunk < range_of(low, model_.window).first / kChunk) return;
         const int end = std::min(high + 1, (chunk + 1) * kChunk);
         pieces_.push_back({slice_[row].slot, head, row * group_ + v, vectors, chunk,
