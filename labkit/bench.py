@@ -23,7 +23,7 @@ from labkit.model.load import tokenizer_of
 from labkit.paths import atomic_write
 from labkit.peers import client
 from labkit.peers.client import Loaded, Source, Worker
-from labkit.peers.variants import VARIANTS, Variant, find
+from labkit.peers.variants import BARE, Variant, find
 from labkit.report.words import text_table
 from labkit.timing.compare import Comparison, compare
 from labkit.timing.environment import cores_allowed, environment
@@ -61,14 +61,14 @@ def step_bytes(config: ModelConfig, loaded: Loaded, context: int) -> float | Non
 def _rows(result: Comparison, nbytes: dict[str, float]) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     for name in result.traces:
-        read = nbytes.get(name.removesuffix(" (again)"))
+        variant = name.removesuffix(" (again)")
+        read = nbytes.get(variant)
         share = "–"
         if read:
             fractions = result.fractions(name, lambda rate, read=read: read / rate)  # type: ignore[misc]
             share = f"{interval(fractions).value:.0%}"
         tokens = result.traces[name][0].prompt_tokens
         prefill = f"{tokens / result.median(name, 'ttft'):.0f}"
-        answers = VARIANTS[name.removesuffix(" (again)")].answers
         rows.append(
             {
                 "variant": name,
@@ -77,7 +77,7 @@ def _rows(result: Comparison, nbytes: dict[str, float]) -> list[dict[str, object
                 "verdict": result.verdict(name),
                 "reads MB": f"{read / 1e6:.0f}" if read else "–",
                 "of its limit": share,
-                "prefill tok/s": prefill if answers else "–",
+                "prefill tok/s": "–" if variant == BARE else prefill,
             }
         )
     return rows

@@ -86,7 +86,7 @@ def test_a_window_looks_back_as_far_as_the_plain_decoder_does(tmp_path):
     from dataclasses import replace
 
     file = tiny_gguf(tmp_path / "tiny.gguf", "llama", "Q8_0")
-    fused, twin = load_fused(file, threads=1), plain_twin(file)
+    fused, twin = load_fused(file, threads=2), plain_twin(file)
     for window in (1, 8, 140):
         narrow = FusedDecoder(replace_config(fused, sliding_window=window))
         twin.config = replace(twin.config, sliding_window=window)

@@ -10,11 +10,10 @@ from labkit.model.config import ModelConfig
 from labkit.optimize.fused import AS_IS, FORMATS, FusedDecoder
 from labkit.optimize.fused.weights import packed
 from labkit.peers.client import Source
-from labkit.peers.variants import VARIANTS
+from labkit.peers.variants import BARE, VARIANTS
 from labkit.timing.compare import Comparison
 
 _OURS = ("transformers", "plain")
-BARE = "bare-read"  # no engine: what reading alone gets, for the file's own bits
 # One row a peer, as near to the file's own bits as it runs.
 _PEERS = ("llama.cpp", "ik_llama.cpp", "onnxruntime-genai:int4", "openvino-genai:int4")
 

@@ -12,6 +12,7 @@ from typing import Any
 from labkit.errors import ParameterError
 from labkit.peers.install import is_installed, peer_python
 
+BARE = "bare-read"  # no engine: what reading alone gets, for the file's own bits
 _DRIVERS = Path(__file__).with_name("drivers")
 
 
@@ -20,7 +21,7 @@ class Variant:
     """A driver with its options, run by our interpreter or by that of a peer.
 
     peer: whose environment it runs in, None for ours. module: of ours that it needs.
-    needs_gguf: it reads a GGUF file and nothing else. answers: whether it computes anything.
+    needs_gguf: it reads a GGUF file and nothing else.
     """
 
     name: str
@@ -29,7 +30,6 @@ class Variant:
     peer: str | None = None
     module: str | None = None
     needs_gguf: bool = False
-    answers: bool = True
 
     @property
     def driver_path(self) -> Path:
@@ -80,7 +80,7 @@ def _table() -> list[Variant]:
             for name, w in fused.items()
         ),
         Variant("fused:all-logits", "ours", every, module="labkit.optimize.fused"),
-        Variant("bare-read", "ours", {"kind": "read", "weights": "as-is"}, answers=False),
+        Variant(BARE, "ours", {"kind": "read", "weights": "as-is"}),
         *_llama("llama.cpp", "llama_cpp"),
         _with_lookup(),
         *_llama("ik_llama.cpp", "ik_llama_cpp"),

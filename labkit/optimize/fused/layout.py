@@ -58,8 +58,7 @@ class Place:
     def held(self, entry: Entry) -> Iterator[tuple[int, int, int]]:
         """Each thread's start, first group and number of groups."""
         for thread, start in enumerate(self.starts):
-            first = min(thread * self.share, entry.groups)
-            yield start, first, min(self.share, entry.groups - first)
+            yield start, *_part(entry.groups, self.share, thread)
 
 
 def stages(names: Iterable[str]) -> list[tuple[str, ...]]:
@@ -96,13 +95,19 @@ def lay_out(entries: Mapping[str, Entry], threads: int) -> tuple[dict[str, Place
                 before = places[name].starts if thread else ()
                 places[name] = Place((*before, start), share, stride)
                 start += entry.group_bytes
-            held = max(0, min(share, some[0].groups - thread * share))
+            _, held = _part(some[0].groups, share, thread)
             end += _whole_lines(held * stride)
     return places, end
 
 
 def _whole_lines(nbytes: int) -> int:
     return -(-nbytes // _LINE) * _LINE
+
+
+def _part(groups: int, share: int, thread: int) -> tuple[int, int]:
+    """A thread's first group and how many it has; those past the last have none."""
+    first = min(thread * share, groups)
+    return first, min(share, groups - first)
 
 
 def _share(groups: int, together: int, threads: int) -> int:

@@ -15,6 +15,9 @@ namespace lk {
 constexpr int kChunk = 128;  // positions whose partial result is one piece of work
 constexpr int kVectors = 6;  // most query vectors that share a read of keys and values
 constexpr float kLowest = -1e30f;
+// Positions of keys or values that are asked for ahead, in the order in which they are read: half a
+// chunk's keys during those before them, then its values, then the next piece's keys.
+constexpr int kAskedAhead = kChunk / 2;
 
 // What a row may look at: positions first..last.
 struct Range {
@@ -44,16 +47,21 @@ struct Places {
 
 template <class T>
 struct Held { // one slot and KV head of a layer
-    const T *keys, *values;
+    T *keys, *values;
     int head_dim;
-    Places places;
-    const T* then; // keys that are read after these values, or null
-    bool fresh;    // not read yet in this pass, so worth asking for ahead; else they are in the cache
-};
+    Places places = {};
+    const T* then = nullptr; // keys that are read after these values, or null
+    bool fresh = false; // not read yet in this pass, so worth asking for ahead; else in the cache
 
-// Positions of keys or values that are asked for ahead, in the order in which they are read: half a
-// chunk's keys during those before them, then its values, then the next piece's keys.
-constexpr int kAskedAhead = kChunk / 2;
+    // What is read kAskedAhead positions after the i-th of `count` from `here` on, where `next` comes
+    // after them; null where nothing is to be asked for.
+    const T* ahead(const T* here, const T* next, int i, int count) const {
+        if (!fresh) return nullptr;
+        if (i + kAskedAhead < count) return here + static_cast<int64_t>(i + kAskedAhead) * head_dim;
+        if (!next) return nullptr;
+        return next + static_cast<int64_t>(i + kAskedAhead - std::max(count, kAskedAhead)) * head_dim;
+    }
+};
 
 inline void ask(const void* from, int bytes) {
     for (int line = 0; line < bytes; line += 64)
@@ -132,13 +140,11 @@ inline void score(float (*scores)[kChunk], const Held<T>& held, const float* con
                   const Range* ranges, int begin, int end) {
     int at = begin;
     constexpr int kBlocks = at_once(kCount);
-    const int ahead = std::max(end - begin, kAskedAhead);
+    const int64_t first = static_cast<int64_t>(begin) * held.head_dim;
     const auto score_some = [&](auto some) {
         constexpr int kSome = some;
-        const int64_t asked = at + kAskedAhead < end ? at + kAskedAhead : at + kAskedAhead - ahead;
-        const T* then = (at + kAskedAhead < end ? held.keys : held.values) + asked * held.head_dim;
-        score_blocks<T, kCount, kSome>(scores, held, queries, at - begin, at,
-                                       held.fresh ? then : nullptr);
+        const T* then = held.ahead(held.keys + first, held.values + first, at - begin, end - begin);
+        score_blocks<T, kCount, kSome>(scores, held, queries, at - begin, at, then);
         at += kSome * kWide;
     };
     while (at + kBlocks * kWide <= end) score_some(std::integral_constant<int, kBlocks>());
@@ -177,20 +183,14 @@ inline void mix_part(float* const* out, const float (*weights)[kChunk], const He
     const auto take = [&](int i, const T* values) {
         add_multiples<kCount, kWides>(sum, values, kWide, [&](int v) { return weights[v][i]; });
     };
-    const T* values = held.values + static_cast<int64_t>(begin) * held.head_dim + d;
+    const T* values = held.values + static_cast<int64_t>(begin) * held.head_dim;
     const int count = end - begin;
     const int straight = held.places.path ? std::clamp(held.places.start - begin, 0, count) : count;
-    // Of position i + kAskedAhead, those of the next piece coming after the last.
-    const auto next_read = [&](int i) -> const T* {
-        if (!held.fresh) return nullptr;
-        const int after = i + kAskedAhead - std::max(count, kAskedAhead);
-        if (after < 0) return values + static_cast<int64_t>(kAskedAhead) * held.head_dim;
-        return held.then ? held.then + static_cast<int64_t>(after) * held.head_dim + d : nullptr;
-    };
     int i = 0;
-    for (; i < straight; i++, values += held.head_dim) {
-        if (const T* next = next_read(i)) ask(next, kWides * kWide * sizeof(T));
-        take(i, values);
+    for (; i < straight; i++) {
+        if (const T* next = held.ahead(values, held.then, i, count))
+            ask(next + d, kWides * kWide * sizeof(T));
+        take(i, values + static_cast<int64_t>(i) * held.head_dim + d);
     }
     for (; i < count; i++)
         take(i, held.values + static_cast<int64_t>(held.places.of(begin + i)) * held.head_dim + d);

@@ -360,6 +360,13 @@ private:
         }
     }
 
+    // body(owner, begin, end) over what each thread owns of products; then all wait for all.
+    template <class Count, class Body>
+    void products(int me, Count count, Body body) {
+        if (!skips(kSkipProducts)) pool_.shares(me, count, body);
+        pool_.barrier(me);
+    }
+
     // body(matrix, group) for all groups of matrices with the same columns, every thread its own
     // first; then all wait for all.
     template <class Body>
@@ -369,15 +376,13 @@ private:
             for (const Matrix* m : matrices) all += m->count(owner);
             return all;
         };
-        if (!skips(kSkipProducts))
-            pool_.shares(me, count, [&](int owner, int begin, int end) {
-                for (const Matrix* m : matrices) {
-                    const int own = m->count(owner), stop = std::min(end, own);
-                    for (int i = begin; i < stop; i++) body(*m, m->begin(owner) + i);
-                    begin = std::max(begin - own, 0), end -= own;
-                }
-            });
-        pool_.barrier(me);
+        products(me, count, [&](int owner, int begin, int end) {
+            for (const Matrix* m : matrices) {
+                const int own = m->count(owner), stop = std::min(end, own);
+                for (int i = begin; i < stop; i++) body(*m, m->begin(owner) + i);
+                begin = std::max(begin - own, 0), end -= own;
+            }
+        });
     }
 
     template <class Store>
@@ -420,24 +425,20 @@ private:
                                    swiglu(gate[1][i], up[1][i]));
             }
         };
-        if (!skips(kSkipProducts))
-            pool_.shares(me, blocks, [&](int owner, int begin, int end) {
-                const int first = layer.gate.begin(owner) / 2;
-                for (int i = begin; i < end; i++) block(first + i);
-            });
-        pool_.barrier(me);
+        products(me, blocks, [&](int owner, int begin, int end) {
+            const int first = layer.gate.begin(owner) / 2;
+            for (int i = begin; i < end; i++) block(first + i);
+        });
     }
 
     template <class T>
     void attention(const Layer& layer, int l, int me, bool asked) {
-        const int64_t size = static_cast<int64_t>(cache_.capacity) * model_.head_dim;
-        const auto start = [&](int slot, int head) {
-            return ((static_cast<int64_t>(l) * cache_.slots + slot) * model_.kv_heads + head) * size;
-        };
-        const auto keep_in = [&](int r, int head) {
-            const int64_t at = start(slice_[r].slot, head);
-            keep(static_cast<T*>(cache_.keys) + at, static_cast<T*>(cache_.values) + at,
-                 turned(me, r) + queries_ + head * model_.head_dim, slice_[r].place);
+        const auto held = [&](int slot, int head) {
+            const int64_t size = static_cast<int64_t>(cache_.capacity) * model_.head_dim;
+            const int64_t number = static_cast<int64_t>(l) * cache_.slots + slot;
+            const int64_t at = (number * model_.kv_heads + head) * size;
+            return Held<T>{static_cast<T*>(cache_.keys) + at, static_cast<T*>(cache_.values) + at,
+                           model_.head_dim};
         };
         const int without = asked ? 0 : model_.heads, heads = model_.heads + model_.kv_heads;
         if (few_)
@@ -449,28 +450,27 @@ private:
             stage(me, static_cast<int64_t>(count()) * (heads - without), true, [&](int i) {
                 const int r = i / (heads - without), h = without + i % (heads - without);
                 turn(projected(r), h, layer, slice_[r].position);
-                if (h >= model_.heads) keep_in(r, h - model_.heads);
+                if (const int head = h - model_.heads; head >= 0)
+                    keep(held(slice_[r].slot, head), me, r, head);
             });
         if (!asked) return;
-        const auto keys_of = [&](const Piece& p) {
-            return static_cast<const T*>(cache_.keys) + start(p.slot, p.kv_head);
-        };
         const int tasks = static_cast<int>(tasks_.size());
         stage(me, tasks, true, [&](int i) {
             const Task& task = tasks_[i];
-            const Piece& one = pieces_[task.first];
+            const Piece& first = pieces_[task.first];
+            Held<T> here = held(first.slot, first.kv_head);
             for (int r = task.row; few_ && r < task.row + task.rows; r++)
-                if (slice_[r].place / kChunk == one.chunk) keep_in(r, one.kv_head);
-            const T* then = nullptr;
+                if (slice_[r].place / kChunk == first.chunk) keep(here, me, r, first.kv_head);
             if (i + 1 < tasks) {
                 const Piece& next = pieces_[tasks_[i + 1].first];
-                then = keys_of(next) + static_cast<int64_t>(next.chunk) * kChunk * model_.head_dim;
+                here.then = held(next.slot, next.kv_head).keys +
+                            static_cast<int64_t>(next.chunk) * kChunk * model_.head_dim;
             }
-            const T* values = static_cast<const T*>(cache_.values) + start(one.slot, one.kv_head);
-            for (int p = task.first; p < task.end; p++)
-                piece<T>(me, pieces_[p],
-                         {keys_of(one), values, model_.head_dim,
-                          slice_[pieces_[p].vector / group_].places, then, pieces_[p].fresh});
+            for (int p = task.first; p < task.end; p++) {
+                here.places = slice_[pieces_[p].vector / group_].places;
+                here.fresh = pieces_[p].fresh;
+                piece(me, pieces_[p], here);
+            }
         });
         const Activations mixed = desk(me).mixed.view;
         blockwise(me, mixed.blocks / together_blocks(), count(), true,
@@ -497,10 +497,12 @@ private:
 
     // Key and value of a row into the cache: keys with sixteen positions side by side.
     template <class T>
-    void keep(T* keys, T* values, const float* key, int place) {
+    void keep(const Held<T>& held, int me, int r, int kv_head) {
+        const float* key = turned(me, r) + queries_ + kv_head * model_.head_dim;
         const float* value = key + kv_;
-        T* column = keys + static_cast<int64_t>(place / kWide) * kWide * model_.head_dim + place % kWide;
-        T* row = values + static_cast<int64_t>(place) * model_.head_dim;
+        const int place = slice_[r].place, lane = place % kWide;
+        T* column = held.keys + static_cast<int64_t>(place - lane) * model_.head_dim + lane;
+        T* row = held.values + static_cast<int64_t>(place) * model_.head_dim;
         for (int d = 0; d < model_.head_dim; d += kWide) {
             alignas(64) T turned[kWide];
             fstore(turned, fload(key + d));
