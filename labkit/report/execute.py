@@ -6,7 +6,6 @@ The kernel is this very interpreter, whatever kernels the user has registered.
 from __future__ import annotations
 
 import json
-import os
 import sys
 import tempfile
 from pathlib import Path
@@ -16,31 +15,22 @@ from labkit.paths import atomic_write
 CELL_FAILED, KERNEL_DIED, OTHER, NOT_WRITTEN = 1, 3, 4, 5
 
 
-def _use_this_interpreter(folder: Path) -> str:
-    """Make a kernel of this interpreter, first on Jupyter's path; returns its name."""
-    spec = folder / "kernels" / "labkit" / "kernel.json"
-    spec.parent.mkdir(parents=True)
-    argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-    described = {"argv": argv, "display_name": "labkit", "language": "python"}
-    spec.write_text(json.dumps(described), encoding="utf-8")
-    before = os.environ.get("JUPYTER_PATH")
-    os.environ["JUPYTER_PATH"] = os.pathsep.join([str(folder), *([before] if before else [])])
-    return "labkit"
-
-
 def execute(source: Path, target: Path, parameters: dict[str, object]) -> int:
     """Run a notebook; 0, or a number that says how it ended. `target` holds what there is."""
     import papermill
     from nbclient.exceptions import DeadKernelError
 
+    from labkit.report.kernel import PatientKernelManager, this_interpreter
+
     with tempfile.TemporaryDirectory(prefix="labkit-kernel-") as folder:
-        kernel = _use_this_interpreter(Path(folder))
+        kernel = this_interpreter(Path(folder))
         try:
             papermill.execute_notebook(
                 str(source),
                 str(target),
                 parameters=parameters,
                 kernel_name=kernel,
+                kernel_manager_class=PatientKernelManager,
                 language="python",
                 cwd=str(source.parent),
                 progress_bar=sys.stderr.isatty(),
