@@ -83,6 +83,15 @@ def _rows(result: Comparison, nbytes: dict[str, float]) -> list[dict[str, object
     return rows
 
 
+def _restless(result: Comparison) -> list[str]:
+    """A line where the memory changed its speed during turns, which then tell no fraction."""
+    told = {name: len(result.restless(name)) for name in result.traces}
+    if not any(told.values()):
+        return []
+    rounds = ", ".join(f"{count} of {result.rounds} for {name}" for name, count in told.items())
+    return [f"The memory changed its speed during turns, which tell no fraction: {rounds}."]
+
+
 Ask = Callable[[Sequence[int], int], Trace]  # a prompt and how many new tokens
 
 
@@ -167,6 +176,7 @@ def run(
     lines = [text_table(_rows(result, nbytes))]
     lines += [f"{name}: {one.note}" for name, one in told.items() if one.note]
     lines += [f"{name}: FAILED: {why}" for name, why in result.failed.items()]
+    lines += _restless(result)
     if not result.trusted():
         lines.append("The A/A control failed: do not trust this comparison.")
     return "\n".join(lines)

@@ -59,11 +59,29 @@ def test_a_control_that_differs_silences_every_verdict():
 
 
 def test_fractions_pair_each_round_with_its_own_bandwidth():
-    rates = itertools.cycle([10.0, 20.0, 40.0])
+    rates = itertools.cycle([10.0, 11.0, 12.0])
     result = compare({"a": constant(1.0)}, "a", rounds=5, probe=lambda: next(rates))
     fractions = result.fractions("a", lambda bandwidth: 5.0 / bandwidth)
     assert fractions == pytest.approx([5.0 / b for b in result.bandwidth["a"]])
     assert len(set(result.bandwidth["a"])) > 1
+
+
+def test_a_round_in_which_the_memory_changed_tells_no_fraction():
+    answers = iter([10.0] * 4 + [20.0] * 11)  # it doubles during the first turn of the second round
+    result = compare({"a": constant(1.0)}, "a", rounds=5, probe=lambda: next(answers))
+    first, other = order(["a", again("a")], 2)
+    assert result.restless(first) == [1]
+    assert result.restless(other) == []
+    assert result.fractions(first, lambda b: 5.0 / b) == pytest.approx([0.5, 0.25, 0.25, 0.25])
+    assert result.fractions(other, lambda b: 5.0 / b) == pytest.approx([0.5] + [0.25] * 4)
+    assert len(result.values(first)) == 5  # its times stay
+
+
+def test_where_hardly_a_round_was_steady_all_tell():
+    answers = itertools.cycle([10.0, 20.0, 10.0])
+    result = compare({"a": constant(1.0)}, "a", rounds=5, probe=lambda: next(answers))
+    assert result.restless("a") == [0, 1, 2, 3, 4]
+    assert result.fractions("a", lambda b: 5.0 / b) == pytest.approx([0.25] * 5)
 
 
 def test_a_fraction_above_one_is_never_silent(capsys):

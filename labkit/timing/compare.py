@@ -20,6 +20,11 @@ from labkit.errors import LabkitError
 from labkit.timing.statistics import FEWEST_ROUNDS, Ratio, outliers, paired_ratio
 from labkit.timing.trace import Trace
 
+# Where a turn's two probes differ by this factor, the memory changed its speed during the turn.
+# On a virtual machine of two cores it stood at 37 or at 78 GB/s, for seconds at a time.
+CHANGED = 1.25
+_FEWEST_STEADY = 3
+
 Variant = Callable[[int], Trace]
 Probe = Callable[[], float]
 
@@ -29,14 +34,16 @@ class Comparison:
     """Raw traces of every variant and round, and what follows from them.
 
     bandwidth holds the read bandwidth (bytes/s) of the moment each trace was taken, where a probe
-    was given. first holds the first call of each variant, which is no part of any round. failed
-    holds the messages of variants that dropped out.
+    was given, and change by which factor the probes before and after it differed. first holds the
+    first call of each variant, which is no part of any round. failed holds the messages of variants
+    that dropped out.
     """
 
     baseline: str
     traces: dict[str, list[Trace]]
     first: dict[str, Trace]
     bandwidth: dict[str, list[float]] = field(default_factory=dict)
+    change: dict[str, list[float]] = field(default_factory=dict)
     interrupted: bool = False
     failed: dict[str, str] = field(default_factory=dict)
 
@@ -84,16 +91,24 @@ class Comparison:
         """faster, slower or inconclusive; always inconclusive where the control failed."""
         return self.speedup(variant, metric).verdict if self.trusted(metric) else "inconclusive"
 
+    def restless(self, variant: str) -> list[int]:
+        """Rounds, from 0, during whose turn the memory changed its speed."""
+        return [i for i, factor in enumerate(self.change.get(variant, ())) if factor > CHANGED]
+
     def fractions(
         self, variant: str, limit_seconds: Callable[[float], float], metric: str = "tpot"
     ) -> list[float]:
         """Limit time over measured time, each round with its own bandwidth.
 
-        limit_seconds: from bytes/s to the least seconds the metric could have taken. More than
-        the limit is a defect of the limit or of the measurement, and is said aloud.
+        limit_seconds: from bytes/s to the least seconds the metric could have taken. Restless
+        rounds are left out while three others remain. More than the limit is a defect of the limit
+        or of the measurement, and is said aloud.
         """
         pairs = zip(self.bandwidth[variant], self.values(variant, metric), strict=True)
         found = [limit_seconds(rate) / seconds for rate, seconds in pairs]
+        unknown = set(self.restless(variant))
+        if len(found) - len(unknown) >= _FEWEST_STEADY:
+            found = [one for i, one in enumerate(found) if i not in unknown]
         if np.median(found) > 1:
             above = f"{variant} ({metric}) stands at {np.median(found):.2f} of its limit"
             print(f"DEFECT: {above}, in the median of {len(found)} rounds.", file=sys.stderr)
@@ -113,6 +128,7 @@ class Comparison:
                 name: [trace.to_dict() for trace in traces] for name, traces in self.traces.items()
             },
             "bandwidth": self.bandwidth,
+            "change": self.change,
             "failed": self.failed,
         }
 
@@ -156,7 +172,8 @@ def compare(
     runs = dict(variants) | {again(baseline): variants[baseline]}
     probes = _probes(probe, runs, baseline)
     result = Comparison(baseline, {name: [] for name in runs}, {})
-    result.bandwidth = {name: [] for name in runs} if probes else {}
+    for kept in (result.bandwidth, result.change) if probes else ():
+        kept.update({name: [] for name in runs})
     for name in tqdm(variants, desc="first calls", leave=False):
         if (trace := _turn(result, runs, name, 0)) is not None:
             result.first[name] = trace
@@ -193,7 +210,7 @@ def _turn(result: Comparison, runs: dict[str, Variant], name: str, number: int) 
         if name in (result.baseline, result.control):
             raise
         result.failed[name] = str(error)
-        for kept in (runs, result.traces, result.bandwidth, result.first):
+        for kept in (runs, result.traces, result.bandwidth, result.change, result.first):
             kept.pop(name, None)
         return None
 
@@ -203,7 +220,7 @@ def _one_round(
 ) -> None:
     """One turn of each; kept only when all are there, so that rounds stay paired."""
     traces: dict[str, Trace] = {}
-    rates: dict[str, float] = {}
+    rates: dict[str, tuple[float, float]] = {}  # before and after
     before: dict[int, float] = {}  # the last answer of each probe, until other work came between
     for name in order(list(runs), number):
         probe = probes.get(name)
@@ -216,9 +233,10 @@ def _one_round(
         traces[name] = trace
         if probe:
             after = probe()
-            rates[name] = max(before[id(probe)], after)
+            rates[name] = before[id(probe)], after
             before = {id(probe): after}
     for name, trace in traces.items():
         result.traces[name].append(trace)
         if probes:
-            result.bandwidth[name].append(rates[name])
+            result.bandwidth[name].append(max(rates[name]))
+            result.change[name].append(max(rates[name]) / min(rates[name]))
