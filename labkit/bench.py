@@ -25,7 +25,7 @@ from labkit.peers import client
 from labkit.peers.client import Loaded, Source, Worker
 from labkit.peers.variants import BARE, Variant, find
 from labkit.report.words import text_table
-from labkit.timing.compare import Comparison, compare
+from labkit.timing.compare import Comparison, again, compare
 from labkit.timing.environment import cores_allowed, environment
 from labkit.timing.statistics import FEWEST_ROUNDS, interval
 from labkit.timing.trace import Trace
@@ -61,7 +61,7 @@ def step_bytes(config: ModelConfig, loaded: Loaded, context: int) -> float | Non
 def _rows(result: Comparison, nbytes: dict[str, float]) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     for name in result.traces:
-        variant = name.removesuffix(" (again)")
+        variant = name.removesuffix(again(""))
         read = nbytes.get(variant)
         share = "–"
         if read:
@@ -84,12 +84,13 @@ def _rows(result: Comparison, nbytes: dict[str, float]) -> list[dict[str, object
 
 
 def _restless(result: Comparison) -> list[str]:
-    """A line where the memory changed its speed during turns, which then tell no fraction."""
+    """A line where the memory changed its speed during turns: see Comparison.fractions."""
     told = {name: len(result.restless(name)) for name in result.traces}
     if not any(told.values()):
         return []
     rounds = ", ".join(f"{count} of {result.rounds} for {name}" for name, count in told.items())
-    return [f"The memory changed its speed during turns, which tell no fraction: {rounds}."]
+    why = "such turns tell no fraction of the limit while three others remain"
+    return [f"The memory changed its speed during turns, {rounds}; {why}."]
 
 
 Ask = Callable[[Sequence[int], int], Trace]  # a prompt and how many new tokens
