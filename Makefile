@@ -23,7 +23,7 @@ REPORTS = $(BIN)/labkit reports --profile '$(PROFILE)' --model '$(MODEL)' --devi
   $(if $(filter-out 0,$(FORCE)),--force)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab reports test lint peers example clean
+.PHONY: help setup lab reports test lint fix peers example clean
 
 help: ## this list
 	@echo "make TARGET [NAME=value ...]"
@@ -59,12 +59,16 @@ lint: $(READY) ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+fix: $(READY) ## format, and mend what lint can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
 peers: $(READY) ## build and install other engines to compare with, in .venv-peers
-	$(BIN)/python -m labkit.peers.install
+	$(BIN)/python -m labkit.bench.install
 
 example: $(READY) ## make the quick run that is kept in outputs/example
 	@$(MAKE) --no-print-directory reports RUN=example PROFILE=quick FORCE=1
-	@$(BIN)/python -m labkit.report.picture outputs/example
+	@$(BIN)/python -m labkit.report.pages.picture outputs/example
 
 clean: ## remove the environment and caches; outputs stay
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,6 +1,6 @@
 """The `labkit` command: limit, reports, bench, compare.
 
-Everything heavy is imported inside the commands, so that --help answers at once.
+Each command imports what it needs, so that --help answers at once.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from labkit.errors import LabkitError
 
 
 def _clear_errors(command: Callable[..., Any]) -> Callable[..., Any]:
-    """A mistake of the user's is one line and exit code 2, not a traceback."""
+    """Print a LabkitError as one line, without a traceback, and exit with code 2."""
 
     @functools.wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> None:
@@ -36,7 +36,7 @@ def _clear_errors(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
-    """How fast can this go, on this machine, and what would it cost?"""
+    """How fast can this machine run a model, and which techniques come close to that?"""
 
 
 @main.command()
@@ -45,11 +45,14 @@ def main() -> None:
 @click.option("--dtype", default="float32", show_default=True, help="of the weights")
 @click.option("--prompt-tokens", default=128, show_default=True)
 @click.option("--new-tokens", default=128, show_default=True)
-@click.option("--machine", default=None, help="a machine of the datasheet table instead of this")
+@click.option("--machine", default=None, help="by its datasheet, instead of this machine")
 @click.option("--remeasure", is_flag=True, help="measure this machine again")
 @_clear_errors
 def limit(model: str, **options: Any) -> None:
-    """The limit of MODEL (default: the built-in one) here, or on a machine you do not have."""
+    """The least time that MODEL can take, on this machine or on one that you do not have.
+
+    MODEL is a directory, a GGUF file or a hub id; by default the built-in model.
+    """
     from labkit.limits.report import limit_report
 
     click.echo(limit_report(model or None, **options))
@@ -60,21 +63,21 @@ def limit(model: str, **options: Any) -> None:
 @click.option("--model", default="", help="directory, GGUF file or hub id; default: the built-in")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps")
 @click.option("--dtype", default="float32", show_default=True)
-@click.option("--only", default="", help="numbers or names of notebooks, with commas: 02 or 00,01")
+@click.option("--only", default="", help="notebooks by number or name, with commas: 02 or 00,01")
 @click.option("--params", default=None, type=click.Path(path_type=Path), help="YAML file")
 @click.option("--run", "name", default="", help="name of the run; default: date, model, profile")
-@click.option("--force", is_flag=True, help="run again what is already there")
+@click.option("--force", is_flag=True, help="run again what is already done")
 @_clear_errors
 def reports(**options: Any) -> int:
     """Run the notebooks and write their pages into outputs/<run>.
 
-    The same command on the same day goes on with the same run and keeps what is done for the same
-    code, parameters, model and machine.
+    The same command on the same day continues the same run. It keeps each notebook that is done,
+    unless its parameters, the model, the machine or the code that it imports have changed.
     """
-    from labkit.report.request import Request
-    from labkit.report.run import run_reports
+    from labkit.report.runs.request import ReportRequest
+    from labkit.report.runs.run import run_reports
 
-    return run_reports(Request(**options))
+    return run_reports(ReportRequest(**options))
 
 
 @main.command()
@@ -87,11 +90,11 @@ def reports(**options: Any) -> int:
 @click.option("--json", "json_path", default=None, type=click.Path(path_type=Path), help="samples")
 @_clear_errors
 def bench(**options: Any) -> None:
-    """Compare our variants and installed peers, interleaved; the first is the baseline.
+    """Compare our variants and other engines, interleaved; the first is the baseline.
 
-    An unknown name lists what there is; `make peers` installs the other engines.
+    An unknown name lists the known ones. `make peers` installs the other engines.
     """
-    from labkit.bench import run
+    from labkit.bench.run import run
 
     click.echo(run(**options))
 
@@ -101,11 +104,11 @@ def bench(**options: Any) -> None:
 @click.argument("second")
 @_clear_errors
 def compare(first: str, second: str) -> None:
-    """Findings of two runs side by side; FIRST and SECOND are names under outputs or folders."""
-    from labkit.report.index import compare_runs, differences, run_folder
-    from labkit.report.words import text_table
+    """The findings of two runs side by side. FIRST and SECOND: folders, or names in outputs."""
+    from labkit.report.pages.index import compare_runs, differences, find_run
+    from labkit.report.told.words import text_table
 
-    folders = run_folder(first), run_folder(second)
+    folders = find_run(first), find_run(second)
     for line in differences(*folders):
         click.echo(f"not the same {line}")
     click.echo(text_table(compare_runs(*folders)))

@@ -1,17 +1,17 @@
-"""Errors a user can cause. Each message says what was given, what is allowed and what to do."""
+"""Errors that a user can cause. A message says what was given, what is allowed and what to do."""
 
 
 class LabkitError(Exception):
-    """A mistake in what was asked; the command line prints it without a traceback."""
+    """Something that the user can put right; the command line prints it without a traceback."""
 
 
 class ModelError(LabkitError):
-    """A model that cannot be found, read or computed."""
+    """A model that cannot be found or read, or that no decoder here computes."""
 
 
 class ParameterError(LabkitError):
-    """A parameter that is unknown or has a value that is not allowed."""
+    """An unknown parameter, or a value that is not allowed for it."""
 
 
 class DeviceError(LabkitError):
-    """A device this machine does not have."""
+    """A device that this machine does not have."""

@@ -1,4 +1,4 @@
-"""A real outputs folder for the tests of the pages: notebooks executed as a run executes them."""
+"""An outputs folder for the tests of the pages, with notebooks executed as in a run."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 
 import nbformat
 
-from labkit.report.finding import Finding, load_findings
-from labkit.report.html import render_notebook
-from labkit.report.index import write_run_index, write_runs_index
-from labkit.report.watch import run_notebook
+from labkit.report.pages.html import render_notebook
+from labkit.report.pages.index import write_run_index, write_runs_index
+from labkit.report.runs.watch import run_notebook
+from labkit.report.told.finding import Finding, load_findings
 
 HOSTILE = '<script>window.hacked=1</script><img src=x onerror="window.hacked=1">'
 
@@ -24,8 +24,9 @@ _GOOD = [
     ("parameters", "model: str = ''\nrounds: int = 5"),
     (
         "code",
-        "from labkit.report.finding import Finding, save_findings\n"
-        "from labkit.report.plots import new_figure, quote, say, show, source, table\n"
+        "from labkit.report.told.finding import Finding\n"
+        "from labkit.report.told.notebook import save_findings\n"
+        "from labkit.report.told.plots import new_figure, quote, say, show, source, table\n"
         "from IPython.display import HTML, Javascript, display\n"
         "import sys",
     ),
@@ -127,7 +128,7 @@ def write_run(folder: Path, status: str, notebooks: list[dict[str, Any]], **more
 
 
 def entry(name: str, status: str = "ok", error: str | None = None) -> dict[str, Any]:
-    """A notebook's line in run.json."""
+    """A notebook's part of run.json."""
     title = f"The {name[3:]} one"
     return {"name": name, "title": title, "status": status, "seconds": 65.2, "error": error}
 

@@ -15,7 +15,7 @@ from labkit.model.decoder import Decoder
 from labkit.model.gguf_file import hf_config, open_gguf, tensors
 from labkit.model.rows import Rows
 from tests.conftest import make_reference
-from tests.test_model_gguf import gguf_weights, write_gguf
+from tests.model.test_gguf_file import gguf_weights, write_gguf
 
 # Sizes that blocks of 32 divide; a vocabulary (97) that groups of 16 do not.
 SIZES: dict[str, Any] = {

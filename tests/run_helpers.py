@@ -1,4 +1,4 @@
-"""Runs of small notebooks in a folder of their own, for the tests of runs and of accidents."""
+"""Small notebooks in a temporary folder, and requests to run them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import json
 
 import nbformat
 
-from labkit.report import run as run_module
-from labkit.report.request import Request
+from labkit.report.runs import run as run_module
+from labkit.report.runs.request import ReportRequest
 
 IDENTITY = {
     "model": "tiny",
@@ -19,7 +19,8 @@ IDENTITY = {
 }
 PARAMETERS = "model: str = ''\ndevice: str = 'auto'\nrounds: int = 3"
 SAVE = """
-from labkit.report.finding import Finding, save_findings
+from labkit.report.told.finding import Finding
+from labkit.report.told.notebook import save_findings
 _ = save_findings(NAME, [Finding(
     notebook=NAME, technique="t", variant="new", baseline="old", phase="decode", metric="tpot",
     unit="s", value=1.0, baseline_value=2.0, speedup=2.0, speedup_low=1.9, speedup_high=2.1,
@@ -37,14 +38,14 @@ def write(folder, name, *code, fraction=0.5):
     nbformat.write(nbformat.v4.new_notebook(cells=made), folder / f"{name}.ipynb")
 
 
-def small_request(tmp_path, monkeypatch) -> Request:
-    """A request for the notebooks of a folder of its own, the model check left out."""
-    monkeypatch.setattr(run_module, "check", lambda _: IDENTITY)
+def small_request(tmp_path, monkeypatch) -> ReportRequest:
+    """A request to run the notebooks of a temporary folder, for a model that is not looked up."""
+    monkeypatch.setattr(run_module, "identify", lambda _: IDENTITY)
     notebooks = tmp_path / "notebooks"
     (notebooks / "profiles").mkdir(parents=True)
     (notebooks / "profiles" / "full.yaml").write_text("rounds: 4\n")
     write(notebooks, "00_good", "print('<script>window.hacked = 1</script>')")
-    return Request(name="r", outputs=tmp_path / "outputs", notebooks=notebooks)
+    return ReportRequest(name="r", outputs=tmp_path / "outputs", notebooks=notebooks)
 
 
 def record(request):

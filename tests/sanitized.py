@@ -8,14 +8,18 @@ from pathlib import Path
 
 import torch
 
-from labkit.model.cache import CacheError
-from labkit.model.rows import Rows
+from labkit.model.cache.protocol import CacheError
+from labkit.model.rows import Part, Rows
 from labkit.optimize.fused import native
 from labkit.optimize.fused.decoder import FusedDecoder
 from labkit.optimize.fused.weights import packed
-from tests.fused_helpers import logits, tiny_gguf
+from labkit.optimize.speculative.head.fused import fused_head
+from labkit.optimize.speculative.head.model import Head
+from tests.fused_helpers import logits, plain_twin, tiny_gguf
+from tests.tiny import whole
 
 IDS = [(5 * n * n + n) % 97 for n in range(270)]
+CASES = (("llama", "Q4_1"), ("qwen2", "Q8_0"), ("qwen3", "Q4_0"), ("llama", "Q5_0"))
 
 
 def main(folder: Path) -> None:
@@ -23,43 +27,81 @@ def main(folder: Path) -> None:
     plain_library = native.library
     sanitized = native.library("", sanitize=True)
     native.library = lambda isa="": sanitized  # type: ignore[assignment]
-    cases = (("llama", "Q4_1"), ("qwen2", "Q8_0"), ("qwen3", "Q4_0"), ("llama", "Q5_0"))
-    for name, kind in cases:
+    for name, kind in CASES:
         file = tiny_gguf(folder / f"{name}-{kind}.gguf", name, kind)
         for threads in (1, 3):
             fused = FusedDecoder(packed(file, threads=threads))
             assert torch.equal(logits(fused, IDS), logits(fused, IDS, 7))
-            cache = fused.new_cache(2, 20)
-            fused(Rows.of([(0, 0, IDS[:19], True), (1, 0, IDS[:20], False)]), cache)
-            streams = torch.empty(20, fused.config.hidden_size)
-            fused.continued(IDS[19:20], cache, streams=streams)
-            with contextlib.suppress(CacheError):
-                fused.following(IDS[20], cache, slot=1)
-                raise AssertionError("not refused")
-            cache.truncate(0, 10)
-            fused(Rows.of([(0, 10, IDS[:6], True, [-1, 0, 1, 0, 3, 1])]), cache)
-            cache.keep(0, 10, [0, 3, 4])
-            fused.best(Rows.of([(0, 13, IDS[:3], True)]), cache, streams)
-            fused.continued(IDS[:4], cache, 0, [-1, 0, 0, 2], streams)
-            cache.truncate(0, 16)
-            right = [IDS[0]]
-            while len(right) < 4:
-                right.append(fused.following(right[-1], cache))
-            for tree in ((), [-1, 0, 1, 2], [-1, 0, 1, 0]):
-                cache.truncate(0, 16)
-                assert fused.continued(right, cache, 0, tree, streams, True)[:2] == right[1:3]
-            cache.truncate(0, 16)
-            with contextlib.suppress(ValueError):
-                fused.continued(IDS[:2], cache, 0, [-1, 1])
-                raise AssertionError("not refused")
-            fused(Rows.of([(0, 16, IDS[:3], True)]), cache)
-            fused.guesses(IDS[:5], fused.new_cache(1, 5), 97, streams)
-            for parts in ([(0, 19, [1, 2], True)], [(0, 19, [97], True)], [(2, 0, [1], True)]):
-                with contextlib.suppress(CacheError, IndexError):
-                    fused(Rows.of(parts), cache)
-                    raise AssertionError("not refused")
-    native.library = plain_library  # type: ignore[assignment]
-    print(f"sanitized: {len(cases)} formats")
+            passes(fused)
+            spans(fused)
+            if threads == 1:
+                drafts(fused, Head.of(plain_twin(file), torch.arange(60)))
+    native.library = plain_library
+    print(f"sanitized: {len(CASES)} formats")
+
+
+def passes(fused: FusedDecoder) -> None:
+    """Chains, trees, guesses right and wrong, and what is refused."""
+    cache = fused.new_cache(2, 20)
+    fused(Rows.of([whole(0, 0, IDS[:19]), Part(1, 0, IDS[:20])]), cache)
+    streams = torch.empty(20, fused.config.hidden_size)
+    fused.greedy([Part(0, 19, IDS[19:20], streams=streams[19:])], cache)
+    with contextlib.suppress(CacheError):
+        fused.greedy([Part(1, 20, IDS[20:21])], cache)
+        raise AssertionError("not refused")
+    cache.truncate(0, 10)
+    fused(Rows.of([whole(0, 10, IDS[:6], [-1, 0, 1, 0, 3, 1])]), cache)
+    cache.keep(0, 10, [0, 3, 4])
+    fused(Rows.of([whole(0, 13, IDS[:3])]), cache)
+    fused.greedy([whole(0, 16, IDS[:4], [-1, 0, 0, 2], streams=streams)], cache)
+    cache.truncate(0, 16)
+    cache.truncate(1, 5)
+    both = [whole(0, 16, IDS[:3], [-1, 0, 0], streams=streams), whole(1, 5, IDS[:9])]
+    fused.greedy(both, cache)
+    cache.truncate(0, 16)
+    right = [IDS[0]]
+    while len(right) < 4:
+        (tokens,) = fused.greedy([Part(0, 15 + len(right), right[-1:])], cache)
+        right += tokens
+    for tree in ((), [-1, 0, 1, 2], [-1, 0, 1, 0]):
+        cache.truncate(0, 16)
+        (found,) = fused.greedy([whole(0, 16, right, tree, guesses=True, streams=streams)], cache)
+        assert found[:2] == right[1:3]
+    cache.truncate(0, 16)
+    with contextlib.suppress(ValueError):
+        fused.greedy([whole(0, 16, IDS[:2], [-1, 1])], cache)
+        raise AssertionError("not refused")
+    fused(Rows.of([whole(0, 16, IDS[:3])]), cache)
+    for refused in (whole(0, 19, [1, 2]), whole(0, 19, [97]), whole(2, 0, [1])):
+        with contextlib.suppress(CacheError, IndexError):
+            fused(Rows.of([refused]), cache)
+            raise AssertionError("not refused")
+
+
+def spans(fused: FusedDecoder) -> None:
+    """Embeddings, and rows that see each other, across the borders of slices and chunks."""
+    cache = fused.new_cache(3, 260)
+    given = torch.randn(128, fused.config.hidden_size)
+    parts = [
+        whole(0, 0, IDS[:100]),
+        whole(1, 0, [0] * 128, embeddings=given, causal=False),
+        whole(2, 0, IDS[:9], [-1, 0, 0, 1, 2, 4, 3, 6, 6], embeddings=given[:9]),
+    ]
+    fused(Rows.of(parts), cache)
+    fused.greedy([whole(1, 128, IDS[:128], causal=False)], cache)
+    with contextlib.suppress(CacheError):
+        fused(Rows.of([whole(0, 100, IDS[:129], causal=False)]), cache)
+        raise AssertionError("not refused")
+
+
+def drafts(fused: FusedDecoder, head: Head) -> None:
+    """A draft head on the target's engine, in turn with it."""
+    native_head = fused_head(head, fused)
+    cache, own = native_head.new_cache(1, 9), torch.zeros(8, fused.config.hidden_size)
+    features = torch.randn(8, fused.config.hidden_size)
+    native_head.guesses(IDS[:8], cache, 60, own, features, 0)
+    fused.greedy([Part(0, 0, IDS[:3])], fused.new_cache(1, 3))
+    native_head.guesses(IDS[8:9], cache, 3, own, own, 7)
 
 
 if __name__ == "__main__":

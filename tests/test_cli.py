@@ -31,7 +31,7 @@ def test_help_imports_nothing_heavy():
 
 
 def test_running_reports_imports_no_torch_where_it_watches():
-    code = "import sys, labkit.report.run\nprint('torch' in sys.modules)"
+    code = "import sys, labkit.report.runs.run\nprint('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 

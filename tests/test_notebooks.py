@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
+import importlib
 import json
 import os
 import subprocess
@@ -12,14 +14,14 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from labkit.optimize.graph_rewriting import ladder
-from labkit.paths import project_root
-from labkit.report.finding import load_findings
+from labkit.base.paths import project_root
+from labkit.report.told.finding import load_findings
+from labkit.studies import graph_rewriting_rungs as rungs
 from labkit.workload.tasks import KINDS, OUTSIDE
 from tests.tiny import save_tiny_model
 
 NOTEBOOKS = sorted((project_root() / "notebooks").glob("[0-9]*.ipynb"))
-EXECUTE = (sys.executable, "-m", "labkit.report.execute")
+EXECUTE = (sys.executable, "-m", "labkit.report.runs.execute")
 TINY = {
     "00_speed_limit": {"rounds": 5, "prompt_tokens": 12, "new_tokens": 3, "check_tokens": 8},
     "01_timing": {"rounds": 5, "prompt_tokens": 12, "new_tokens": 4, "series": 60},
@@ -39,7 +41,7 @@ TINY = {
         "new_tokens": 3,
         "check_tokens": 6,
         "prefill_tokens": 16,
-        "compiled": False,  # a minute on a clean machine; tests/test_optimize_graph_rewriting.py
+        "compiled": False,  # a minute on a clean machine; tests/studies/test_graph_rewriting.py
     },
     "04_quantization": {
         "rounds": 5,
@@ -81,7 +83,7 @@ FINDS = {
         ("sliding window 16", "decode"),
     },
     "03_graph_rewriting": {
-        *((name, "decode") for name in (*ladder.REWRITES, *ladder.STACK)),
+        *((name, "decode") for name in (*rungs.REWRITES, *rungs.STACK)),
         ("logits of the last row", "prefill"),
     },
     "04_quantization": {
@@ -138,14 +140,35 @@ def test_notebook_keeps_the_contract(path):
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     text = "\n".join(cell.source for cell in notebook.cells)
     assert all(not cell.outputs and cell.execution_count is None for cell in code)
-    assert sum("parameters" in cell.metadata.get("tags", []) for cell in code) == 1
     assert "class " not in "\n".join(cell.source for cell in code)
-    timed = " = measure(" if path.stem == "15_the_limit" else " = compare("
-    wanted = ["device: str", "source(", "ame answer?", "Prediction", timed, "gap remains"]
-    places = [text.find(word) for word in [*wanted, "save_findings(N"]]
+    wanted = ["device: str", "source(", "ame answer?", "Prediction", "study.measure(",
+              "gap remains", "study.findings("]  # fmt: skip
+    places = [text.find(word) for word in wanted]
     assert -1 not in places
     if path.stem != "01_timing":  # which first takes the usual way apart
         assert places == sorted(places)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_parameters_are_the_fields_of_the_study(path):
+    """Names, types and defaults of the parameters cell, in the same order; all are handed on."""
+    notebook = nbformat.read(path, as_version=4)
+    (parameters,) = (c for c in notebook.cells if "parameters" in c.metadata.get("tags", []))
+    (setup,) = (c for c in notebook.cells if "setup" in c.metadata.get("tags", []))
+    declared: dict[str, object] = {}
+    exec(compile(parameters.source, path.stem, "exec"), declared)
+    study = importlib.import_module(f"labkit.studies.{path.stem[3:]}").Study
+    fields = {
+        f.name: f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
+        for f in dataclasses.fields(study)
+    }
+    kinds = declared.pop("__annotations__")
+    del declared["__builtins__"]
+    assert declared == fields
+    assert list(declared) == list(fields)
+    assert kinds == {f.name: f.type for f in dataclasses.fields(study)}
+    for name in fields:
+        assert f"{name}={name}," in setup.source
 
 
 def test_functions_in_notebooks_are_short():

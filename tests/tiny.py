@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from labkit.model.config import ModelConfig
 from labkit.model.decoder import Decoder
+from labkit.model.rows import Part
 
 CONFIG = ModelConfig(
     family="llama",
@@ -35,6 +38,13 @@ def tiny_decoder(seed: int = 0, **changes: object) -> Decoder:
     for parameter in decoder.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     return decoder.eval().requires_grad_(False)
+
+
+def whole(
+    slot: int, start: int, tokens: Sequence[int], parents: Sequence[int] = (), **more: Any
+) -> Part:
+    """A part whose rows are all asked for."""
+    return Part(slot, start, tokens, len(tokens), parents, **more)
 
 
 def save_tiny_model(folder: Path, seed: int = 0) -> Path:

@@ -1,4 +1,4 @@
-"""What if: the limit of a model on a machine, neither of which has to be here."""
+"""What if: the limit of a model on a machine, without having either of them."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from importlib import resources
 
 import yaml
 
+from labkit.base.units import scaled
 from labkit.limits.cost import ELEMENT_BYTES, decode_cost, prefill_cost, weight_bytes
 from labkit.limits.hardware import Hardware
 from labkit.limits.roofline import limit
 from labkit.model.config import ModelConfig
-from labkit.units import scaled
 
 
 @cache
@@ -27,8 +27,8 @@ def shapes() -> dict[str, ModelConfig]:
     }
 
 
-def held_bytes(config: ModelConfig, dtype: str, context: int, batch: int) -> float:
-    """Memory for the weights and the KV cache of `batch` sequences."""
+def needed_bytes(config: ModelConfig, dtype: str, context: int, batch: int) -> float:
+    """Bytes of memory for the weights and for the KV cache of `batch` sequences."""
     kv = config.kv_bytes_per_token(max(ELEMENT_BYTES[dtype], 1.0)) * context * batch
     return weight_bytes(config, dtype) + kv
 
@@ -41,13 +41,13 @@ def what_if(
     batch: int = 1,
 ) -> dict[str, object]:
     """One row of the calculator: the limits of decode and prefill, or that it does not fit."""
-    held = held_bytes(config, dtype, context, batch)
-    if hardware.capacity and held > hardware.capacity:
-        return {"holds": scaled(held, "B"), "decode": "does not fit", "prefill": ""}
+    needed = needed_bytes(config, dtype, context, batch)
+    if hardware.capacity and needed > hardware.capacity:
+        return {"holds": scaled(needed, "B"), "decode": "does not fit", "prefill": ""}
     step = limit(decode_cost(config, context, batch, dtype), hardware)
     prompt = limit(prefill_cost(config, context, batch, dtype), hardware)
     return {
-        "holds": scaled(held, "B"),
+        "holds": scaled(needed, "B"),
         "decode": f"{step.rate(batch):,.0f} tok/s ({step.bound})",
         "prefill": f"{prompt.rate(context * batch):,.0f} tok/s ({prompt.bound})",
     }
@@ -58,14 +58,13 @@ def calculator(
     models: Iterable[str],
     dtype: str = "bfloat16",
     context: int = 1024,
-    batch: int = 1,
 ) -> list[dict[str, object]]:
-    """Decode limits in tokens/s, a row a machine, a column a model."""
+    """Decode limits of one sequence in tokens/s: a row for each machine, a column a model."""
     rows: list[dict[str, object]] = []
     for name, hardware in machines.items():
         row: dict[str, object] = {"machine": name}
         for model in models:
-            found = what_if(hardware, shapes()[model], dtype, context, batch)["decode"]
+            found = what_if(hardware, shapes()[model], dtype, context)["decode"]
             row[model] = str(found).split(" tok/s")[0]
         rows.append(row)
     return rows

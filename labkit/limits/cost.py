@@ -1,8 +1,8 @@
 """The ledger: the bytes and FLOPs that a model and a workload cannot do without.
 
-Counted from the config alone, and held by tests against torch's own FLOP counter and against the
-bytes of real tensors and caches. Where LLM-Viewer (2402.16363) charges the KV cache by all query
-heads, grouped-query attention is charged here by its KV heads: that is what is stored and read.
+It is counted from the config alone. Tests compare it with torch's own FLOP counter and with the
+bytes of real tensors and caches. LLM-Viewer (2402.16363) charges the KV cache by all query heads;
+here grouped-query attention is charged by its KV heads, because those are stored and read.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ ELEMENT_BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "int8": 1.0, "
 class Cost:
     """What one forward pass must do; bytes and floating-point operations (2 a multiply-add).
 
-    activation_bytes is told but not charged: at these sizes activations stay in the caches.
+    activation_bytes is no part of read_bytes: at these sizes activations stay in the processor's
+    caches.
     """
 
     weight_bytes: float
@@ -36,7 +37,7 @@ class Cost:
 
     @property
     def read_bytes(self) -> float:
-        """Bytes that must come from memory: weights, and what the KV cache already holds."""
+        """Bytes that must come from memory: the weights, and the earlier tokens' KV cache."""
         return self.weight_bytes + self.kv_read_bytes
 
     @property
@@ -91,7 +92,7 @@ def weight_bytes(config: ModelConfig, dtype: str = "float32") -> float:
 
 
 def weight_read_bytes(config: ModelConfig, rows: int, dtype: str = "float32") -> float:
-    """Bytes of weights a pass reads: all but an untied embedding table, of which it reads rows."""
+    """Bytes of weights that a pass reads; of an untied embedding table only its rows' own."""
     unread = 0 if config.tied_head else matrix_parameters(config)["embedding"]
     looked_up = 0 if config.tied_head else rows * config.hidden_size
     return (parameters(config) - unread + looked_up) * ELEMENT_BYTES[dtype]
@@ -111,21 +112,21 @@ def pass_cost(
     kv_dtype: str | None = None,
     count_masked: bool = False,
 ) -> Cost:
-    """Cost of one forward pass over spans of (tokens already held, new rows).
+    """Cost of one forward pass over spans of (tokens already in the cache, new rows).
 
-    logits: rows whose logits are asked for. count_masked: charge attention for the positions a
-    causal mask hides too, as torch's counter does; a limit needs only what is seen.
+    logits: how many rows need logits. count_masked: charge attention also for the positions that
+    a causal mask hides, as torch's counter does; a limit counts only what rows see.
     """
     rows = sum(new for _, new in spans)
     parts = matrix_parameters(config)
     if count_masked:
-        seen = float(sum(new * (held + new) for held, new in spans))
+        seen = float(sum(new * (before + new) for before, new in spans))
     else:
-        seen = sum(new * held + new * (new + 1) / 2 for held, new in spans)
+        seen = sum(new * before + new * (new + 1) / 2 for before, new in spans)
     a_token = config.kv_bytes_per_token(ELEMENT_BYTES[kv_dtype or dtype])
     return Cost(
         weight_bytes=weight_read_bytes(config, rows, dtype),
-        kv_read_bytes=sum(held for held, _ in spans) * a_token,
+        kv_read_bytes=sum(before for before, _ in spans) * a_token,
         kv_write_bytes=rows * a_token,
         activation_bytes=_activation_elements(config, rows, logits) * ELEMENT_BYTES[dtype],
         matrix_flops=2.0 * (rows * parts["layers"] + logits * parts["head"]),
@@ -140,10 +141,33 @@ def prefill_cost(config: ModelConfig, tokens: int, batch: int = 1, dtype: str = 
 
 
 def decode_cost(config: ModelConfig, context: int, batch: int = 1, dtype: str = "float32") -> Cost:
-    """Cost of one decode step of `batch` sequences that each hold `context` tokens."""
+    """Cost of one decode step of `batch` sequences of `context` tokens each."""
     return pass_cost(config, [(context, 1)] * batch, logits=batch, dtype=dtype)
 
 
 def with_weights(cost: Cost, nbytes: float) -> Cost:
     """The same pass over weights that take `nbytes`: a quantized model's ledger."""
     return replace(cost, weight_bytes=nbytes)
+
+
+def step_cost(
+    config: ModelConfig,
+    context: int,
+    *,
+    dtype: str = "float32",
+    weight_bytes: float | None = None,
+    kv_bytes_per_token: float | None = None,
+) -> Cost:
+    """Cost of one decode step of one sequence of `context` tokens, computed in `dtype`.
+
+    weight_bytes: what the weights really take (`labkit.model.weights.read_bytes`).
+    kv_bytes_per_token: what a token really takes in the cache. Both are the config's own in
+    `dtype` where they are not given.
+    """
+    cost = decode_cost(config, context, dtype=dtype)
+    if weight_bytes is not None:
+        cost = with_weights(cost, weight_bytes)
+    if kv_bytes_per_token is not None:
+        read, written = context * kv_bytes_per_token, kv_bytes_per_token
+        cost = replace(cost, kv_read_bytes=read, kv_write_bytes=written)
+    return cost

@@ -19,24 +19,25 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from labkit.base.device import Device, cores_allowed, device_name, kind, memory_bytes
+from labkit.base.device import threads as torch_threads
+from labkit.base.paths import atomic_write, cache_dir
 from labkit.limits import probe
 from labkit.limits.probe import BandwidthProbe
-from labkit.paths import atomic_write, cache_dir
-from labkit.timing.environment import cores_allowed, device_name, memory_bytes
 
 __all__ = ["BandwidthProbe", "Hardware", "Reading", "measure_hardware"]
 
 _VERSION = 6  # of the measurement: a new one does not read old files
-# A limit that a glance beats by this factor is none: other work ran while it was measured.
+# A short probe that is faster by this factor shows that other work ran during the measurement.
 _BEATEN = 1.25
-_GLANCE = 0.02  # seconds a probe
+_GLANCE = 0.02  # seconds of a short probe
 
 
 @dataclass(frozen=True)
 class Reading:
     """One measured rate: the fastest sample, the median, and the spread.
 
-    `spread` is the distance between the quartiles over the median: how far the machine wanders.
+    spread: the distance between the quartiles, over the median.
     """
 
     best: float
@@ -64,19 +65,19 @@ class Hardware:
     source: str = "measured"
 
     def bandwidth(self, working_set: float) -> float:
-        """bytes/s when `working_set` bytes are read in turn, over and over.
+        """bytes/s of reading `working_set` bytes again and again.
 
-        Between two measured sizes it is interpolated over the logarithm of the size; beyond the
-        largest it stays.
+        Interpolated over the logarithm of the size between two measured sizes; beyond the largest,
+        the largest's.
         """
         sizes = sorted(self.bandwidth_points)
         rates = [self.bandwidth_points[size].best for size in sizes]
         return float(np.interp(np.log(max(working_set, 1)), np.log(sizes), rates))
 
     def rate(self, dtype: str) -> float:
-        """FLOP/s of a dense matrix product; a near dtype's where this one has none.
+        """FLOP/s of a dense matrix product; bfloat16's or float32's where this dtype has none.
 
-        Infinite where no rate is known at all: the limit is then the memory's alone.
+        Infinite where no rate is known: memory alone then sets the limit.
         """
         for known in dict.fromkeys((dtype, "bfloat16", "float32")):
             if known in self.matrix:
@@ -96,29 +97,29 @@ class Hardware:
         }
 
 
-def _measure_bandwidth(device: str, threads: int, sizes: list[int], seconds: float) -> Any:
+def _measure_bandwidth(device: Device, threads: int, sizes: list[int], seconds: float) -> Any:
     points = {}
     for size in tqdm(sizes, desc=f"memory, {threads} threads", unit="size", leave=False):
         points[size] = Reading.of(BandwidthProbe(size, threads, device).rates(seconds, least=5))
     return points
 
 
-def _dtypes(device: str) -> dict[str, torch.dtype]:
+def _dtypes(device: Device) -> dict[str, torch.dtype]:
     known = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-    if device != "mps":
+    if kind(device) != "mps":
         known["int8"] = torch.int8
-    return known | ({"float16": torch.float16} if device != "cpu" else {})
+    return known | ({"float16": torch.float16} if kind(device) != "cpu" else {})
 
 
-def _measure_matrix(device: str, threads: int, seconds: float) -> dict[str, Reading]:
-    """The best of several sizes for each dtype: small ones suit caches, large ones accelerators.
+def _measure_matrix(device: Device, threads: int, seconds: float) -> dict[str, Reading]:
+    """For each dtype the best of several sizes: small ones suit caches, large ones accelerators.
 
-    A size whose one product would outlast `seconds` is left out: where a dtype has no fast path
-    (bfloat16 on many CPUs) the large ones would take minutes and say nothing new.
+    A size of which one product would take more than `seconds` is left out: where a dtype has no
+    fast path (bfloat16 on many CPUs), large products would take minutes and show nothing new.
     """
-    sizes = (256, 768, 1536) if device == "cpu" else (2048, 8192)
+    sizes = (256, 768, 1536) if kind(device) == "cpu" else (2048, 8192)
     rates = {}
-    with probe.threads(threads):
+    with torch_threads(threads):
         for name, dtype in tqdm(_dtypes(device).items(), desc="matrix product", leave=False):
             found: list[Reading] = []
             for n in sizes:
@@ -128,21 +129,21 @@ def _measure_matrix(device: str, threads: int, seconds: float) -> dict[str, Read
     return rates
 
 
-def _measure(device: str, threads: int, seconds: float) -> Hardware:
+def _measure(device: Device, threads: int, seconds: float) -> Hardware:
     from datetime import UTC, datetime
 
-    largest = probe.LARGEST_PROBE if device == "cpu" else 4 * 2**30
+    largest = probe.LARGEST_PROBE if kind(device) == "cpu" else 4 * 2**30
     points = _measure_bandwidth(device, threads, probe.working_sets(largest), seconds)
     by_threads: dict[int, dict[str, Reading]] = {}
     counts = sorted({2**k for k in range(10) if 2**k < threads} | {threads})
-    for count in counts if device == "cpu" else []:
+    for count in counts if kind(device) == "cpu" else []:
         memory = BandwidthProbe(probe.LARGEST_PROBE, count).rates(seconds, least=5)
-        with probe.threads(count):
+        with torch_threads(count):
             product = probe.matrix_rates(torch.float32, 1536, device, seconds)
         by_threads[count] = {"bandwidth": Reading.of(memory), "matrix": Reading.of(product)}
     return Hardware(
         name=device_name(device),
-        device=device,
+        device=str(device),
         threads=threads,
         bandwidth_points=points,
         matrix=_measure_matrix(device, threads, seconds),
@@ -153,12 +154,12 @@ def _measure(device: str, threads: int, seconds: float) -> Hardware:
 
 
 def _outdone(kept: Hardware) -> bool:
-    """Whether this very moment beats what was kept, which was then measured beside other work."""
+    """Whether a short probe now is much faster: the kept values were measured beside other work."""
     for size in (min(kept.bandwidth_points), max(kept.bandwidth_points)):
         now = BandwidthProbe(size, kept.threads, kept.device).rates(_GLANCE)
         if max(now) > _BEATEN * kept.bandwidth_points[size].best:
             return True
-    with probe.threads(kept.threads):
+    with torch_threads(kept.threads):
         product = probe.matrix_rates(torch.float32, 256, kept.device, _GLANCE)
     return max(product) > _BEATEN * kept.matrix["float32"].best
 
@@ -175,15 +176,15 @@ def _from_json(text: str) -> Hardware:
 
 
 def measure_hardware(
-    device: str = "cpu",
+    device: Device = "cpu",
     threads: int | None = None,
     remeasure: bool = False,
     seconds: float = 0.15,
 ) -> Hardware:
-    """Measure this machine, or read what was measured before, unless that is plainly too low.
+    """Measure this machine, or read the kept measurement where that is not plainly too low.
 
     device: cpu, cuda or mps. threads: torch threads (default: the cores this process may use).
-    seconds: time spent on each point. Takes about 15 s on two cores.
+    seconds: time for each point. It takes about 15 s on two cores.
     """
     count = threads or cores_allowed()
     mark = (
@@ -197,8 +198,8 @@ def measure_hardware(
             if not _outdone(kept):
                 return kept
         except (ValueError, KeyError, TypeError):
-            pass  # written by a cut-off process or by hand: measure again
+            pass  # cut short, or written by hand: measure again
     hardware = _measure(device, count, seconds)
-    with contextlib.suppress(OSError):  # what cannot be kept was measured all the same
+    with contextlib.suppress(OSError):  # a measurement that cannot be kept still counts
         atomic_write(path, json.dumps(asdict(hardware), indent=1))
     return hardware

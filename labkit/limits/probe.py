@@ -1,51 +1,34 @@
 """Timing what the hardware can do: reading memory and multiplying matrices.
 
-Every probe returns all its samples. The fastest is what the hardware allows - a limit that a
-slow moment of the machine would lower is none - and the others tell how far it wanders.
+Every probe returns all its samples. The fastest is what the hardware allows: a slow moment must not
+lower the limit. The others show the spread.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from labkit.memory import allocate
+from labkit.base.device import Device, kind, synchronize, threads
+from labkit.base.memory import allocate
 
-# Beyond this many bytes a larger buffer is no slower: it is far past every cache.
+# A larger buffer is not slower: this one is far larger than any cache.
 LARGEST_PROBE = 256 * 2**20
-_ENOUGH = 200  # passes over a small buffer that tell the best of a moment
-_AT_LEAST = 8 * 2**20  # bytes read by a call: fewer, and its own start would be a part of its time
-
-
-def synchronize(device: str) -> None:
-    """Wait for the device: its clock stops when its work is done, not when it was queued."""
-    if device == "cuda":
-        torch.cuda.synchronize()
-    elif device == "mps":
-        torch.mps.synchronize()
-
-
-@contextmanager
-def threads(count: int | None) -> Iterator[None]:
-    """Run torch with `count` threads inside the block."""
-    before = torch.get_num_threads()
-    if count is not None and count != before:
-        torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        if torch.get_num_threads() != before:
-            torch.set_num_threads(before)
+_ENOUGH = 200  # passes over a small buffer that show the best of a moment
+_AT_LEAST = 8 * 2**20  # bytes that a call reads: for fewer, starting the call would take a share
 
 
 def samples(
-    work: Callable[[], object], device: str, seconds: float, least: int = 5, most: float = math.inf
+    work: Callable[[], object],
+    device: Device,
+    seconds: float,
+    least: int = 5,
+    most: float = math.inf,
 ) -> list[float]:
     """Durations of `work`, repeated for `seconds`, at least `least` and at most `most` times."""
     work()
@@ -61,15 +44,18 @@ def samples(
 
 
 def fastest_samples(
-    work: Callable[[], object], device: str, seconds: float, least: int = 5, most: float = math.inf
+    work: Callable[[], object],
+    device: Device,
+    seconds: float,
+    least: int = 5,
+    most: float = math.inf,
 ) -> list[float]:
-    """`samples` by all threads, or by one where the best of those is faster.
+    """`samples` with all threads, or with one thread where its best is faster.
 
-    Beside other work, threads wait for each other longer than small work takes: some 8 ms a call
-    were seen, in which one thread reads all that caches hold many times over, or multiplies a
-    hundred times as fast.
+    Beside other work, threads may wait for each other longer than small work takes: some 8 ms a
+    call were seen. One thread alone then reads or multiplies up to a hundred times as fast.
     """
-    counts = {torch.get_num_threads(), 1} if device == "cpu" else {None}
+    counts = {torch.get_num_threads(), 1} if kind(device) == "cpu" else {None}
     found = []
     for count in counts:
         with threads(count):
@@ -77,11 +63,11 @@ def fastest_samples(
     return min(found, key=min)
 
 
-def buffer(nbytes: int, device: str = "cpu") -> Tensor:
-    """nbytes of float32, written once so that every page is really there; on huge pages, for what
-    reads faster there must not be measured against less."""
+def buffer(nbytes: int, device: Device = "cpu") -> Tensor:
+    """nbytes of float32, written once so that every page is mapped. On huge pages: the fused
+    decoder's weights lie there, and reading is faster there."""
     count = max(1, nbytes // 4)
-    if device != "cpu":
+    if kind(device) != "cpu":
         return torch.ones(count, device=device)
     return torch.from_numpy(allocate(4 * count)).view(torch.float32).fill_(1.0)
 
@@ -89,16 +75,16 @@ def buffer(nbytes: int, device: str = "cpu") -> Tensor:
 class BandwidthProbe:
     """Reads a working set again and again; a call gives bytes/s of this moment.
 
-    Holds its buffer, so that a comparison can ask within each of its rounds. A sum is the read
-    with the least else to do that torch has on every device; it keeps up with the memory.
+    It keeps its buffer, so that a comparison can probe in every round. It reads by summing: of what
+    torch has on every device that computes the least, and it keeps up with the memory.
     """
 
-    def __init__(self, nbytes: int, threads: int | None = None, device: str = "cpu") -> None:
+    def __init__(self, nbytes: int, threads: int | None = None, device: Device = "cpu") -> None:
         self.nbytes = min(int(nbytes), LARGEST_PROBE)
         self.threads, self.device = threads or torch.get_num_threads(), device
-        held = buffer(self.nbytes, device)
+        whole = buffer(self.nbytes, device)
         # A small buffer is read several times in a call.
-        self._read = held.expand(max(1, _AT_LEAST // held.nbytes), -1)
+        self._read = whole.expand(max(1, _AT_LEAST // whole.nbytes), -1)
 
     def rates(self, seconds: float = 0.05, least: int = 3, most: float = math.inf) -> list[float]:
         """bytes/s of every pass over the buffer."""
@@ -111,7 +97,7 @@ class BandwidthProbe:
 
 
 def matrix_rates(
-    dtype: torch.dtype, size: int, device: str = "cpu", seconds: float = 0.3
+    dtype: torch.dtype, size: int, device: Device = "cpu", seconds: float = 0.3
 ) -> list[float]:
     """FLOP/s of every size x size matrix product in `dtype`; int8 accumulates in int32."""
     work: Callable[[], object]

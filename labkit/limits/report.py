@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from labkit.base.units import scaled
 from labkit.errors import ModelError, ParameterError
 from labkit.limits.cost import ELEMENT_BYTES, Cost, decode_cost, parameters, prefill_cost
 from labkit.limits.datasheet import machine as datasheet_machine
 from labkit.limits.hardware import Hardware, measure_hardware
 from labkit.limits.roofline import Limit, critical_batch, fits, limit
 from labkit.model.config import ModelConfig, read_config
-from labkit.units import scaled
 
 
 def _row(cells: Iterable[str]) -> str:
@@ -45,7 +45,7 @@ def _machine_lines(hardware: Hardware, dtype: str) -> list[str]:
     ]
     if hardware.source == "measured":
         spread = hardware.bandwidth_points[largest].spread
-        lines.append(f"          measured {hardware.measured_at}, wanders by {spread:.0%}")
+        lines.append(f"          measured {hardware.measured_at}, spread {spread:.0%}")
     else:
         lines.append(f"          {hardware.source}")
     return lines
@@ -100,7 +100,7 @@ def limit_text(
     batch = critical_batch(config, hardware, dtype)
     lines += [
         "",
-        f"decoding turns from memory to compute bound at a batch of {batch:.3g} ({dtype}).",
+        f"decoding is compute bound, not memory bound, from a batch of {batch:.3g} on ({dtype}).",
     ]
     return "\n".join(lines)
 
@@ -115,7 +115,8 @@ def limit_report(
     machine: str | None = None,
 ) -> str:
     """The text for a model (name, directory, GGUF or hub id) here or on a machine of the table."""
-    from labkit.model.load import locate, resolve_device
+    from labkit.base.device import resolve_device
+    from labkit.model.load import locate
 
     hardware = datasheet_machine(machine) if machine else None
     name, directory, _ = locate(model)

@@ -1,15 +1,14 @@
 """The limit: cost over hardware (Williams et al., Roofline, 2009; LLM-Viewer, 2402.16363).
 
-A pass takes at least max(bytes / bandwidth, FLOPs / rate): reading and computing may overlap,
-neither can be skipped.
+A pass takes at least max(bytes / bandwidth, FLOPs / rate): reading and computing may overlap, and
+neither can be left out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
-from labkit.limits.cost import Cost, decode_cost, prefill_cost, weight_bytes
+from labkit.limits.cost import Cost, decode_cost, weight_bytes
 from labkit.limits.hardware import Hardware
 from labkit.model.config import ModelConfig
 
@@ -35,34 +34,14 @@ class Limit:
 
 
 def limit(cost: Cost, hardware: Hardware, bandwidth: float | None = None) -> Limit:
-    """The limit of a pass; `bandwidth` (bytes/s) replaces the kept one with this moment's."""
+    """The limit of a pass. bandwidth: bytes/s measured just now, in place of the machine's own."""
     if bandwidth is None:
         bandwidth = hardware.bandwidth(cost.read_bytes)
     return Limit(cost.read_bytes / bandwidth, cost.flops / hardware.rate(cost.dtype))
 
 
-def prefill_limit(config: ModelConfig, hardware: Hardware, tokens: int, dtype: str) -> Limit:
-    """The limit of reading one prompt."""
-    return limit(prefill_cost(config, tokens, dtype=dtype), hardware)
-
-
-def decode_limit(
-    config: ModelConfig, hardware: Hardware, context: int, dtype: str, batch: int = 1
-) -> Limit:
-    """The limit of one decode step of `batch` sequences at a context."""
-    return limit(decode_cost(config, context, batch, dtype), hardware)
-
-
-def mean_decode_limit(
-    config: ModelConfig, hardware: Hardware, contexts: Iterable[int], dtype: str
-) -> float:
-    """Seconds a token, averaged over the contexts a generation passes through."""
-    steps = [decode_limit(config, hardware, context, dtype).seconds for context in contexts]
-    return sum(steps) / len(steps)
-
-
 def critical_batch(config: ModelConfig, hardware: Hardware, dtype: str) -> float:
-    """Batch at which a decode step at no context turns from memory to compute bound."""
+    """The batch from which a decode step without context is compute bound, not memory bound."""
     one = decode_cost(config, 0, 1, dtype)
     return (
         hardware.rate(dtype) * one.weight_bytes / hardware.bandwidth(one.weight_bytes) / one.flops

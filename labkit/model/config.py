@@ -1,4 +1,4 @@
-"""What a decoder of the Llama, Qwen2 or Qwen3 family looks like, read from a config.json."""
+"""The shape of a decoder of the Llama, Qwen2 or Qwen3 family, read from a config.json."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from labkit.errors import ModelError
 
 # model_type in config.json -> the family whose arithmetic it shares.
 FAMILIES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
-# What each RoPE scaling we compute must say of itself.
+# The parameters that each supported RoPE scaling must have.
 _SCALING_KEYS = {
     "linear": ("factor",),
     "llama3": (
@@ -55,7 +55,7 @@ class ModelConfig:
         return self.heads // self.kv_heads
 
     def kv_bytes_per_token(self, element_bytes: float) -> float:
-        """Bytes one token of one sequence holds in the KV cache, over all layers."""
+        """Bytes that one token of one sequence takes in the KV cache, over all layers."""
         return 2 * self.layers * self.kv_heads * self.head_dim * element_bytes
 
 
@@ -94,7 +94,7 @@ def _window(raw: Mapping[str, Any]) -> int | None:
         return None
     width = raw.get("sliding_window", 4096)  # the default of transformers' configs
     if raw["model_type"] == "mistral":
-        return width
+        return None if width is None else int(width)
     layers = int(raw["num_hidden_layers"])
     full = min(int(raw.get("max_window_layers", 28)), layers)
     kinds = set(raw.get("layer_types") or ["full"] * full + ["sliding_attention"] * (layers - full))
@@ -102,7 +102,7 @@ def _window(raw: Mapping[str, Any]) -> int | None:
         return None
     if len(kinds) > 1:
         raise ModelError("a sliding window in only some of the layers is not supported.")
-    return width
+    return None if width is None else int(width)
 
 
 def config_from_dict(raw: Mapping[str, Any]) -> ModelConfig:

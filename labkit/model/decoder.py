@@ -1,7 +1,7 @@
 """The plain decoder: one forward for a ragged batch of rows, in readable PyTorch.
 
 Submodules carry the names of Hugging Face checkpoints, so that their tensors load as they are.
-Every faster path in this project is held against this one.
+Tests compare every faster path of this project with this one.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from labkit.model.cache import Held, KVCache, StaticCache
+from labkit.model.cache.protocol import CacheShape, KeysValues, TensorStore
+from labkit.model.cache.static import StaticCache
+from labkit.model.cache.table import Cache, tensors_of
 from labkit.model.config import ModelConfig
 from labkit.model.rows import Rows, Span
 
@@ -40,12 +42,13 @@ def rope_frequencies(config: ModelConfig) -> Tensor:
     scaling = config.rope_scaling
     if scaling is None:
         return frequencies
-    factor = scaling["factor"]
+    factor = float(scaling["factor"])
     if scaling["rope_type"] == "linear":
         return frequencies / factor
     low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
     turns = scaling["original_max_position_embeddings"] * frequencies / (2 * math.pi)
-    keep = ((turns - low) / (high - low)).clamp(0, 1)  # 1: untouched, 0: stretched by factor
+    keep: Tensor = (turns - low) / (high - low)
+    keep = keep.clamp(0, 1)  # 1: untouched, 0: stretched by factor
     return keep * frequencies + (1 - keep) * frequencies / factor
 
 
@@ -55,9 +58,9 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos + torch.cat((-high, low), dim=-1) * sin
 
 
-def visible(positions: Tensor, held: Tensor, window: int | None, sinks: int) -> Tensor:
-    """Which held positions (n,) each row at `positions` (rows,) may look at, (rows, n) bool."""
-    rows, keys = positions[:, None], held[None, :]
+def visible(positions: Tensor, cached: Tensor, window: int | None, sinks: int) -> Tensor:
+    """Which `cached` positions (n,) each row at `positions` (rows,) sees, (rows, n) bool."""
+    rows, keys = positions[:, None], cached[None, :]
     mask = keys <= rows
     if window is not None:
         mask &= (keys > rows - window) | (keys < sinks)
@@ -65,7 +68,7 @@ def visible(positions: Tensor, held: Tensor, window: int | None, sinks: int) -> 
 
 
 def on_path(span: Span) -> Tensor:
-    """Which rows of a tree each of its rows sees, (count, count) bool: those above it and itself.
+    """Which rows of a tree each row attends to, (count, count) bool: those above it and itself.
 
     Tree attention (Miao et al., 2305.09781, section 4.2).
     """
@@ -75,19 +78,19 @@ def on_path(span: Span) -> Tensor:
     return mask
 
 
-def attend(queries: Tensor, held: Held, mask: Tensor | None, causal: bool) -> Tensor:
+def attend(queries: Tensor, cached: KeysValues, mask: Tensor | None, causal: bool) -> Tensor:
     """Grouped-query attention (Ainslie et al., 2305.13245) of one slot's rows.
 
     queries (rows, heads, head_dim), mask (rows, n) or None -> (rows, heads, head_dim).
     """
     rows, heads, head_dim = queries.shape
-    kv_heads = held.keys.shape[0]
-    keys, values = held.keys[None], held.values[None]  # (1, kv_heads, n, head_dim)
+    kv_heads = cached.keys.shape[0]
+    keys, values = cached.keys[None], cached.values[None]  # (1, kv_heads, n, head_dim)
     if causal:
         q = queries.transpose(0, 1)[None]
         out = F.scaled_dot_product_attention(q, keys, values, is_causal=True, enable_gqa=True)
         return out[0].transpose(0, 1)
-    # Query heads that share a KV head become rows of one product: nothing is repeated in memory.
+    # Query heads that share a KV head become rows of one product: no key is copied.
     group = heads // kv_heads
     q = queries.view(rows, kv_heads, group, head_dim).transpose(0, 1)
     q = q.reshape(1, kv_heads, rows * group, head_dim)
@@ -121,32 +124,38 @@ class Attention(nn.Module):
             queries, keys = self.q_norm(queries), self.k_norm(keys)
         return rotate(queries, cos, sin), rotate(keys, cos, sin), self.v_proj(x).view(shape)
 
-    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], rows: Rows, cache: KVCache) -> Tensor:
+    def forward(
+        self, x: Tensor, rope: tuple[Tensor, Tensor], rows: Rows, store: TensorStore
+    ) -> Tensor:
         queries, keys, values = self.project(x, *rope)
-        cache.append(self.layer, rows, keys, values)
-        mixed = [self._attend(queries[s.rows], rows, s, cache) for s in rows.spans]
-        out = mixed[0] if len(mixed) == 1 else torch.cat(mixed)
-        return self.o_proj(out.reshape(len(rows), -1))
+        store.append(self.layer, rows, keys, values)
+        mixed = [self._attend(queries[s.rows], rows, s, store) for s in rows.spans]
+        heads = mixed[0] if len(mixed) == 1 else torch.cat(mixed)
+        out: Tensor = self.o_proj(heads.reshape(len(rows), -1))
+        return out
 
-    def _attend(self, queries: Tensor, rows: Rows, span: Span, cache: KVCache) -> Tensor:
-        held = cache.read(self.layer, span)
-        window, sinks = cache.window, cache.sinks
+    def _attend(self, queries: Tensor, rows: Rows, span: Span, store: TensorStore) -> Tensor:
+        cached = store.read(self.layer, span)
+        window, sinks = store.window, store.sinks
         own = self.config.sliding_window  # the narrower of the model's window and the cache's
         if own is not None and (window is None or own <= window):
             window, sinks = own, 0
         free = window is None or span.end <= window
-        if span.count == 1 and free:  # one row sees all that is held
-            return attend(queries, held, None, causal=False)
+        if free and (span.count == 1 or not span.causal):  # each row sees all
+            return attend(queries, cached, None, causal=False)
         if span.start == 0 and free and not span.parents:
-            return attend(queries, held, None, causal=True)
+            return attend(queries, cached, None, causal=True)
         positions = rows.positions[span.rows]
-        if not span.parents:
-            mask = visible(positions, held.positions, window, sinks)
-        else:  # which holds its rows one after another, at places that are not their positions
-            at = torch.cat((held.positions[: span.start], positions))
+        if not span.causal:
+            mask = visible(positions, cached.positions, window, sinks)
+            mask |= (cached.positions >= span.start)[None]
+        elif not span.parents:
+            mask = visible(positions, cached.positions, window, sinks)
+        else:  # the cache numbers a tree's rows one after another; their positions are depths
+            at = torch.cat((cached.positions[: span.start], positions))
             mask = visible(positions, at, window, sinks)
             mask[:, span.start :] &= on_path(span).to(mask.device)
-        return attend(queries, held, mask, causal=False)
+        return attend(queries, cached, mask, causal=False)
 
 
 class SwiGLU(nn.Module):
@@ -160,7 +169,8 @@ class SwiGLU(nn.Module):
         self.down_proj = nn.Linear(ffn, hidden, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        out: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return out
 
 
 class Layer(nn.Module):
@@ -173,9 +183,12 @@ class Layer(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = SwiGLU(config)
 
-    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], rows: Rows, cache: KVCache) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), rope, rows, cache)
-        return x + self.mlp(self.post_attention_layernorm(x))
+    def forward(
+        self, x: Tensor, rope: tuple[Tensor, Tensor], rows: Rows, store: TensorStore
+    ) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), rope, rows, store)
+        out: Tensor = x + self.mlp(self.post_attention_layernorm(x))
+        return out
 
 
 class Decoder(nn.Module):
@@ -206,6 +219,11 @@ class Decoder(nn.Module):
     def device(self) -> torch.device:
         return self.embed_tokens.weight.device
 
+    @property
+    def cache_shape(self) -> CacheShape:
+        """The shape of the keys and values that this model writes."""
+        return CacheShape.of(self.config, self.dtype, self.device)
+
     def new_cache(self, slots: int, capacity: int) -> StaticCache:
         """A static cache for this model, of this model's dtype, on its device."""
         return StaticCache(self.config, slots, capacity, self.dtype, self.device)
@@ -216,30 +234,48 @@ class Decoder(nn.Module):
         angles = torch.cat((angles, angles), dim=-1)[:, None]
         return angles.cos().to(self.dtype), angles.sin().to(self.dtype)
 
-    def hidden(self, rows: Rows, cache: KVCache) -> Tensor:
+    def embed(self, rows: Rows) -> Tensor:
+        """What the first layer reads, (rows, hidden): rows of the table, or given embeddings.
+
+        Raises IndexError for a token outside the vocabulary, ValueError for embeddings of another
+        width.
+        """
+        x: Tensor = self.embed_tokens(rows.tokens)
+        for at, given in rows.embedded:
+            count, hidden = x[at].shape
+            if given.shape != (count, hidden):
+                raise ValueError(
+                    f"embeddings {tuple(given.shape)} for {count} rows of {hidden} numbers."
+                )
+            x[at] = given.to(x)
+        return x
+
+    def hidden(self, rows: Rows, cache: Cache) -> Tensor:
         """The residual stream after the last layer, before the final norm, (rows, hidden)."""
         at = rows.to(self.device)
-        x = self.embed_tokens(at.tokens)  # first: a token outside the vocabulary raises here
+        store = tensors_of(cache, self.cache_shape)
+        x = self.embed(at)
         cache.reserve(rows)
         rope = self.rope(at.positions)
         for layer in self.layers:
-            x = layer(x, rope, at, cache)
+            x = layer(x, rope, at, store)
         return x
 
     def head(self, hidden: Tensor) -> Tensor:
         """Logits (n, vocab) float32 of the stream (n, hidden)."""
-        return self.lm_head(self.norm(hidden)).float()
+        logits: Tensor = self.lm_head(self.norm(hidden))
+        return logits.float()
 
     @torch.inference_mode()
-    def traced(self, rows: Rows, cache: KVCache) -> tuple[Tensor, Tensor]:
+    def traced(self, rows: Rows, cache: Cache) -> tuple[Tensor, Tensor]:
         """Logits as `forward` gives them, and the stream of all rows, (rows, hidden)."""
         at = rows.to(self.device)
         hidden = self.hidden(at, cache)
         return self.head(hidden[at.wanted]), hidden
 
     @torch.inference_mode()
-    def forward(self, rows: Rows, cache: KVCache) -> Tensor:
-        """Logits of the rows that ask for them, (wanted, vocab) float32.
+    def forward(self, rows: Rows, cache: Cache) -> Tensor:
+        """Logits of the wanted rows, (wanted, vocab) float32.
 
         Raises CacheError, before anything is written, for rows that do not fit the cache.
         """

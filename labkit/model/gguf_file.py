@@ -71,7 +71,7 @@ def field(reader: Any, name: str, default: Any = None) -> Any:
 
 
 def hf_config(reader: Any, path: Path) -> dict[str, Any]:
-    """The config.json that describes this file; ModelError for a family we do not compute."""
+    """The config.json that describes this file; ModelError for an unsupported family."""
     arch = field(reader, "general.architecture")
     if arch not in ARCHITECTURES:
         allowed = ", ".join(ARCHITECTURES)
@@ -120,7 +120,7 @@ def hf_name(name: str, path: Path) -> str:
     parts = name.split(".")  # blk.<layer>.<what>.<weight or bias>
     if len(parts) == 4 and parts[0] == "blk" and parts[2] in _LAYER_NAMES:
         return f"model.layers.{parts[1]}.{_LAYER_NAMES[parts[2]]}.{parts[3]}"
-    raise ModelError(f"{path}: tensor {name} is none that this decoder has a place for.")
+    raise ModelError(f"{path}: tensor {name} is unknown: this decoder does not use it.")
 
 
 def half_split(rows: np.ndarray, heads: int) -> np.ndarray:

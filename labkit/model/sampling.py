@@ -16,12 +16,15 @@ Sample = Callable[[Tensor], int]
 def likeliest(logits: Tensor) -> list[int]:
     """The most likely token of each row of logits (rows, vocab); the lowest number among equals.
 
-    By numpy on the CPU: torch splits one row over its threads, and those then spin for some
-    milliseconds on the cores that the fused decoder's own threads need for the next token.
+    By numpy on the CPU: torch would split one row over its threads. Those then spin for some
+    milliseconds on the cores that the fused decoder's threads need for the next token.
     """
+    best: list[int]
     if logits.device.type != "cpu":
-        return logits.argmax(-1).tolist()
-    return logits.detach().float().numpy().argmax(-1).tolist()
+        best = logits.argmax(-1).tolist()
+    else:
+        best = logits.detach().float().numpy().argmax(-1).tolist()
+    return best
 
 
 def greedy(logits: Tensor) -> int:
@@ -76,3 +79,8 @@ class Sampler:
             return greedy(logits)
         probs = self.probs(logits).cpu()
         return int(torch.multinomial(probs, 1, generator=self.generator))
+
+
+def is_greedy(sampler: Sample) -> bool:
+    """Whether a sampler always takes the likeliest token."""
+    return sampler is greedy or (isinstance(sampler, Sampler) and sampler.temperature == 0)

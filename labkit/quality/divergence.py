@@ -1,4 +1,8 @@
-"""What a change cost in answers: perplexity, KL divergence and top-1 agreement, teacher-forced."""
+"""How much a change altered the answers: perplexity, KL divergence, top-1 agreement.
+
+All are teacher-forced: both models read the same text, and their distributions over the next token
+are compared at every position.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +16,19 @@ from torch import Tensor
 
 # ids of a text -> logits (rows, vocab) float32 of every position
 Logits = Callable[[Sequence[int]], Tensor]
-_BLOCK = 64  # rows compared at once: their logits stay within a processor's cache
+_BLOCK = 64  # rows compared at once: their logits fit into a processor's cache
+# The bootstrap draws blocks of this many neighbouring positions, this many times.
+_NEIGHBOURS = 256
+_DRAWS = 2000
 
 
 @dataclass(frozen=True)
 class Divergence:
-    """How a variant's next-token distributions differ from the baseline's on the same text.
+    """How a variant's distributions over the next token differ from the baseline's.
 
-    kl: nats, one value a position; same_top: argmax equal, one a position; losses: minus the
-    log-likelihood, in nats, of the token that followed, one a position that has one.
+    kl: KL(baseline || variant) in nats, one value a position. same_top: whether the argmax is the
+    same, one value a position. The losses: minus the log-likelihood (nats) of the token that really
+    came next, one value a position that has a next token.
     """
 
     kl: np.ndarray
@@ -30,22 +38,22 @@ class Divergence:
 
     @staticmethod
     def pooled(parts: Sequence[Divergence]) -> Divergence:
-        """All positions of several."""
+        """The positions of several texts together."""
         names = [entry.name for entry in fields(Divergence)]
         return Divergence(*(np.concatenate([getattr(p, name) for p in parts]) for name in names))
 
     @property
     def perplexity(self) -> tuple[float, float]:
-        """(baseline, variant)."""
+        """Perplexity of the baseline and of the variant."""
         return float(np.exp(self.baseline_loss.mean())), float(np.exp(self.variant_loss.mean()))
 
     @property
     def excess(self) -> float:
-        """Perplexity ratio - 1: by how much the variant is more surprised than the baseline."""
+        """Perplexity ratio - 1: 0.02 means that the variant's perplexity is 2 % higher."""
         return float(np.expm1((self.variant_loss - self.baseline_loss).mean()))
 
     def quality(self) -> dict[str, Any]:
-        """What a finding says of it."""
+        """As the `quality` of a finding."""
         return {
             "positions": int(self.kl.size),
             "top1_agreement": float(self.same_top.mean()),
@@ -59,8 +67,9 @@ class Divergence:
 def _kl(expected: Tensor, found: Tensor) -> Tensor:
     """KL(expected || found) of each row from log-probabilities (rows, vocab), nats.
 
-    With d = log expected - log found, sum p (d + exp(-d) - 1) is the same sum, since both
-    distributions add up to one; no term of it is negative, and rounding in d enters squared only.
+    With d = log expected - log found and p = expected it is the sum of p (d + exp(-d) - 1): the
+    terms added to p d cancel, because both distributions add up to one. No term is negative, and an
+    error of rounding in d counts only squared.
     """
     apart = expected - found
     return ((torch.expm1(-apart) + apart) * expected.exp()).sum(-1, dtype=torch.float64)
@@ -76,9 +85,9 @@ def _block(baseline: Tensor, variant: Tensor, following: Tensor) -> Divergence:
 
 
 def between(baseline: Tensor, variant: Tensor, following: Sequence[int]) -> Divergence:
-    """Compare logits (rows, vocab) of the same rows.
+    """Compare two models' logits (rows, vocab) of the same rows.
 
-    following: the token after each row; the last row may have none.
+    following: the token id after each row; the last row may have none.
     """
     ids = torch.tensor(following, dtype=torch.int64, device=baseline.device)
     blocks = [slice(at, at + _BLOCK) for at in range(0, len(baseline), _BLOCK)]
@@ -87,41 +96,35 @@ def between(baseline: Tensor, variant: Tensor, following: Sequence[int]) -> Dive
 
 
 def divergence(texts: Iterable[Sequence[int]], baseline: Logits, variant: Logits) -> Divergence:
-    """Run both on every text (token ids) and gather all positions.
-
-    KL is of the baseline from the variant, KL(baseline || variant).
-    """
+    """Run both on every text (token ids) and compare them at all positions."""
     parts = [between(baseline(ids), variant(ids), ids[1:]) for ids in texts]
     return Divergence.pooled(parts)
 
 
 def share_of_excess(better: Divergence, worse: Divergence) -> tuple[float, float, float]:
-    """better's perplexity excess over worse's on the same text, with its 95 % interval."""
+    """better.excess / worse.excess on the same text, with its 95 % interval: (value, low, high)."""
     pair = [d.variant_loss - d.baseline_loss for d in (better, worse)]
     return (better.excess / worse.excess, *_interval_of_ratio(pair, np.expm1))
 
 
 def share_of_kl(one: Divergence, other: Divergence) -> tuple[float, float, float]:
-    """one's mean KL divergence over the other's on the same text, with its 95 % interval."""
+    """Mean KL of one over that of the other on the same text: (value, low, high of 95 %)."""
     pair = [one.kl, other.kl]
     return (float(one.kl.mean() / other.kl.mean()), *_interval_of_ratio(pair, np.asarray))
 
 
 def _interval_of_ratio(
-    pair: Sequence[np.ndarray],
-    of_mean: Callable[[np.ndarray], np.ndarray],
-    block: int = 256,
-    draws: int = 2000,
+    pair: Sequence[np.ndarray], of_mean: Callable[[np.ndarray], np.ndarray]
 ) -> tuple[float, float]:
-    """95 % interval of of_mean(first's mean) / of_mean(second's mean).
+    """95 % interval of of_mean(mean of the first) / of_mean(mean of the second).
 
-    A bootstrap over blocks of neighbouring positions, which are judged alike; both come from the
-    same draw, since both met the same text.
+    A bootstrap over blocks of positions, because neighbours are alike. Both means come from the
+    same draw, because both models read the same text.
     """
     values = np.stack(list(pair))
-    blocks = max(1, values.shape[1] // block)
+    blocks = max(1, values.shape[1] // _NEIGHBOURS)
     means = np.stack([part.mean(1) for part in np.array_split(values, blocks, axis=1)])
-    chosen = np.random.default_rng(0).integers(blocks, size=(draws, blocks))
-    drawn = of_mean(means[chosen].mean(1))  # (draws, 2)
+    chosen = np.random.default_rng(0).integers(blocks, size=(_DRAWS, blocks))
+    drawn = of_mean(means[chosen].mean(1))  # (_DRAWS, 2)
     low, high = np.quantile(drawn[:, 0] / drawn[:, 1], [0.025, 0.975])
     return float(low), float(high)

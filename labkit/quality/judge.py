@@ -1,36 +1,36 @@
-"""Several variants judged against one reference, text by text and chunk by chunk.
+"""Compare the answers of several variants with those of one reference, chunk by chunk of a text.
 
-The reference computes a chunk's logits once, whatever the number of variants, and no more than a
-chunk of them is ever in memory: a vocabulary of 50,000 makes 200 kB of every row.
+The reference computes each chunk once for all variants. Only one chunk of logits is in memory at a
+time: with a vocabulary of 50,000, a row of logits is 200 kB.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from labkit.errors import ParameterError
-from labkit.model.generate import Forward
+from labkit.model.cache.table import Cache
+from labkit.model.forward import Forward
 from labkit.model.rows import Rows
 from labkit.quality.divergence import Divergence, between
 
 
 def chunked_logits(
-    forward: Forward, ids: Sequence[int], rows: int = 256, cache: Any = None
+    forward: Forward, ids: Sequence[int], rows: int = 256, cache: Cache | None = None
 ) -> Iterator[Tensor]:
     """Logits (up to `rows`, vocab) of every position of a text, chunk after chunk.
 
-    Each chunk is one pass over a cache (of the forward's own kind, if none is given) that holds
-    what came before.
+    Each chunk is one pass of `rows` rows. cache: keeps the chunks before it in slot 0; by default a
+    new one of the forward's own kind.
     """
-    held = forward.new_cache(1, len(ids)) if cache is None else cache
+    kept = forward.new_cache(1, len(ids)) if cache is None else cache
     for start in range(0, len(ids), rows):
         part = ids[start : start + rows]
-        yield forward(Rows.prefill(part, start=start, all_logits=True), held)
+        yield forward(Rows.prefill(part, start=start, all_logits=True), kept)
 
 
 @torch.inference_mode()
@@ -41,13 +41,16 @@ def judge(
     rows: int = 256,
     label: str = "judging",
 ) -> dict[str, Divergence]:
-    """How each variant's distributions differ from the reference's on texts of token ids.
+    """How the distributions of each variant differ from the reference's on texts of token ids.
 
-    All of them read the same chunks of `rows` positions. Raises ParameterError where there is
-    nothing to judge.
+    All read the same chunks of `rows` positions. label: names the progress bar. Raises
+    ParameterError without a variant, without a text of two tokens or for rows below 1.
     """
     if not texts or not variants or min(map(len, texts)) < 2 or rows < 1:
-        raise ParameterError("to judge takes a variant, texts of two tokens and chunks of a row.")
+        raise ParameterError(
+            f"{len(variants)} variants, {len(texts)} texts and chunks of {rows} rows were given; "
+            "judging needs a variant, texts of at least two tokens each and chunks of a row."
+        )
     parts: dict[str, list[Divergence]] = {name: [] for name in variants}
     for ids in tqdm(texts, desc=label, unit="text", leave=False):
         streams = [chunked_logits(forward, ids, rows) for forward in variants.values()]

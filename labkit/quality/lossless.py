@@ -1,14 +1,14 @@
-"""Same answer? Greedy token streams against each other, and what a first difference means."""
+"""Same answer? Two greedy token streams compared, and what their first difference means."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from labkit.model.generate import Forward
+from labkit.model.forward import Forward
 from labkit.model.rows import Rows
 
 
@@ -16,8 +16,9 @@ from labkit.model.rows import Rows
 class SameAnswer:
     """How far two greedy streams agree.
 
-    margin: the gap between the logits of the two tokens at the first difference, as the
-    reference sees them; None where all tokens are equal.
+    tokens: how many were compared. equal: how many agree before the first difference. margin: at
+    the first difference, the reference's logit of the one token minus that of the other, without
+    its sign; None where all tokens agree. tie: a margin up to this counts as rounding.
     """
 
     tokens: int
@@ -31,7 +32,7 @@ class SameAnswer:
         return self.margin is None or self.margin <= self.tie
 
     def quality(self) -> dict[str, Any]:
-        """What a finding says of it."""
+        """As the `quality` of a finding."""
         found: dict[str, Any] = {"lossless": self.lossless, "tokens_compared": self.tokens}
         if self.margin is not None:
             found |= {"first_difference": self.equal, "margin": self.margin}
@@ -51,10 +52,10 @@ def same_answer(
     found: Sequence[int],
     tie: float = 1e-3,
 ) -> SameAnswer:
-    """Compare two greedy continuations of a prompt; the reference judges the first difference.
+    """Compare two greedy continuations of a prompt, `expected` and `found`.
 
-    A stream that ends early where the other goes on is a difference at its end with an infinite
-    margin.
+    The reference computes the logits at the first difference. Where one stream ends before the
+    other, that is a difference with an infinite margin.
     """
     pairs = enumerate(zip(expected, found, strict=False))
     at = next((i for i, (a, b) in pairs if a != b), min(len(expected), len(found)))
@@ -67,21 +68,3 @@ def same_answer(
         logits = reference(rows, reference.new_cache(1, len(rows)))[-1]
     margin = abs(float(logits[expected[at]] - logits[found[at]]))
     return SameAnswer(len(expected), at, margin, tie)
-
-
-def all_same(
-    reference: Forward,
-    prompts: Sequence[Sequence[int]],
-    expected: Callable[[Sequence[int]], Sequence[int]],
-    found: Callable[[Sequence[int]], Sequence[int]],
-) -> SameAnswer:
-    """Run both on every prompt; the first real difference, or all tokens together."""
-    total = 0
-    worst: SameAnswer | None = None
-    for prompt in prompts:
-        same = same_answer(reference, prompt, expected(prompt), found(prompt))
-        total += same.tokens
-        if not same.lossless:
-            return same
-        worst = worst or (same if same.margin is not None else None)
-    return worst or SameAnswer(total, total)

@@ -1,1 +1,1 @@
-"""How it is told: findings, figures, runs, pages."""
+"""Findings and notebook output (told), execution of notebooks (runs), and HTML (pages)."""

@@ -1,9 +1,9 @@
-"""Interleaved comparison: every variant once a round, and the baseline twice.
+"""Interleaved comparison: in every round each variant runs once, and the baseline twice.
 
-What a shared machine does to one variant it should do to all, so they take turns; the order is
-rotated and reversed from round to round so that none always goes first. The baseline's second
-turn, the A/A control, is the measurement's own test: where it differs from the first, nothing
-else is to be believed.
+A shared machine is faster at some moments and slower at others. Variants that run by turns meet the
+same moments, so that a round's ratio depends on the variants alone. The order of the turns changes
+from round to round, so that no variant always runs first. The second turn of the baseline is the
+A/A control: where it differs from the first turn, the measurement is not to be trusted.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from labkit.errors import LabkitError
 from labkit.timing.statistics import FEWEST_ROUNDS, Ratio, outliers, paired_ratio
 from labkit.timing.trace import Trace
 
-# Where a turn's two probes differ by this factor, the memory changed its speed during the turn.
-# On a virtual machine of two cores it stood at 37 or at 78 GB/s, for seconds at a time.
+# Probes before and after a turn that differ by this factor: the memory changed its speed meanwhile.
+# On a virtual machine of two cores it read 37 or 78 GB/s, for seconds at a time.
 CHANGED = 1.25
 _FEWEST_STEADY = 3
 
-Variant = Callable[[int], Trace]
-Probe = Callable[[], float]
+Variant = Callable[[int], Trace]  # from the number of a round to what happened
+Probe = Callable[[], float]  # bytes/s of the moment
 
 
 @dataclass
 class Comparison:
-    """Raw traces of every variant and round, and what follows from them.
+    """The traces of every variant, one a round, and what follows from them.
 
-    bandwidth holds the read bandwidth (bytes/s) of the moment each trace was taken, where a probe
-    was given, and change by which factor the probes before and after it differed. first holds the
-    first call of each variant, which is no part of any round. failed holds the messages of variants
-    that dropped out.
+    traces: by variant; the control is among them. first: the first call of each variant, which
+    belongs to no round. bandwidth: where a probe was given, the read bandwidth (bytes/s) around
+    each turn; change: the factor between the probes before and after it. failed: by variant, why it
+    dropped out. interrupted: whether Ctrl-C ended the comparison early.
     """
 
     baseline: str
@@ -54,29 +54,30 @@ class Comparison:
 
     @property
     def rounds(self) -> int:
+        """The number of complete rounds."""
         return len(self.traces[self.baseline])
 
     def values(self, variant: str, metric: str = "tpot") -> list[float]:
-        """A metric's value in every round; ValueError where a trace has none."""
+        """A metric of a trace, round by round; ValueError where it is not defined."""
         found = [getattr(trace, metric) for trace in self.traces[variant]]
         if None in found:
             raise ValueError(f"{variant}: {metric} is not defined for a trace of one token.")
         return found
 
     def until(self, tokens: int) -> Comparison:
-        """The same rounds, of each answer only the first so many tokens."""
+        """The same rounds, each answer cut to its first `tokens` tokens."""
         short = {name: [t.until(tokens) for t in traces] for name, traces in self.traces.items()}
         return replace(self, traces=short)
 
     def median(self, variant: str, metric: str = "tpot") -> float:
-        """The median over rounds."""
+        """The median of a metric over rounds."""
         return float(np.median(self.values(variant, metric)))
 
     def speedup(self, variant: str, metric: str = "tpot") -> Ratio:
         """Paired speedup over the baseline; `metric` is a time in seconds.
 
-        A round's baseline is the mean of its two turns, which stand at different places of the
-        round; only the control is held against the first turn alone.
+        The baseline's time in a round is the mean of its two turns. The control is compared with
+        the first turn alone.
         """
         base = np.array(self.values(self.baseline, metric))
         if variant not in (self.baseline, self.control):
@@ -84,15 +85,15 @@ class Comparison:
         return paired_ratio(base.tolist(), self.values(variant, metric))
 
     def trusted(self, metric: str = "tpot") -> bool:
-        """Whether the A/A control came out inconclusive, as it must."""
+        """Whether the A/A control is inconclusive, as it must be."""
         return self.speedup(self.control, metric).verdict == "inconclusive"
 
     def verdict(self, variant: str, metric: str = "tpot") -> str:
-        """faster, slower or inconclusive; always inconclusive where the control failed."""
+        """faster, slower or inconclusive; always inconclusive where the control is not trusted."""
         return self.speedup(variant, metric).verdict if self.trusted(metric) else "inconclusive"
 
-    def restless(self, variant: str) -> list[int]:
-        """Rounds, from 0, during whose turn the memory changed its speed."""
+    def unsteady(self, variant: str) -> list[int]:
+        """Rounds, counted from 0, in which the memory changed its speed during this turn."""
         return [i for i, factor in enumerate(self.change.get(variant, ())) if factor > CHANGED]
 
     def fractions(
@@ -100,22 +101,22 @@ class Comparison:
     ) -> list[float]:
         """Limit time over measured time, each round with its own bandwidth.
 
-        limit_seconds: from bytes/s to the least seconds the metric could have taken. Restless
-        rounds are left out while three others remain. More than the limit is a defect of the limit
-        or of the measurement, and is said aloud.
+        limit_seconds: from bytes/s to the least seconds that the metric can take. Unsteady rounds
+        are left out where at least three others remain. A median above 1 is a defect of the limit
+        or of the measurement, and is printed to stderr.
         """
         pairs = zip(self.bandwidth[variant], self.values(variant, metric), strict=True)
         found = [limit_seconds(rate) / seconds for rate, seconds in pairs]
-        unknown = set(self.restless(variant))
-        if len(found) - len(unknown) >= _FEWEST_STEADY:
-            found = [one for i, one in enumerate(found) if i not in unknown]
+        unsteady = set(self.unsteady(variant))
+        if len(found) - len(unsteady) >= _FEWEST_STEADY:
+            found = [one for i, one in enumerate(found) if i not in unsteady]
         if np.median(found) > 1:
-            above = f"{variant} ({metric}) stands at {np.median(found):.2f} of its limit"
+            above = f"{variant} ({metric}) reaches {np.median(found):.2f} of its limit"
             print(f"DEFECT: {above}, in the median of {len(found)} rounds.", file=sys.stderr)
         return found
 
     def flagged(self, variant: str, metric: str = "tpot") -> list[int]:
-        """Rounds whose value lies far out: shown, never dropped."""
+        """Rounds whose value is an outlier: shown, never dropped."""
         return outliers(self.values(variant, metric))
 
     def to_dict(self) -> dict[str, Any]:
@@ -134,12 +135,12 @@ class Comparison:
 
 
 def again(name: str) -> str:
-    """What the A/A control of a baseline is called."""
+    """The name of the A/A control of a baseline."""
     return f"{name} (again)"
 
 
-def order(names: Sequence[str], round_number: int) -> list[str]:
-    """The turn order of a round: rotated by one each round, and reversed every other one."""
+def turn_order(names: Sequence[str], round_number: int) -> list[str]:
+    """Who runs when in a round: reversed every other round, rotated by one every two."""
     shift = (round_number // 2) % len(names)
     rotated = [*names[shift:], *names[:shift]]
     return rotated[::-1] if round_number % 2 else rotated
@@ -155,15 +156,16 @@ def compare(
 ) -> Comparison:
     """Run all variants interleaved for `rounds` rounds and return every trace.
 
-    variants: name -> function of the round number (0 for the first call, then 1, 2, ...), which
-    picks that round's prompt and returns its Trace. probe: bytes/s of the moment, one for all or
-    one a variant, of its own working set; it is asked before and after every turn, and the higher
-    answer is kept, so that a limit is never set too low by a probe that was itself disturbed.
-    between: called before the first round, between any two, and after the last.
+    variants: by name, a function of the round's number (0 for the first call, then 1, 2, ...) that
+    picks the prompt of that round and returns its Trace.
+    probe: measures the bandwidth of the moment; one for all variants, or one a variant with a
+    working set as large as the variant's. It runs before and after every turn. The higher of the
+    two values sets the limit: a disturbed probe must not make a limit too low.
+    between: called before the first round, between rounds, and after the last.
 
-    Ctrl-C keeps the finished rounds if they are enough to speak of. A variant that raises
-    LabkitError drops out and is told in `failed`; the baseline's error is raised. Raises
-    ValueError for an unknown baseline or too few rounds.
+    Ctrl-C keeps the complete rounds where there are enough. A variant that raises LabkitError drops
+    out and is listed in `failed`; an error of the baseline is raised. Raises ValueError for an
+    unknown baseline or too few rounds.
     """
     if baseline not in variants:
         raise ValueError(f"baseline {baseline!r} is not among {', '.join(variants)}.")
@@ -187,14 +189,14 @@ def compare(
         if result.rounds < FEWEST_ROUNDS:
             raise
         result.interrupted = True
-        print(f"Interrupted: going on with the {result.rounds} rounds that are complete.")
+        print(f"Interrupted: going on with the {result.rounds} complete rounds.")
     return result
 
 
 def _probes(
     probe: Probe | Mapping[str, Probe] | None, runs: Mapping[str, Variant], baseline: str
 ) -> dict[str, Probe]:
-    """The probe of each turn; the control uses the baseline's."""
+    """The probe of each variant; the control has the baseline's."""
     if probe is None:
         return {}
     if callable(probe):
@@ -203,7 +205,7 @@ def _probes(
 
 
 def _turn(result: Comparison, runs: dict[str, Variant], name: str, number: int) -> Trace | None:
-    """One turn of a variant; None where it failed and dropped out."""
+    """Run a variant once; None where it failed and dropped out."""
     try:
         return runs[name](number)
     except LabkitError as error:
@@ -218,11 +220,11 @@ def _turn(result: Comparison, runs: dict[str, Variant], name: str, number: int) 
 def _one_round(
     result: Comparison, runs: dict[str, Variant], number: int, probes: Mapping[str, Probe]
 ) -> None:
-    """One turn of each; kept only when all are there, so that rounds stay paired."""
+    """Run each variant once; kept only when all have run, so that rounds stay paired."""
     traces: dict[str, Trace] = {}
-    rates: dict[str, tuple[float, float]] = {}  # before and after
-    before: dict[int, float] = {}  # the last answer of each probe, until other work came between
-    for name in order(list(runs), number):
+    rates: dict[str, tuple[float, float]] = {}  # bytes/s before and after the turn
+    before: dict[int, float] = {}  # the last value of a probe, while it is still of the moment
+    for name in turn_order(list(runs), number):
         probe = probes.get(name)
         if probe and id(probe) not in before:
             before = {id(probe): probe()}

@@ -1,54 +1,19 @@
-"""The stamp of a run: everything needed to doubt a number or to get it again."""
+"""What a run records of its machine: all that is needed to check a number or to repeat it."""
 
 from __future__ import annotations
 
-import os
 import platform
 import subprocess
 from datetime import UTC, datetime
-from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from labkit.base.device import Device, cores_allowed, cpu_name, device_name, memory_bytes
+
 _PACKAGES = ("torch", "transformers", "numpy", "scipy", "safetensors", "gguf", "papermill")
-
-
-def cores_allowed() -> int:
-    """Cores this process may run on: its affinity where the system has one."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return psutil.cpu_count(logical=False) or os.cpu_count() or 1
-
-
-@cache
-def cpu_name() -> str:
-    """The processor's own name."""
-    import cpuinfo
-
-    return str(cpuinfo.get_cpu_info().get("brand_raw") or platform.processor() or "unknown CPU")
-
-
-def device_name(device: str = "cpu") -> str:
-    """The name of the device that computes."""
-    if device == "cuda":
-        import torch
-
-        return torch.cuda.get_device_name()
-    if device == "mps":
-        return f"{cpu_name()} GPU"
-    return f"{cpu_name()}, {cores_allowed()} cores"
-
-
-def memory_bytes(device: str = "cpu") -> int:
-    """Memory of the device."""
-    if device == "cuda":
-        import torch
-
-        return int(torch.cuda.get_device_properties(0).total_memory)
-    return int(psutil.virtual_memory().total)
 
 
 def _governor() -> str | None:
@@ -78,8 +43,8 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def environment(device: str = "cpu", threads: int | None = None) -> dict[str, Any]:
-    """Machine, versions and moment, as plain JSON values. Holds no path and no host name."""
+def environment(device: Device = "cpu") -> dict[str, Any]:
+    """Machine, versions and time, as plain JSON values. Holds no path and no host name."""
     load = psutil.getloadavg()
     return {
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -87,7 +52,7 @@ def environment(device: str = "cpu", threads: int | None = None) -> dict[str, An
         "cpu": cpu_name(),
         "device": device_name(device),
         "cores_allowed": cores_allowed(),
-        "threads": threads or cores_allowed(),
+        "threads": cores_allowed(),
         "governor": _governor(),
         "memory_bytes": memory_bytes(),
         "load_average": [round(value, 2) for value in load],

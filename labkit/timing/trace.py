@@ -10,14 +10,16 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from labkit.limits.probe import synchronize
+from labkit.base.device import Device, synchronize
 
 
 @dataclass(frozen=True)
 class Trace:
-    """When a request was due and when each of its tokens was there.
+    """When a request was due and when each of its tokens came.
 
-    A piece of work that yields no tokens is a trace with one timestamp, its end.
+    due, times: seconds. prompt_tokens: how many tokens the prompt had. tokens: the token ids that
+    came. Work without tokens has one timestamp, its end. Raises ValueError for no timestamp at all
+    and for timestamps that go back.
     """
 
     due: float
@@ -55,17 +57,16 @@ class Trace:
 
     @property
     def decode_rate(self) -> float | None:
-        """tokens/s of this one stream, 1 / TPOT; None where that is undefined."""
+        """Tokens a second of this one stream, 1 / TPOT; None where that is undefined."""
         return 1 / self.tpot if self.tpot else None
 
     @property
     def prefill_rate(self) -> float:
-        """Prompt tokens over the time to the first token, tokens/s."""
+        """Prompt tokens a second: their number over the time to the first token."""
         return self.prompt_tokens / self.ttft
 
     def until(self, tokens: int) -> Trace:
-        """The same request as though its answer had ended after so many tokens; a shorter one
-        whole."""
+        """The same request, its answer cut to its first `tokens` tokens."""
         return replace(self, times=self.times[:tokens], tokens=self.tokens[:tokens])
 
     def to_dict(self) -> dict[str, Any]:
@@ -74,12 +75,13 @@ class Trace:
 
 
 def record(
-    stream: Callable[[], Iterable[int]], prompt_tokens: int = 0, device: str = "cpu"
+    stream: Callable[[], Iterable[int]], prompt_tokens: int = 0, device: Device = "cpu"
 ) -> Trace:
-    """Run a stream of tokens to its end and stamp each token.
+    """Run a stream of tokens to its end and take the time of each token.
 
-    stream: called when the clock has started, so that its set-up counts. The request is due now:
-    in-process and alone there is no queue.
+    stream: called after the clock has started, so that its set-up counts. The request is due at
+    that
+    moment: a single request in this process waits in no queue.
     """
     times: list[float] = []
     tokens: list[int] = []
@@ -93,9 +95,9 @@ def record(
 
 
 def record_pushed(
-    run: Callable[[Callable[[int], None]], object], prompt_tokens: int = 0, device: str = "cpu"
+    run: Callable[[Callable[[int], None]], object], prompt_tokens: int = 0, device: Device = "cpu"
 ) -> Trace:
-    """The same for a library that pushes its tokens into a callback instead of yielding them."""
+    """As `record`, for a library that hands its tokens to a callback instead of yielding them."""
     times: list[float] = []
     tokens: list[int] = []
 
@@ -110,8 +112,8 @@ def record_pushed(
     return Trace(due, tuple(times), prompt_tokens, tuple(tokens))
 
 
-def clock(work: Callable[[], object], device: str = "cpu") -> Trace:
-    """Time one call of `work` from start to end, the device's queue emptied on both sides."""
+def clock(work: Callable[[], object], device: Device = "cpu") -> Trace:
+    """Time one call of `work`. The device has finished its queue at the start and at the end."""
     synchronize(device)
     due = time.perf_counter()
     work()

@@ -1,4 +1,4 @@
-"""Real text of our own to prompt with, and workloads that change from round to round."""
+"""Prompts cut from a text of our own: another one each round, the same ones every time."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ import numpy as np
 
 
 class Tokenizer(Hashable, Protocol):
-    """What we need of a tokenizer: text to ids."""
+    """What prompts need of a tokenizer: from text to token ids."""
 
     def encode(self, text: str, add_special_tokens: bool = ...) -> list[int]: ...
 
 
 @dataclass(frozen=True)
 class Workload:
-    """What is asked: one stream of a prompt and new tokens, or several at once.
+    """What is asked of a model: `batch` streams, each of a prompt and new tokens.
 
-    seed fixes which stretches of text the prompts are.
+    seed: decides which parts of the text the prompts are. Raises ValueError for a number below 1.
     """
 
     prompt_tokens: int
@@ -34,7 +34,7 @@ class Workload:
             raise ValueError(f"tokens and batch must be at least 1: {self}.")
 
     def describe(self) -> dict[str, Any]:
-        """What a finding says of its workload."""
+        """As the `workload` of a finding."""
         return asdict(self)
 
 
@@ -45,7 +45,7 @@ def prose() -> str:
 
 
 def paragraphs() -> list[str]:
-    """The text, paragraph by paragraph."""
+    """The paragraphs of `prose`."""
     return [part.strip() for part in prose().split("\n\n") if part.strip()]
 
 
@@ -55,19 +55,20 @@ def _token_stream(tokenizer: Tokenizer) -> tuple[int, ...]:
 
 
 def prompt_ids(tokenizer: Tokenizer, tokens: int, number: int = 0, seed: int = 0) -> list[int]:
-    """A prompt of exactly `tokens` token ids: another stretch of the text for every number.
+    """A prompt of exactly `tokens` token ids: another part of the text for every number.
 
-    The text is read as a ring, from a place drawn from (seed, number), so that no two rounds ask
-    the same and no cache warmed by one can answer another.
+    It starts at a position drawn from (seed, number); after the text's end it goes on at the
+    beginning. Rounds with different prompts cannot be answered from a cache that an earlier one
+    filled.
     """
     stream = _token_stream(tokenizer)
     start = int(np.random.default_rng([seed, number]).integers(len(stream)))
-    turns = (start + tokens) // len(stream) + 1
-    return list((stream * turns)[start : start + tokens])
+    copies = (start + tokens) // len(stream) + 1
+    return list((stream * copies)[start : start + tokens])
 
 
 def chat_ids(tokenizer: Any, question: str) -> list[int]:
-    """A question in the model's own chat template, ready for its answer."""
+    """Token ids of a question in the model's own chat template, up to where the answer begins."""
     messages = [{"role": "user", "content": question}]
     return list(
         tokenizer.apply_chat_template(
@@ -77,6 +78,6 @@ def chat_ids(tokenizer: Any, question: str) -> list[int]:
 
 
 def poisson_arrivals(rate: float, count: int, seed: int = 0) -> Sequence[float]:
-    """When `count` independent requests are due, in seconds from the start; `rate` a second."""
+    """When `count` independent requests are due, in seconds: on average `rate` a second."""
     gaps = np.random.default_rng(seed).exponential(1 / rate, count)
     return [float(t) for t in np.cumsum(gaps)]

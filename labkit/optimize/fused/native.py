@@ -1,7 +1,7 @@
-"""The kernel: compiled on first use by the system's compiler, kept, and called through ctypes.
+"""The kernel's library: compiled on first use by the system's compiler, kept, and loaded.
 
-The library is kept under a name made from its source, the compiler flags and the processor's
-features, so that a cache carried to another processor is rebuilt there instead of crashing.
+Its file name is made from the source, the compiler flags and the processor's features. So a cache
+that is carried to another processor is rebuilt there instead of crashing.
 """
 
 from __future__ import annotations
@@ -15,80 +15,17 @@ import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
-from ctypes import POINTER, c_char_p, c_float, c_int, c_int32, c_int64, c_void_p
+from ctypes import POINTER, c_char_p, c_int, c_int32, c_int64, c_void_p
 from functools import cache
 from pathlib import Path
 
+from labkit.base.paths import cache_dir
+from labkit.optimize.fused import structs
 from labkit.optimize.fused.pack import FusedError
-from labkit.paths import cache_dir
 
 SOURCE = Path(__file__).with_name("kernel")
 ISAS = ("avx512vnni", "avx2", "neon", "portable")
 _COMPILERS = ("c++", "g++", "clang++")
-
-
-class Matrix(ctypes.Structure):
-    """Interleaved blocks (kernel/model.h)."""
-
-    _fields_ = (
-        ("starts", c_void_p),
-        ("bias", c_void_p),
-        ("stride", c_int64),
-        ("rows", c_int32),
-        ("columns", c_int32),
-        ("format", c_int32),
-        ("share", c_int32),
-    )
-
-
-class Layer(ctypes.Structure):
-    """A layer's vectors and matrices (kernel/model.h)."""
-
-    _fields_ = (
-        *((name, c_void_p) for name in ("attention_norm", "feed_forward_norm")),
-        *((name, c_void_p) for name in ("query_norm", "key_norm")),
-        *((name, Matrix) for name in ("query", "key", "value", "output", "gate", "up", "down")),
-    )
-
-
-class Model(ctypes.Structure):
-    """Shapes and weights of a decoder (kernel/model.h)."""
-
-    _fields_ = (
-        *((name, c_int32) for name in ("vocab", "hidden", "intermediate", "layers")),
-        *((name, c_int32) for name in ("heads", "kv_heads", "head_dim", "window")),
-        ("eps", c_float),
-        ("unused", c_int32),
-        ("layer", POINTER(Layer)),
-        ("norm", c_void_p),
-        ("embedding", Matrix),
-        ("head", Matrix),
-        *((name, c_void_p) for name in ("token_norm", "feature_norm")),
-        ("fuse", Matrix),
-        ("screen", Matrix),
-        ("screen_error", c_void_p),
-    )
-
-
-class Cache(ctypes.Structure):
-    """Memory of keys and values (kernel/model.h)."""
-
-    _fields_ = (
-        *((name, c_void_p) for name in ("keys", "values", "cosines", "sines")),
-        *((name, c_int32) for name in ("slots", "capacity", "type", "unused")),
-    )
-
-
-class Rows(ctypes.Structure):
-    """The rows of a pass (kernel/model.h)."""
-
-    _fields_ = (
-        *((name, c_void_p) for name in ("tokens", "positions", "wanted", "spans")),
-        *((name, c_void_p) for name in ("features", "stream", "best", "chances")),
-        *((name, c_void_p) for name in ("paths", "parents")),
-        *((name, c_int32) for name in ("rows", "wanted_rows", "span_count", "skip")),
-        *((name, c_int32) for name in ("path_width", "likely", "drafted", "unused")),
-    )
 
 
 def compiler() -> str | None:
@@ -98,7 +35,7 @@ def compiler() -> str | None:
 
 
 def cpu_features() -> str:
-    """What this processor can do, as the system tells it; part of the library's name."""
+    """The instruction sets of this processor, as the system names them."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         found = [line for line in lines if line.startswith(("flags", "Features"))]
@@ -111,8 +48,8 @@ def flags(isa: str = "", sanitize: bool = False) -> list[str]:
     """Compiler flags. isa: one of ISAS instead of the best this processor has."""
     native = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
     made = ["-std=c++20", "-shared", "-fPIC", "-pthread", native]
-    # No contraction: a multiplication and an addition are fused where the source says so alone.
-    # The portable path unrolls into so much scalar code that -O3 takes three times as long.
+    # No contraction: a multiplication and an addition are fused only where the source says so.
+    # The portable path unrolls into so much scalar code that -O3 compiles three times as long.
     level = "-O0" if sanitize else "-O2" if isa == "portable" else "-O3"
     made += ["-ffp-contract=off", "-fno-math-errno", level]
     if sanitize:
@@ -121,7 +58,7 @@ def flags(isa: str = "", sanitize: bool = False) -> list[str]:
 
 
 def build(isa: str = "", sanitize: bool = False) -> Path:
-    """The compiled library, made on first use; FusedError with the compiler's own words."""
+    """The path of the compiled library, made on first use; FusedError where that fails."""
     if isa and isa not in ISAS:
         raise FusedError(f"instruction set {isa!r} is unknown; allowed: {', '.join(ISAS)}.")
     command = compiler()
@@ -134,7 +71,7 @@ def build(isa: str = "", sanitize: bool = False) -> Path:
     if command is None:
         raise FusedError(
             "the fused decoder needs a C++ compiler, and none was found (looked for $CXX, "
-            f"{', '.join(_COMPILERS)}). Install one, say the package g++ or clang."
+            f"{', '.join(_COMPILERS)}). Install one: the package g++ or clang."
         )
     return _compile(
         [command, *flags(isa, sanitize)], [f for f in files if f.suffix == ".cpp"], target
@@ -142,7 +79,7 @@ def build(isa: str = "", sanitize: bool = False) -> Path:
 
 
 def _compile(command: list[str], sources: list[Path], target: Path) -> Path:
-    """Every source beside the others, then all into one library."""
+    """Compile every source at the same time, then link them into one library."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         objects = [str(Path(folder) / f"{source.stem}.o") for source in sources]
@@ -159,7 +96,7 @@ def _compile(command: list[str], sources: list[Path], target: Path) -> Path:
 
 
 def _run(command: list[str]) -> None:
-    """A compiler's run; FusedError with what it said where it fails."""
+    """Run the compiler; FusedError with its message where it fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     except (OSError, subprocess.SubprocessError) as error:
@@ -175,7 +112,7 @@ def _run(command: list[str]) -> None:
 
 @cache
 def library(isa: str = "", sanitize: bool = False) -> ctypes.CDLL:
-    """The kernel, loaded; FusedError where it cannot be built or is not what we expect."""
+    """The loaded library; FusedError where it cannot be built or does not fit this code."""
     path = build(isa, sanitize)
     try:
         found = ctypes.CDLL(str(path))
@@ -185,18 +122,19 @@ def library(isa: str = "", sanitize: bool = False) -> ctypes.CDLL:
     found.lk_new.restype = c_void_p
     found.lk_new.argtypes = [c_int]
     found.lk_free.argtypes = [c_void_p]
-    found.lk_forward.argtypes = [
-        c_void_p, POINTER(Model), POINTER(Cache), POINTER(Rows), c_void_p,
-    ]  # fmt: skip
-    found.lk_go_on.argtypes = [
-        c_void_p, POINTER(Model), POINTER(Cache), c_void_p, c_void_p, c_int, c_int64, c_int64,
-        c_int, c_int, c_int, c_void_p, c_void_p, c_void_p, c_void_p, c_int,
-    ]  # fmt: skip
+    given = (c_void_p, POINTER(structs.Model), POINTER(structs.Cache))
+    found.lk_forward.argtypes = [*given, POINTER(structs.Rows), c_void_p]
+    found.lk_continue.argtypes = [*given, POINTER(structs.Continuation)]
     found.lk_exact_groups.argtypes = [c_void_p]
     found.lk_exact_groups.restype = c_int64
-    sizes = (c_int32 * 8)()
-    count = found.lk_sizes(sizes)
-    expected = [ctypes.sizeof(kind) for kind in (Matrix, Layer, Model, Cache, Rows)]
-    if list(sizes[:count]) != expected:
-        raise FusedError(f"the kernel's structures are {list(sizes[:count])}, ours {expected}.")
+    _check_sizes(found)
     return found
+
+
+def _check_sizes(found: ctypes.CDLL) -> None:
+    """FusedError where the kernel's structs are not those of structs.py."""
+    sizes = (c_int32 * 16)()
+    count = found.lk_sizes(sizes)
+    expected = [ctypes.sizeof(kind) for kind in structs.STRUCTS]
+    if sizes[:count] != expected:
+        raise FusedError(f"the kernel's structs have {sizes[:count]} bytes, ours {expected}.")

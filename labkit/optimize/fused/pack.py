@@ -2,10 +2,10 @@
 
 A block holds 32 columns of a row: Q4_0 (scale d; weight d * (n - 8)), Q4_1 (d and m; d * n + m),
 Q5_0 (d; d * (n - 16)) or Q8_0 (d; d * n), as in llama.cpp's files. Interleaved, a block of sixteen
-rows holds their scales side by side, then for four columns at a time the bytes of all sixteen, so
-that a lane of a vector is a row and nothing is ever summed across lanes; last, for Q5_0, four bytes
-of each row with the fifth bits of columns 0 to 3, 4 to 7, ... in bits 0, 1, ... No number changes:
-the bits are the file's.
+rows holds first their scales side by side, then for four columns at a time the bytes of all sixteen
+rows. So a lane of a vector is a row, and nothing is ever summed across lanes. Last come, for Q5_0,
+four bytes of each row: bits 0, 1, ... hold the fifth bits of columns 0 to 3, 4 to 7, ... No number
+changes: the bits are the file's.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class FusedError(ModelError):
 
 @dataclass(frozen=True)
 class Format:
-    """A block format: its number in the kernel, bytes of scales, bytes of a block."""
+    """A block format: its number in the kernel, bytes of a block's scales, bytes of a block."""
 
     name: str
     number: int
@@ -60,7 +60,7 @@ def format_of(name: str) -> Format:
 def interleave(blocks: np.ndarray, form: Format) -> np.ndarray:
     """Blocks of rows (rows, columns / 32, bytes) -> (groups, columns / 32, 16 * bytes) uint8.
 
-    Missing rows of the last group are zeros: their scales are 0, so that they come out as 0.
+    Rows that the last group lacks are zeros: with scales of 0 their outputs are 0.
     """
     rows, columns, nbytes = blocks.shape
     groups = -(-rows // LANES)
@@ -74,8 +74,8 @@ def interleave(blocks: np.ndarray, form: Format) -> np.ndarray:
         quads = quads ^ 128  # signed -> value + 128
     parts = [part.transpose(0, 2, 3, 1, 4).reshape(groups, columns, -1) for part in (scales, quads)]
     if fifths:
-        held = lanes[..., form.scales : form.scales + fifths]
-        bits = np.unpackbits(held, axis=-1, bitorder="little")
+        own = lanes[..., form.scales : form.scales + fifths]
+        bits = np.unpackbits(own, axis=-1, bitorder="little")
         bits = bits.reshape(groups, LANES, columns, 8, 4).transpose(0, 2, 1, 4, 3)
         parts.append(np.packbits(bits, axis=-1, bitorder="little").reshape(groups, columns, -1))
     return np.concatenate(parts, axis=-1)

@@ -1,8 +1,8 @@
 """All weights of a model in one stretch of memory, packed once and kept.
 
-On disk a packed model is a folder: `weights.bin`, and `layout.json` with the config and where each
-matrix and vector lies. In memory it is one stretch on huge pages where the system has them, laid
-out for the threads that will read it (layout.py).
+In memory a packed model is one stretch, on huge pages where the system has them, laid out for the
+threads that will read it (layout.py). On disk it is a folder: `weights.bin`, and `layout.json` with
+the config and where each matrix and vector lies.
 """
 
 from __future__ import annotations
@@ -12,44 +12,54 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from io import BufferedReader
+from io import BufferedIOBase, BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from labkit.memory import allocate
+from labkit.base.device import cores_allowed
+from labkit.base.memory import allocate
+from labkit.base.paths import cache_dir
 from labkit.model.config import ModelConfig, config_from_dict
-from labkit.model.load import DEFAULT_MODEL, default_gguf, locate, read_tensors
-from labkit.optimize.fused.layout import Entry, Place, lay_out
-from labkit.optimize.fused.pack import BLOCK, LANES, FusedError, format_of, interleave, to_blocks
+from labkit.model.load import DEFAULT_MODEL, default_gguf, locate
+from labkit.optimize.fused.layout import Entry, Location, lay_out
+from labkit.optimize.fused.pack import BLOCK, LANES, FusedError, format_of, interleave
 from labkit.optimize.fused.screen import SCREEN, SCREEN_ERROR, SCREENED, screen_of
-from labkit.paths import cache_dir
-from labkit.timing.environment import cores_allowed
+from labkit.optimize.fused.sources import (
+    EMBEDDING,
+    HEAD,
+    Weights,
+    directory_weights,
+    gguf_weights,
+)
 
 VERSION = 3  # of the packing: a new one does not read old folders
 AS_IS = "as-is"
 _ALIGN = 4096
-# Of the names below, what a decode step multiplies with; an embedding of its own is looked up.
-EMBEDDING, HEAD = "embed_tokens.weight", "lm_head.weight"
 
 
 @dataclass
 class PackedWeights:
-    """The blob and its table of contents; names are those of the plain decoder."""
+    """Weights in memory and their table of contents, by the plain decoder's names.
+
+    entries: size and format of each tensor. locations: where each lies in `blob` (bytes,) uint8.
+    threads: as many as it is laid out for.
+    """
 
     config: ModelConfig
     entries: dict[str, Entry]
-    places: dict[str, Place]
-    threads: int  # that it is laid out for
-    blob: np.ndarray  # (bytes,) uint8
+    locations: dict[str, Location]
+    threads: int
+    blob: np.ndarray
 
     def addresses(self, name: str) -> list[int]:
-        """Where a tensor starts in memory: a matrix's share of each thread, or the one vector."""
-        return [int(self.blob.ctypes.data) + start for start in self.places[name].starts]
+        """The addresses at which a tensor starts: one for each thread's share of a matrix, or one
+        for a vector."""
+        return [int(self.blob.ctypes.data) + start for start in self.locations[name].starts]
 
     @property
     def has_screen(self) -> bool:
@@ -57,8 +67,11 @@ class PackedWeights:
         return SCREEN in self.entries
 
     def read_bytes(self, screened: bool = False) -> int:
-        """Bytes a decode step reads: all but an embedding table of its own, and of head and screen
-        only one (the few logits that are computed after screening not counted)."""
+        """Bytes that a decode step reads.
+
+        All but an embedding table that is not the head, and either the head or the screen: the few
+        logits that are computed with the head after screening are not counted.
+        """
         left_out = {self.head} if screened else {SCREEN, SCREEN_ERROR}
         left_out |= {EMBEDDING} if HEAD in self.entries else set()
         return sum(e.nbytes for name, e in self.entries.items() if name not in left_out)
@@ -84,62 +97,16 @@ def check_shape(config: ModelConfig) -> None:
             )
 
 
-Tensors = Iterator[tuple[str, np.ndarray, str]]  # name, blocks or vector, format ("" for a vector)
-
-
-def gguf_blocks(path: Path) -> tuple[dict[str, Any], Tensors]:
-    """A GGUF file's config and its tensors, blocks as they are in the file."""
-    from labkit.model.gguf_file import half_split, hf_config, hf_name, open_gguf
-
-    reader = open_gguf(path)
-    config = hf_config(reader, path)
-    heads = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]}
-
-    def tensors() -> Tensors:
-        for tensor in reader.tensors:
-            shape = tuple(int(n) for n in reversed(tensor.shape))
-            what = tensor.name.split(".")[2] if tensor.name.startswith("blk.") else ""
-            data, kind = np.asarray(tensor.data), ""
-            if len(shape) == 2:
-                form = format_of(tensor.tensor_type.name.lower())
-                kind = form.name
-                data = data.reshape(shape[0], shape[1] // BLOCK, form.nbytes)
-            elif tensor.tensor_type.name != "F32":
-                raise FusedError(
-                    f"{path.name}: {tensor.name} is {tensor.tensor_type.name}, not F32."
-                )
-            if config["model_type"] == "llama" and what in heads:
-                data = half_split(data, heads[what])
-            yield hf_name(tensor.name, path).removeprefix("model."), data, kind
-
-    return config, tensors()
-
-
-def directory_blocks(directory: Path, weights: str) -> tuple[dict[str, Any], Tensors]:
-    """A model directory's config and tensors, matrices rounded to `weights`; the head never
-    below 8 bits, as llama.cpp keeps it."""
-    raw = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-
-    def tensors() -> Tensors:
-        for name, tensor in read_tensors(directory):
-            data = tensor.float().numpy()
-            if data.ndim != 2:
-                yield name, data, ""
-                continue
-            form = format_of("q8_0" if name in (EMBEDDING, HEAD) else weights)
-            yield name, to_blocks(data, form), form.name
-
-    return raw, tensors()
-
-
-def _parts(tensors: Tensors, config: ModelConfig) -> Iterator[tuple[str, np.ndarray, Entry]]:
-    """Each tensor's bytes as the kernel wants them, with its entry (offset still 0)."""
+def _interleaved(
+    tensors: Iterable[Weights], config: ModelConfig
+) -> Iterator[tuple[str, np.ndarray, Entry]]:
+    """Each tensor's bytes as the kernel reads them, with its entry (offset still 0)."""
     head = EMBEDDING if config.tied_head else HEAD
     for name, data, kind in tensors:
         if name == HEAD and config.tied_head:
             continue
         if name == head and kind in SCREENED:
-            yield from _parts(screen_of(data, format_of(kind)), config)
+            yield from _interleaved(screen_of(data, format_of(kind)), config)
         if kind:
             blocks = interleave(data, format_of(kind))
             entry = Entry(0, blocks.nbytes, data.shape[0], data.shape[1] * BLOCK, kind)
@@ -150,8 +117,23 @@ def _parts(tensors: Tensors, config: ModelConfig) -> Iterator[tuple[str, np.ndar
             yield name, padded.view(np.uint8), Entry(0, padded.nbytes, data.size)
 
 
-def pack(raw: dict[str, Any], tensors: Tensors, folder: Path) -> None:
-    """Write a packed model, all of it or nothing; FusedError for what the kernel cannot serve."""
+def pack(config: ModelConfig, tensors: Iterable[Weights], threads: int) -> PackedWeights:
+    """Pack weights in memory for so many threads; FusedError for what the kernel cannot serve."""
+    check_shape(config)
+    made = {name: (data, entry) for name, data, entry in _interleaved(tensors, config)}
+    entries = {name: entry for name, (_, entry) in made.items()}
+    locations, size = lay_out(entries, threads)
+    blob = allocate(size)
+    for name, (data, entry) in made.items():
+        _fill(blob, BytesIO(data.tobytes()), entry, locations[name])
+    return PackedWeights(config, entries, locations, threads, blob)
+
+
+def write(raw: dict[str, Any], tensors: Iterable[Weights], folder: Path) -> None:
+    """Write a packed model to a folder, all of it or nothing.
+
+    raw: the config as a dict. FusedError for what the kernel cannot serve.
+    """
     config = config_from_dict(raw)
     check_shape(config)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -159,7 +141,7 @@ def pack(raw: dict[str, Any], tensors: Tensors, folder: Path) -> None:
     try:
         entries: dict[str, dict[str, Any]] = {}
         with (work / "weights.bin").open("wb") as file:
-            for name, data, entry in _parts(tensors, config):
+            for name, data, entry in _interleaved(tensors, config):
                 file.write(b"\0" * (-file.tell() % _ALIGN))
                 entries[name] = asdict(entry) | {"offset": file.tell()}
                 file.write(data.tobytes())
@@ -173,36 +155,38 @@ def pack(raw: dict[str, Any], tensors: Tensors, folder: Path) -> None:
 
 
 def read(folder: Path, threads: int | None = None) -> PackedWeights:
-    """Read a packed model for so many threads, by default one for each core allowed; FusedError
-    where the folder is damaged."""
+    """Read a packed model for so many threads, by default one for each core allowed.
+
+    FusedError where the folder is damaged.
+    """
     threads = threads or cores_allowed()
     try:
         layout = json.loads((folder / "layout.json").read_text(encoding="utf-8"))
         entries = {name: Entry(**entry) for name, entry in layout["entries"].items()}
-        places, size = lay_out(entries, threads)
+        locations, size = lay_out(entries, threads)
         blob = allocate(size)
         with (folder / "weights.bin").open("rb") as file:
             if os.fstat(file.fileno()).st_size != layout["size"]:
                 raise FusedError(f"packed weights in {folder} are cut short: delete the folder.")
             for name, entry in entries.items():
                 file.seek(entry.offset)
-                _fill(blob, file, entry, places[name])
-        return PackedWeights(config_from_dict(layout["config"]), entries, places, threads, blob)
+                _fill(blob, file, entry, locations[name])
+        return PackedWeights(config_from_dict(layout["config"]), entries, locations, threads, blob)
     except (KeyError, TypeError, ValueError, OSError) as error:
         raise FusedError(f"packed weights in {folder} cannot be read ({error}).") from error
 
 
-def _fill(blob: np.ndarray, file: BufferedReader, entry: Entry, place: Place) -> None:
-    """Read a tensor from where the file stands to its place."""
+def _fill(blob: np.ndarray, file: BufferedIOBase, entry: Entry, location: Location) -> None:
+    """Read a tensor, from where the file stands, to its location in memory."""
     if not entry.format:
-        file.readinto(blob[place.starts[0] :][: entry.nbytes].data)
+        file.readinto(blob[location.starts[0] :][: entry.nbytes].data)
         return
     each = entry.group_bytes
-    for start, _, count in place.held(entry):
-        if place.stride == each:
+    for start, _, count in location.shares(entry):
+        if location.stride == each:
             file.readinto(blob[start:][: count * each].data)
         elif count:
-            to = as_strided(blob[start:], (count, each), (place.stride, 1))
+            to = as_strided(blob[start:], (count, each), (location.stride, 1))
             to[:] = np.frombuffer(file.read(count * each), dtype=np.uint8).reshape(count, each)
 
 
@@ -211,8 +195,8 @@ def packed(
 ) -> PackedWeights:
     """The packed weights of a model, converted on first use and kept.
 
-    model: as labkit.model.load.load takes it. weights: "as-is" for a GGUF file's own blocks, or
-    one of pack.FORMATS to round to. threads: that will read them, by default one for each core
+    model: as labkit.model.load.load takes it. weights: "as-is" for a GGUF file's own blocks, or one
+    of pack.FORMATS to round to. threads: how many will read them, by default one for each core
     allowed. Raises FusedError for what the kernel cannot serve.
     """
     if weights != AS_IS:
@@ -220,14 +204,14 @@ def packed(
     source = _source(model, weights)
     folder = cache_dir() / "fused" / _key(source, weights)
     if not (folder / "layout.json").exists():
-        found = gguf_blocks(source) if weights == AS_IS else directory_blocks(source, weights)
-        pack(*found, folder)
+        found = gguf_weights(source) if weights == AS_IS else directory_weights(source, weights)
+        write(*found, folder)
     return read(folder, threads)
 
 
 def _source(model: str | Path | None, weights: str) -> Path:
     """The GGUF file whose blocks are taken as they are, or the directory whose weights are
-    rounded; only the latter needs a conversion."""
+    rounded."""
     if weights == AS_IS and model is not None and Path(model).suffix == ".gguf":
         return Path(model).expanduser()
     if weights == AS_IS and str(model or "") in ("", DEFAULT_MODEL):
@@ -242,6 +226,7 @@ def _source(model: str | Path | None, weights: str) -> Path:
 
 
 def _key(source: Path, weights: str) -> str:
+    """The name of the folder of a packed model: another for other files, or another format."""
     files = sorted(source.glob("*.safetensors")) if source.is_dir() else [source]
     if not all(file.exists() for file in files):
         raise FusedError(f"no such file: {source}.")

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from labkit.errors import DeviceError, LabkitError
-from labkit.model.cache import StaticCache
+from labkit.model.cache.static import StaticCache, StaticStore
+from labkit.model.cache.table import Cache, tensors_of
 from labkit.model.config import ModelConfig
 from labkit.model.decoder import Decoder
 from labkit.model.rows import Rows
@@ -43,16 +44,21 @@ class StaticShapes(nn.Module):
         return self.decoder.new_cache(slots, capacity)
 
     @torch.inference_mode()
-    def forward(self, rows: Rows, cache: StaticCache) -> Tensor:
+    def forward(self, rows: Rows, cache: Cache) -> Tensor:
         """Logits of the wanted rows, (wanted, vocab) float32."""
-        window = self.config.sliding_window
-        if len(rows) != 1 or not isinstance(cache, StaticCache) or window is not None:
-            return self.decoder(rows, cache)
+        store = tensors_of(cache, self.decoder.cache_shape)
+        if not isinstance(store, StaticStore) or not self._is_step(rows):
+            logits: Tensor = self.decoder(rows, cache)
+            return logits
         cache.reserve(rows)
-        slot = rows.spans[0].slot
-        keys, values = cache.tensors(slot)
+        keys, values = store.tensors(rows.spans[0].slot)
         moved = rows.to(self.decoder.device)
         return self.step(moved.tokens, moved.positions, keys, values)
+
+    def _is_step(self, rows: Rows) -> bool:
+        """Whether these rows are the one token that `_step` takes."""
+        one = len(rows) == 1 and len(rows.asked) == 1 and not rows.embedded
+        return one and self.config.sliding_window is None
 
     def _step(self, token: Tensor, position: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """token, position (1,); keys, values (layers, kv_heads, capacity, head_dim), written to."""

@@ -1,7 +1,7 @@
-"""What goes into each matrix when real text runs through the layers.
+"""The inputs of each matrix when real text runs through the layers.
 
-A layer is fitted on the inputs it will really get: those that the layers before it, already
-quantized, give.
+A layer is fitted on the inputs that it will really get: the outputs of the quantized layers before
+it.
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ class Stream:
         self.x = decoder.embed_tokens(self.rows.tokens)  # (rows, hidden)
 
     def through(self, layer: nn.Module) -> Tensor:
-        """The stream after a layer; what the layer wrote to the cache may be written again."""
-        return layer(self.x, self.rope, self.rows, self.cache)
+        """The stream after a layer. Calling it twice does no harm: the cache gets the same."""
+        after: Tensor = layer(self.x, self.rope, self.rows, self.cache.store)
+        return after
 
     def inputs(self, layer: nn.Module) -> dict[tuple[str, ...], Tensor]:
         """Every input (rows, in) of the layer's matrices, by the names of those it goes into."""
@@ -63,7 +64,7 @@ def _together(inputs: dict[str, Tensor]) -> dict[tuple[str, ...], Tensor]:
 def hessians(layer: nn.Module, texts: Sequence[Stream]) -> dict[tuple[str, ...], Tensor]:
     """The sum of x x^T (in, in) over all rows of the texts, for every input of a layer.
 
-    The streams stay before the layer.
+    The texts do not move past the layer.
     """
     sums: dict[tuple[str, ...], Tensor] = {}
     for text in texts:

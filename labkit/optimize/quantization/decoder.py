@@ -5,15 +5,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from dataclasses import replace as replace_fields
 
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from labkit.errors import ParameterError
-from labkit.limits.cost import Cost, decode_cost, vector_parameters
-from labkit.model.cache import StaticCache
+from labkit.limits.cost import vector_parameters
+from labkit.model.cache.static import StaticCache
+from labkit.model.cache.table import Cache
 from labkit.model.config import ModelConfig
 from labkit.model.decoder import Decoder
 from labkit.model.rows import Rows
@@ -36,9 +36,9 @@ METHODS = (*DATA_FREE, *CALIBRATED)
 class QuantizedDecoder:
     """A decoder over dequantized weights, and the integers they stand for.
 
-    It gives the answers that the quantized model gives, and speaks the forward contract; the
-    speed is for kernels that read the packed integers (`pack`). layers: for each layer, each
-    linear layer's matrix by name; head: None where the head stayed as it was.
+    It gives the answers of the quantized model, and fits the forward contract. It is not faster:
+    that needs kernels that read packed integers (`pack`). layers: for each layer, the matrix of
+    each linear layer by name. head: None where the head stayed as it was.
     """
 
     decoder: Decoder
@@ -56,29 +56,18 @@ class QuantizedDecoder:
         """A static cache for this model."""
         return self.decoder.new_cache(slots, capacity)
 
-    def __call__(self, rows: Rows, cache: StaticCache) -> Tensor:
+    def __call__(self, rows: Rows, cache: Cache) -> Tensor:
         """Logits of the wanted rows, (wanted, vocab) float32."""
-        return self.decoder(rows, cache)
+        logits: Tensor = self.decoder(rows, cache)
+        return logits
 
     @property
     def weight_bytes(self) -> float:
-        """Bytes of weights that a pass must read: packed matrices, 16-bit scales, float vectors."""
+        """Bytes that one row would read: packed matrices, 16-bit scales, float vectors."""
         matrices = sum(found.nbytes for layer in self.layers for found in layer.values())
         weight = self.decoder.lm_head.weight
         head = float(weight.nbytes) if self.head is None else self.head.nbytes
         return matrices + head + vector_parameters(self.config) * self.decoder.dtype.itemsize
-
-
-def step_cost(
-    config: ModelConfig, weight_bytes: float, kv_bytes: float, context: int, dtype: str = "float32"
-) -> Cost:
-    """What one token after `context` must cost: weights of this size, and a cache of `kv_bytes`
-    a token; computed in `dtype`."""
-    cost = decode_cost(config, context, dtype=dtype)
-    held = context * kv_bytes
-    return replace_fields(
-        cost, weight_bytes=weight_bytes, kv_read_bytes=held, kv_write_bytes=kv_bytes
-    )
 
 
 def with_weight(linear: nn.Linear, weight: Tensor) -> nn.Linear:
@@ -90,7 +79,7 @@ def with_weight(linear: nn.Linear, weight: Tensor) -> nn.Linear:
 
 
 def replace(owner: nn.Module, name: str, module: nn.Module) -> None:
-    """Put a module in another's place, by its dotted name."""
+    """Replace a module by another, by its dotted name."""
     above, _, last = name.rpartition(".")
     setattr(owner.get_submodule(above), last, module)
 
@@ -106,11 +95,11 @@ def quantize(
 ) -> QuantizedDecoder:
     """Quantize every matrix of the layers by `method`, and the head to nearest, row by row.
 
-    method: rtn (round to nearest), symmetric (the same around zero), hqq, or gptq, which needs
-    `calibration`, token ids of real texts, and goes layer by layer, each on the inputs that the
-    quantized layers before it give. group: inputs that share a scale, None for all of a row.
-    head_bits: None leaves the head as it is. Raises ParameterError for an unknown method, width
-    or group, or for gptq without calibration.
+    method: rtn (round to nearest), symmetric (the same around zero), hqq, or gptq. gptq needs
+    `calibration`, token ids of real texts; it solves layer by layer, each on the outputs of the
+    quantized layers before it. group: inputs that share a scale, None for all of a row. head_bits:
+    None leaves the head as it is. Raises ParameterError for an unknown method, width or group, or
+    for gptq without calibration.
     """
     texts = [list(ids) for ids in calibration]
     if method not in METHODS:
@@ -147,7 +136,7 @@ def _each(
 def _calibrated(
     made: Decoder, texts: list[list[int]], bits: int, group: int | None
 ) -> Iterator[dict[str, Quantized]]:
-    """Layer after layer, each on the inputs that those before it give once quantized."""
+    """Layer after layer, each on the outputs of the quantized layers before it."""
     streams = [Stream(made, ids) for ids in texts]
     for layer in made.layers:
         found: dict[str, Quantized] = {}
@@ -161,7 +150,7 @@ def _calibrated(
 def _solve(
     layer: nn.Module, names: tuple[str, ...], hessian: Tensor, bits: int, group: int | None
 ) -> dict[str, Quantized]:
-    """Matrices that get the same input, solved as one."""
+    """Matrices of the same input, solved as one."""
     weights = [linears(layer)[name].weight for name in names]
     found = gptq(torch.cat(weights), hessian, bits, group)
     sizes = [len(weight) for weight in weights]

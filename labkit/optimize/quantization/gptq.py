@@ -1,8 +1,8 @@
 """GPTQ, and what makes it better: searched scales, important inputs first, and refinement.
 
 All of it minimizes tr((W - Q) H (W - Q)^T), the squared error of the layer's outputs on real text,
-where H is the sum of x x^T over inputs (Frantar et al., 2210.17323). Matrices are transposed in
-here, (in, out), so that what belongs to one input lies together.
+where H is the sum of x x^T over inputs (Frantar et al., 2210.17323). Matrices are transposed here,
+(in, out), so that the weights of one input lie together.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from labkit.limits.probe import threads
+from labkit.base.device import threads
 from labkit.optimize.quantization.grid import Quantized, grouped, searched_range, stored
 
-_BLOCK = 32  # inputs whose effect on the rest is gathered into one product
+_BLOCK = 32  # inputs whose effect on the rest is one matrix product
 
 
 @dataclass
@@ -36,11 +36,11 @@ class _State:
 
 
 def damped(hessian: Tensor, damping: float, shrink: float) -> Tensor:
-    """The Hessian to solve with: correlations shrunk, and no direction that never came.
+    """The Hessian to solve with: smaller correlations, and no input without any value.
 
-    What some thousand tokens say of the correlation of any two of a thousand inputs is partly
-    chance, and making up for chance makes unseen text worse: off the diagonal a share `shrink` is
-    taken away (Ledoit and Wolf, 2004), on it a share `damping` of its mean is added.
+    The correlations of a thousand inputs, estimated from some thousand tokens, are partly chance;
+    correcting for chance makes unseen text worse. So a share `shrink` is taken off everything but
+    the diagonal (Ledoit and Wolf, 2004), and a share `damping` of its mean is added on it.
     """
     diagonal = hessian.diagonal()
     dead = (diagonal == 0).float()
@@ -52,11 +52,12 @@ def _inverse_factor(hessian: Tensor) -> Tensor:
     """Upper U with U^T U the inverse: of the matrix read backwards, a Cholesky factor inverted."""
     backwards = torch.linalg.cholesky(hessian.flip(0, 1))
     eye = torch.eye(len(hessian), dtype=hessian.dtype, device=hessian.device)
-    return torch.linalg.solve_triangular(backwards, eye, upper=False).flip(0, 1)
+    inverse: Tensor = torch.linalg.solve_triangular(backwards, eye, upper=False)
+    return inverse.flip(0, 1)
 
 
 def _compensate(weight: Tensor, hessian: Tensor, state: _State) -> None:
-    """Algorithm 1 of GPTQ: round input after input, and let those to come make up for it.
+    """Algorithm 1 of GPTQ: round input after input; the inputs after it correct the error.
 
     weight (in, out) and state are in the order of `hessian`; weight is used up.
     """
@@ -72,7 +73,7 @@ def _compensate(weight: Tensor, hessian: Tensor, state: _State) -> None:
 
 
 def _descend(weight: Tensor, hessian: Tensor, state: _State) -> None:
-    """One sweep of coordinate descent: each input's levels anew, all others held.
+    """One sweep of coordinate descent: the levels of each input again, all others fixed.
 
     No step makes the squared error larger (QuantEase, Behdin et al., 2309.01885).
     """
@@ -91,9 +92,10 @@ def _descend(weight: Tensor, hessian: Tensor, state: _State) -> None:
 
 
 def _refit(weight: Tensor, hessian: Tensor, state: _State, group: int) -> None:
-    """Scale and zero of each group anew by least squares, levels and other groups held.
+    """Scale and zero of each group again by least squares, levels and other groups fixed.
 
-    Two unknowns a group and output; taken only where the error falls, 16-bit rounding included.
+    Two unknowns for each group and output. They are taken only where the error falls, 16-bit
+    rounding included.
     """
     slope = hessian @ (weight - state.value(slice(None)))
     for start in range(0, len(weight), group):
@@ -124,7 +126,7 @@ def gptq(
     shrink: float = 0.3,
     sweeps: int = 1,
 ) -> Quantized:
-    """Levels, scales and zero points of the least squared output error that this finds.
+    """Levels, scales and zero points with a small squared error of the outputs.
 
     weight (out, in); hessian (in, in), the sum of x x^T over inputs of real text. Scales are
     searched first; then GPTQ, the inputs with the largest mean square first; then `sweeps` times
@@ -133,7 +135,7 @@ def gptq(
     groups = grouped(weight, bits, group)
     solid = damped(hessian.float(), damping, shrink)
     scale, zero = searched_range(groups, bits, solid.diagonal())
-    with threads(1):  # thousands of small steps: waiting for each other would cost more
+    with threads(1):  # thousands of small steps: threads would wait longer than they compute
         return _solved(weight, solid, scale, zero, bits, sweeps)
 
 
@@ -154,7 +156,7 @@ def _solved(
 
 
 def _spread(part: Tensor, group: int) -> Tensor:
-    """(out, groups, 1) -> (in, out): of each input its group's."""
+    """(out, groups, 1) -> (in, out): each input gets its group's number."""
     return part[..., 0].T.repeat_interleave(group, 0)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from labkit.errors import ParameterError
 
 BITS = (2, 3, 4, 5, 6, 8)
-# What a clipped range keeps of a group's own, tried from the widest to the narrowest.
+# Shares of a group's own range to try as its clipped range, from the widest to the narrowest.
 _SHRINKS = (1.0, 0.93, 0.86, 0.79, 0.72)
 
 
@@ -60,7 +60,7 @@ def grouped(weight: Tensor, bits: int, group: int | None) -> Tensor:
         raise ParameterError(
             f"groups of {size} do not divide the {weight.shape[1]} inputs of a matrix."
         )
-    return weight.float().unflatten(1, (-1, size))
+    return weight.float().reshape(len(weight), -1, size)
 
 
 def stored(scale: Tensor, zero: Tensor) -> tuple[Tensor, Tensor]:
@@ -110,8 +110,8 @@ def fit(groups: Tensor, levels: Tensor, weights: Tensor) -> tuple[Tensor, Tensor
 def searched_range(groups: Tensor, bits: int, importance: Tensor) -> tuple[Tensor, Tensor]:
     """Scale and zero with the least weighted squared error, over clipped and fitted ranges.
 
-    importance: (in,), mean square of each input in real text; a wide range spends its levels on
-    few large weights, a narrow one cuts them off.
+    importance (in,): mean square of each input in real text. A wide range spends its levels on a
+    few large weights; a narrow range cuts those off.
     """
     weights = importance.view(groups.shape[1:]).clamp_min(1e-8 * float(importance.mean()) + 1e-30)
     low = groups.amin(-1, keepdim=True).clamp_max(0)

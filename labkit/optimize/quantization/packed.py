@@ -1,9 +1,9 @@
 """A quantized decoder over packed integers, run by the kernels that torch itself has.
 
-`torch._weight_int4pack_mm_for_cpu` multiplies by 4-bit integers in groups and
-`torch._weight_int8pack_mm` by 8-bit ones; what reads the integers reads fewer bytes, which is the
-whole gain. They are fast in bfloat16 only: with float32 inputs the answers are those of the
-dequantized twin, and it takes ten times as long.
+`torch._weight_int4pack_mm_for_cpu` multiplies by 4-bit integers in groups, and
+`torch._weight_int8pack_mm` by 8-bit ones. They read fewer bytes, which is the whole gain. They are
+fast in bfloat16 only. With float32 inputs the answers are those of the dequantized twin, and take
+ten times as long.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from labkit.errors import LabkitError
-from labkit.limits.cost import vector_parameters
 from labkit.model.decoder import Decoder
+from labkit.model.weights import counted_bytes
 from labkit.optimize.graph_rewriting import shared_copy
 from labkit.optimize.quantization.decoder import QuantizedDecoder, linears, replace
 from labkit.optimize.quantization.grid import Quantized
 
-_GROUPS = (32, 64, 128, 256)  # that the 4-bit kernel knows
-_ROWS = 32  # outputs that it takes at once
+_GROUPS = (32, 64, 128, 256)  # sizes that the 4-bit kernel has
+_ROWS = 32  # it takes multiples of so many outputs
 
 
 class PackingError(LabkitError):
-    """A quantized matrix that no kernel of this machine runs as it is."""
+    """A quantized matrix that torch has no kernel for on this machine."""
 
 
 class Int4Linear(nn.Module):
@@ -49,7 +49,8 @@ class Int4Linear(nn.Module):
         return out if self.bias is None else out + self.bias
 
     @property
-    def nbytes(self) -> int:
+    def weight_bytes(self) -> float:
+        """Bytes of the levels and their scales."""
         return self.packed.nbytes + self.scales.nbytes
 
 
@@ -63,19 +64,20 @@ class Int8Linear(nn.Module):
         self.scale = matrix.scale.flatten()
 
     def forward(self, x: Tensor) -> Tensor:
-        # The kernel would round the scales too: it gets ones, and they are applied outside.
+        # The kernel would round the scales too: it gets ones, and the scales are applied after it.
         ones = torch.ones_like(self.scale, dtype=self.dtype)
         out = torch._weight_int8pack_mm(x.to(self.dtype), self.integers, ones)
         out = (out.float() * self.scale).to(x.dtype)
         return out if self.bias is None else out + self.bias
 
     @property
-    def nbytes(self) -> int:
+    def weight_bytes(self) -> float:
+        """Bytes of the integers and their scales."""
         return self.integers.nbytes + self.scale.nbytes
 
 
 class Int8Embedding(nn.Module):
-    """The embedding table that is an 8-bit head as well: rows dequantized as they are looked up."""
+    """An embedding table that shares the 8-bit head's integers: a lookup dequantizes its rows."""
 
     def __init__(self, head: Int8Linear, dtype: torch.dtype) -> None:
         super().__init__()
@@ -87,7 +89,7 @@ class Int8Embedding(nn.Module):
 
 
 class PackedDecoder(Decoder):
-    """A decoder whose matrices are packed; its vectors say what it computes in."""
+    """A decoder whose matrices are packed; the dtype of its vectors is the one it computes in."""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -99,11 +101,8 @@ class PackedDecoder(Decoder):
 
     @property
     def weight_bytes(self) -> float:
-        """Bytes of weights that a pass must read, as they lie in memory here."""
-        packed = [m for m in self.modules() if isinstance(m, Int4Linear | Int8Linear)]
-        plain = [m for m in self.modules() if isinstance(m, nn.Linear)]
-        vectors = vector_parameters(self.config) * self.dtype.itemsize
-        return sum(m.nbytes for m in packed) + sum(m.weight.nbytes for m in plain) + vectors
+        """Bytes of weights that a pass of one row reads, as they lie in memory here."""
+        return counted_bytes(self)
 
 
 def _packed(matrix: Quantized, bias: Tensor | None, dtype: torch.dtype) -> nn.Module:

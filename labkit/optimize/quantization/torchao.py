@@ -1,9 +1,8 @@
 """torchao's own weight-only quantization of the same decoder, as PyTorch users know it.
 
-An optional library (`pip install 'labkit[torchao]'`): where it is installed, every import of a
-transformers model loads it too, which takes seconds, so it is not among the dependencies. Its
-4-bit path on a CPU calls the kernel of `packed`; its 8-bit one, uncompiled, dequantizes the
-matrix in every product.
+An optional library (`pip install 'labkit[torchao]'`). It is no dependency: where it is installed,
+every import of a transformers model loads it too, which takes seconds. Its 4-bit path on a CPU
+calls the kernel of `packed`. Its 8-bit path, uncompiled, dequantizes the matrix in every product.
 """
 
 from __future__ import annotations
@@ -13,15 +12,15 @@ import importlib.util
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from labkit.errors import LabkitError, ParameterError
-from labkit.limits.cost import vector_parameters
 from labkit.model.decoder import Decoder
+from labkit.model.weights import counted_bytes
 
 
 class TorchaoError(LabkitError):
-    """torchao is not there, or has moved what we call."""
+    """torchao is not installed, or lacks a function that is used here."""
 
 
 def available() -> str | None:
@@ -36,16 +35,8 @@ class TorchaoDecoder(Decoder):
 
     @property
     def weight_bytes(self) -> float:
-        """Bytes of weights that a pass must read, as torchao's tensors hold them."""
-        matrices = [m.weight for m in self.modules() if isinstance(m, nn.Linear)]
-        vectors = vector_parameters(self.config) * self.dtype.itemsize
-        return sum(map(_nbytes, matrices)) + vectors
-
-
-def _nbytes(weight: Tensor) -> int:
-    """Bytes of the tensors within one of torchao's, or of a plain one."""
-    inner = [t for t in vars(weight).values() if isinstance(t, Tensor)]
-    return sum(t.nbytes for t in inner) if inner else weight.nbytes
+        """Bytes of weights that a pass of one row reads, as torchao's tensors hold them."""
+        return counted_bytes(self)
 
 
 def _configs(group: int) -> dict[int, Any]:
@@ -56,7 +47,7 @@ def _configs(group: int) -> dict[int, Any]:
         from torchao.quantization import Int8WeightOnlyConfig
     except ImportError as error:
         raise TorchaoError(
-            f"this torchao has no int4 for the CPU where we look ({error}): install 0.18."
+            f"this torchao has no int4 for the CPU where it is expected ({error}): install 0.18."
         ) from error
     four = PrototypeInt4WeightOnlyConfig(group_size=group)
     return {8: Int8WeightOnlyConfig(), 4: four}

@@ -1,4 +1,4 @@
-"""Two sources in one draft: text that repeats itself is copied, the rest is foreseen by a head."""
+"""Two sources in one draft: copies where text repeats itself, a learned head elsewhere."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from labkit.engine.control import Acceptance
+from labkit.engine.draft import NOTHING, Draft, Proposal
+from labkit.engine.row_costs import RowCosts, best_length
 from labkit.model.config import ModelConfig
-from labkit.optimize.speculative.control import Acceptance
-from labkit.optimize.speculative.costs import RowCosts
-from labkit.optimize.speculative.draft import NOTHING, Draft, Proposal
-from labkit.optimize.speculative.head_draft import LearnedHead
-from labkit.optimize.speculative.predict import best_length, expected_in_chain
+from labkit.optimize.speculative.head.draft import LearnedHead
+from labkit.optimize.speculative.predict import expected_in_chain
 from labkit.optimize.speculative.suffix import SuffixIndex
 
 
 class Chooser(Draft):
-    """Copies where a copy promises more than the head's drafts have given lately.
+    """Copies where a copy promises more than the head's drafts have gained lately.
 
-    It decides how much to send, so it goes with Fixed(costs.most - 1). Copies cost nothing to
-    make, and are held against the output whether or not they were sent.
+    It decides how many tokens to send, so it is used with Fixed(costs.most - 1). Copies cost
+    nothing to make. They are compared with the output whether they were sent or not.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class Chooser(Draft):
 
     @property
     def asked(self) -> tuple[int, int, int]:
-        """What the head was asked for so far, as LearnedHead tells it."""
+        """The head's passes so far; see LearnedHead.asked."""
         return self.head.asked
 
     def check(self, config: ModelConfig) -> None:
@@ -47,7 +47,8 @@ class Chooser(Draft):
         self.head.watch(streams)
 
     def propose(self, context: Sequence[int], limit: int) -> Proposal:
-        self._learn(context)
+        start, offered = self._offered
+        self.acceptance.learn(offered, context[start:])
         copied = self.index.propose(context, limit)
         self._offered = len(context), copied
         if copied.tokens:
@@ -61,8 +62,3 @@ class Chooser(Draft):
     def end(self, context: Sequence[int]) -> None:
         self.index.end(context)
         self.head.end(context)
-
-    def _learn(self, context: Sequence[int]) -> None:
-        start, copied = self._offered
-        for place, hit in enumerate(copied.outcomes(context[start:])):
-            self.acceptance.note(copied.evidence + place, hit)

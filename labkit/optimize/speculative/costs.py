@@ -1,63 +1,30 @@
-"""What extra rows cost: r(k) = T(k rows) / T(1 row), measured, and as the limit has it.
+"""What extra rows cost: r(k) = T(k rows) / T(1 row), measured, and at the limit.
 
-The papers take r to be 1 (Leviathan et al., 2211.17192, section 3.4): true where arithmetic is
-idle while weights are read, and false on few cores.
+The papers assume r = 1 (Leviathan et al., 2211.17192, section 3.4). That is true where arithmetic
+waits for the weights to be read, and false on few cores.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
-from labkit.errors import ParameterError
+from labkit.engine.generate import generate
+from labkit.engine.passes import Passes
+from labkit.engine.row_costs import RowCosts, filled
+from labkit.engine.sequence import check_lengths
 from labkit.limits.cost import pass_cost, with_weights
 from labkit.limits.hardware import Hardware
 from labkit.limits.roofline import limit
-from labkit.model.cache import KVCache
 from labkit.model.config import ModelConfig
-from labkit.model.generate import Forward, check_lengths, generate
-from labkit.optimize.speculative.draft import Proposal
-from labkit.optimize.speculative.target import Target
+from labkit.model.forward import Forward
+from labkit.model.rows import Part
 
 DEFAULT_KS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16)
-_PLAIN_PASSES = 3  # of one row, one after another, of which the last counts
-
-
-@dataclass(frozen=True)
-class RowCosts:
-    """T(1) in seconds and r(1), r(2), ... up to the most rows of a pass."""
-
-    seconds: float
-    relative: tuple[float, ...]
-    context: int = 0
-
-    def __post_init__(self) -> None:
-        if not self.relative or min(self.relative) <= 0:
-            raise ParameterError(f"costs of rows must be positive: {self.relative}.")
-
-    @property
-    def most(self) -> int:
-        """Rows of the largest pass that is known."""
-        return len(self.relative)
-
-    def r(self, rows: int) -> float:
-        """Time of a pass of `rows`, in passes of one row."""
-        return self.relative[rows - 1]
-
-
-def filled(seconds: float, found: dict[int, float], context: int = 0) -> RowCosts:
-    """Costs at every number of rows, from those in `found` (1 among them), in straight lines."""
-    ks = sorted(found)
-    between = np.interp(range(1, ks[-1] + 1), ks, [found[k] for k in ks])
-    return RowCosts(seconds, tuple(float(value) for value in between), context)
-
-
-def free_rows(most: int = 16) -> RowCosts:
-    """The papers' assumption: extra rows cost nothing."""
-    return RowCosts(1.0, (1.0,) * most)
+_PLAIN_PASSES = 3  # of one row, one after another; the last is timed
 
 
 def row_costs(
@@ -65,27 +32,25 @@ def row_costs(
     ks: Sequence[int] = DEFAULT_KS,
     context: int = 512,
     rounds: int = 25,
-    seed: int = 0,
     text: Sequence[int] = (),
 ) -> RowCosts:
-    """Measure passes of k rows after a context, as verifying does them.
+    """Measure passes of k rows after a context, as verification runs them.
 
-    Every round times all of `ks` in turn, in changing order, and gives one ratio to its own single
-    row; r(k) is the median over rounds. A single row is timed as plain decoding has it, after
-    others of its kind: after a larger pass it takes some 4 % longer. The rows are the target's own
-    continuation, each round from another place, right up to a random one: where the likeliest token
-    is found by screening, a right row costs what a row after a wrong one does not. text: the
-    context, filled up with random tokens where it does not suffice. Raises ModelError where it does
-    not fit the model's context.
+    Every round times all of `ks` in a random order, and divides by its own time of one row; r(k) is
+    the median over rounds. One row is timed after other passes of one row, as in plain decoding:
+    after a larger pass it takes some 4 % longer. The rows continue the target's own output from
+    another position in each round. They are right up to a random row: a decoder that screens for
+    the likeliest token spends more on a right row than on one after a wrong row. text: the context;
+    random tokens fill it up. Raises ModelError where it does not fit the model's context.
     """
     ks = sorted({1, *ks})
     check_lengths(decoder.config, context, ks[-1])
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     last = min(context + rounds, decoder.config.max_positions - ks[-1])
     missing = max(0, context - len(text))
     random = rng.integers(decoder.config.vocab_size, size=missing).tolist()
     cache = decoder.new_cache(1, last + ks[-1])
-    target = Target(decoder)
+    passes = Passes(decoder, cache)
     prompt = [*text[:context], *random]
     said = generate(decoder, prompt, last + ks[-1] - context, cache=cache)
     tokens = [*prompt, *said]
@@ -98,19 +63,19 @@ def row_costs(
             if (right := int(rng.integers(1, k + 1))) < k:
                 rows[right] = (rows[right] + 1) % decoder.config.vocab_size
             for _ in range(_PLAIN_PASSES if k == 1 else 1):
-                spent = _timed_pass(target, cache, rows)
+                spent = _timed_pass(passes, rows)
             if number:
                 taken[k].append(spent)
     ratios = {k: float(np.median(np.divide(taken[k], taken[1]))) for k in ks}
     return filled(float(np.median(taken[1])), ratios, context)
 
 
-def _timed_pass(target: Target, cache: KVCache, tokens: Sequence[int]) -> float:
-    start = cache.length(0)
+def _timed_pass(passes: Passes, tokens: Sequence[int]) -> float:
+    start = passes.cache.length(0)
     began = time.perf_counter()
-    target.verify(tokens[0], Proposal(list(tokens[1:])), cache)
+    passes.greedy([Part(0, start, tokens, len(tokens), guesses=True)])
     spent = time.perf_counter() - began
-    cache.truncate(0, start)
+    passes.cache.truncate(0, start)
     return spent
 
 
@@ -123,9 +88,9 @@ def limit_costs(
     arithmetic: float = 1.0,
     weight_bytes: float | None = None,
 ) -> RowCosts:
-    """r(k) at the limit, for this machine or one with `arithmetic` times its matrix rate.
+    """r(k) at the limit, for this machine, or for one with `arithmetic` times its matrix rate.
 
-    weight_bytes: what the weights really take, where they are quantized.
+    weight_bytes: what quantized weights really take.
     """
     faster = {name: replace(rate, best=rate.best * arithmetic, median=rate.median * arithmetic)
               for name, rate in hardware.matrix.items()}  # fmt: skip

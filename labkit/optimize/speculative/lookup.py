@@ -1,17 +1,17 @@
-"""Prompt lookup: what followed these few tokens when they last stood in the context.
+"""Prompt lookup: what followed the last few tokens where the context had them before.
 
-Saxena 2023 (prompt-lookup-decoding); as assisted generation has it, but the longest n-gram first
-and the latest place rather than the first one.
+Saxena 2023 (prompt-lookup-decoding). Unlike assisted generation in transformers it takes the
+longest n-gram first, and of its occurrences the latest, not the first.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from labkit.engine.draft import NOTHING, Draft, Proposal
 from labkit.errors import ParameterError
-from labkit.optimize.speculative.draft import NOTHING, Draft, Proposal
 
-_FURTHEST = 64  # how far back a match is followed to say how long it is
+_FURTHEST = 64  # a match is measured up to this length
 
 
 def match_length(context: Sequence[int], end: int, most: int = _FURTHEST) -> int:
@@ -26,8 +26,8 @@ def match_length(context: Sequence[int], end: int, most: int = _FURTHEST) -> int
 class PromptLookup(Draft):
     """N-grams of prompt and output, from `longest` tokens down to `shortest`.
 
-    Keeps the latest place of every n-gram, so that a token costs a few dictionary entries and a
-    proposal a few look-ups, however long the context.
+    It keeps where every n-gram occurred last: a token costs a few dictionary entries, and a
+    proposal a few lookups, however long the context is.
     """
 
     def __init__(self, longest: int = 3, shortest: int = 1) -> None:
@@ -37,26 +37,26 @@ class PromptLookup(Draft):
             )
         self.name = f"prompt lookup {longest}"
         self._sizes = range(longest, shortest - 1, -1)
-        self._places: dict[tuple[int, ...], int] = {}  # n-gram -> where its continuation starts
+        self._ends: dict[tuple[int, ...], int] = {}  # n-gram -> where its continuation starts
         self._read = 0
 
     def begin(self, context: Sequence[int], most: int) -> None:
-        self._places, self._read = {}, 0
+        self._ends, self._read = {}, 0
 
     def propose(self, context: Sequence[int], limit: int) -> Proposal:
         self._index(context)
         for size in self._sizes:
-            place = self._places.get(tuple(context[-size:]))
-            if place is not None and size <= len(context):
-                tokens = list(context[place : place + limit])
-                return Proposal(tokens, evidence=match_length(context, place))
+            end = self._ends.get(tuple(context[-size:]))
+            if end is not None and size <= len(context):
+                tokens = list(context[end : end + limit])
+                return Proposal(tokens, evidence=match_length(context, end))
         return NOTHING
 
     def _index(self, context: Sequence[int]) -> None:
-        """Enter all n-grams that a token follows: never the one at the very end."""
-        places, sizes = self._places, self._sizes
+        """Note all n-grams that a token follows: not the one at the very end."""
+        ends, sizes = self._ends, self._sizes
         for end in range(max(self._read, 1), len(context)):
             for size in sizes:
                 if size <= end:
-                    places[tuple(context[end - size : end])] = end
+                    ends[tuple(context[end - size : end])] = end
         self._read = len(context)

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from labkit.engine.draft import NOTHING, Draft, Proposal
 from labkit.errors import ParameterError
+from labkit.model.cache.table import Cache
 from labkit.model.config import ModelConfig
 from labkit.model.decoder import Decoder
-from labkit.model.generate import Forward
+from labkit.model.forward import Forward
 from labkit.model.load import LoadedModel
 from labkit.model.rows import Rows
 from labkit.model.sampling import Sampler, greedy
 from labkit.optimize.graph_rewriting import shared_copy
-from labkit.optimize.speculative.draft import NOTHING, Draft, Proposal
 
 
 def check_tokenizers(target: LoadedModel, draft: LoadedModel) -> None:
@@ -37,19 +37,21 @@ def check_tokenizers(target: LoadedModel, draft: LoadedModel) -> None:
 class ModelDraft(Draft):
     """Drafts token by token with a decoder and a cache of its own (Leviathan et al., 2211.17192).
 
-    Without a sampler it proposes its likeliest tokens; with one it draws from its own distribution
-    and hands it over, which is what the rejection rule wants of a sampling target. The sampler
-    must be the draft's own: a random stream shared with the target's would tie the two together.
+    Without a sampler it proposes its likeliest tokens. With one it draws from its own distribution
+    and gives that along: the rejection rule needs it where the target samples. The sampler must be
+    the draft's own: with a random stream shared with the target, the two would depend on each
+    other.
     """
+
+    _cache: Cache  # made when a request begins
 
     def __init__(
         self, decoder: Forward, sampler: Sampler | None = None, name: str = "draft model"
     ) -> None:
         self.decoder, self.sampler, self.name = decoder, sampler, name
-        self._cache: Any = None
-        self._room = 0
-        self._fed: list[int] = []  # what the cache holds
-        self._sure = 0  # so many of them are known to be the context's
+        self._room = 0  # most tokens of the cache
+        self._fed: list[int] = []  # the tokens in the cache
+        self._sure = 0  # so many of them are certainly the context's
 
     def check(self, config: ModelConfig) -> None:
         theirs, ours = self.decoder.config.vocab_size, config.vocab_size
@@ -61,7 +63,7 @@ class ModelDraft(Draft):
 
     def begin(self, context: Sequence[int], most: int) -> None:
         room = min(most, self.decoder.config.max_positions)
-        if self._cache is None or self._room < room:
+        if self._room < room:
             self._cache, self._room = self.decoder.new_cache(1, room), room
         self._cache.truncate(0, 0)
         self._fed, self._sure = [], 0
@@ -83,7 +85,7 @@ class ModelDraft(Draft):
             new = tokens[-1:]
 
     def _take_back(self, context: Sequence[int]) -> None:
-        """Keep what the target accepted; the context's last token is always fed anew."""
+        """Keep what the target accepted; the context's last token is always fed again."""
         same, most = self._sure, min(len(self._fed), len(context) - 1)
         while same < most and self._fed[same] == context[same]:
             same += 1
@@ -101,7 +103,7 @@ class ModelDraft(Draft):
 
 
 def keep_layers(decoder: Decoder, kept: Sequence[int]) -> Decoder:
-    """The same decoder with only the layers `kept`, around the same weights.
+    """The same decoder with only the layers `kept`; it shares the weights.
 
     Draft and Verify (Zhang et al., 2309.08168): the target drafts for itself. Raises
     ParameterError for layers it does not have.
@@ -132,7 +134,7 @@ def agreement(decoder: Decoder, draft: Decoder, ids: Sequence[int]) -> float:
 
 
 def least_missed(decoder: Decoder, ids: Sequence[int]) -> list[int]:
-    """All layers, those first whose absence changes the next token of a text least often."""
+    """All layers; first the one whose absence changes the next token of a text least often."""
     count = len(decoder.layers)
     without = [[i for i in range(count) if i != gone] for gone in range(count)]
     scores = [agreement(decoder, keep_layers(decoder, kept), ids) for kept in without]

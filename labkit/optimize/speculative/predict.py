@@ -1,18 +1,18 @@
 """How much a draft should gain, before it is run.
 
 Leviathan et al. (2211.17192): tokens a pass (1 - a^(n+1)) / (1 - a), speedup that over (n c + 1),
-with acceptance a, draft length n and draft cost c. Here the 1 is r(n + 1), for n + 1 rows do not
-cost one pass everywhere; and acceptance may differ from position to position.
+with acceptance a, draft length n and draft cost c. Here r(n + 1) stands for the 1, because n + 1
+rows may cost more than one; and acceptance may differ from position to position.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from operator import mul
 
-from labkit.optimize.speculative.accounting import Accounting
-from labkit.optimize.speculative.costs import RowCosts
+from labkit.engine.accounting import Accounting
+from labkit.engine.row_costs import RowCosts
 
 
 def expected_tokens(acceptance: float, length: int) -> float:
@@ -22,7 +22,8 @@ def expected_tokens(acceptance: float, length: int) -> float:
 
 def expected_in_chain(acceptance: Sequence[float]) -> float:
     """The same with a probability for each position, given that those before were accepted."""
-    return 1.0 + sum(accumulate(acceptance, mul))
+    survives: Iterable[float] = accumulate(acceptance, mul)
+    return 1.0 + sum(survives)
 
 
 def speedup(acceptance: float, length: int, costs: RowCosts, draft_cost: float = 0.0) -> float:
@@ -35,29 +36,13 @@ def mixed_speedup(
 ) -> float:
     """Expected speedup of passes with different draft lengths, each with its own acceptance.
 
-    Lengths must not be thrown together: a control drafts more where more is accepted. asking: what
-    a source cost in all, in plain passes, where that is not so much a token.
+    One acceptance for all lengths would be wrong: a control drafts more where more is accepted.
+    asking: the whole cost of a source in plain passes, where that is not proportional to tokens.
     """
     lengths = account.lengths.items()
     tokens = sum(n * expected_in_chain(account.acceptance_at(length)) for length, n in lengths)
     cost = sum(n * (costs.r(length + 1) + length * draft_cost) for length, n in lengths)
     return tokens / (cost + asking)
-
-
-def best_length(acceptance: Sequence[float], costs: RowCosts, draft_cost: float = 0.0) -> int:
-    """The draft length with the highest expected speedup; 0 where none is above 1.
-
-    acceptance: of each position that could be drafted. Runs before every pass, so in plain floats.
-    """
-    best, length = 1.0, 0
-    tokens = survives = 1.0
-    for count, chance in enumerate(acceptance[: costs.most - 1], 1):
-        survives *= chance
-        tokens += survives
-        gain = tokens / (costs.relative[count] + count * draft_cost)
-        if gain > best:
-            best, length = gain, count
-    return length
 
 
 def break_even(length: int, costs: RowCosts, draft_cost: float = 0.0) -> float:

@@ -1,4 +1,4 @@
-"""A suffix index: the longest stretch of text that the context ends with and that came before.
+"""A suffix index: the longest end of the context that occurred before, and what followed it.
 
 A suffix automaton (Blumer et al. 1985) over prompt, output and the session's earlier outputs grows
 by a token in amortized constant time and always knows the longest repeated suffix. SuffixDecoding
@@ -10,10 +10,10 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 
+from labkit.engine.draft import NOTHING, Draft, Proposal
 from labkit.errors import ParameterError
-from labkit.optimize.speculative.draft import NOTHING, Draft, Proposal
 
-_CLIMB = 24  # shorter suffixes whose latest place is brought up to date with every token
+_CLIMB = 24  # for every token, so many shorter suffixes get their latest end
 
 
 class SuffixAutomaton:
@@ -25,12 +25,12 @@ class SuffixAutomaton:
     """
 
     def __init__(self) -> None:
-        # Arrays, for a pass sweeps the processor's caches, and of a list every number is a miss.
+        # Arrays: a pass empties the processor's caches, and every number of a list would be a miss.
         self.tokens = array("q")
         self._next: list[dict[int, int]] = [{}]
         self._link = array("q", [-1])
         self._length = array("q", [0])
-        # A place where the state's substrings ended: the text goes on there.
+        # Where the state's substrings ended: the index of the token that follows.
         self._end = array("q", [0])
         self._last = 0
 
@@ -40,7 +40,7 @@ class SuffixAutomaton:
     def match(self) -> tuple[int, int]:
         """(length, end) of the longest suffix that occurs earlier too; (0, 0) where none does.
 
-        tokens[end:] is how the text went on there: the latest place for all but very short
+        tokens[end:] is how the text went on there. It is the latest occurrence, but for very short
         suffixes of very repetitive texts.
         """
         state = self._link[self._last]
@@ -61,7 +61,7 @@ class SuffixAutomaton:
         self._last = new
 
     def _settle(self) -> None:
-        """The end of the text becomes a place that text goes on from."""
+        """Note for the suffixes of the text that they end here: the next token follows them."""
         end, state = len(self.tokens), self._last
         for _ in range(_CLIMB):
             if state <= 0:
@@ -77,7 +77,7 @@ class SuffixAutomaton:
         return len(self._length) - 1
 
     def _reach(self, at: int, token: int) -> int:
-        """The state of the longest known suffix, split off where it had company."""
+        """The state of the longest known suffix; split off where it shares one with longer ones."""
         found = self._next[at][token]
         if self._length[at] + 1 == self._length[found]:
             return found
@@ -91,10 +91,11 @@ class SuffixAutomaton:
 
 
 class SuffixIndex(Draft):
-    """Continues the longest match of the context's end in all that the session has seen.
+    """Continues the longest match of the context's end in all texts of the session.
 
-    capacity: tokens kept; past it, the next request starts an empty index. `shortest`: matches
-    below it are no proposal. Start a new one for every request to draft from that request alone.
+    capacity: most tokens to keep; where a request would exceed it, the index starts empty again.
+    shortest: shorter matches propose nothing. To draft from one request alone, make a new index
+    for it.
     """
 
     def __init__(self, capacity: int = 65536, shortest: int = 1) -> None:

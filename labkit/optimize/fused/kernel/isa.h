@@ -1,5 +1,5 @@
-// The vector operations everything else is written in, chosen when compiling. LK_ISA_<NAME>
-// forces one, so that each can be tested on a machine that has a wider one.
+// The vector operations that all else is written in, chosen when compiling. LK_ISA_<NAME> forces a
+// set, so that each can be tested on a machine that has a wider one.
 #pragma once
 #include <cstdint>
 

@@ -5,10 +5,12 @@
 namespace lk {
 
 constexpr int kLanes = 8;
-constexpr int kTile = 4, kMaxTile = 6; // tokens that a weight is multiplied with at once; at most
-constexpr int kTogether = 2; // vectors of outputs that share a read of a token
-constexpr int kAskFrom = 1; // tokens from which weights are asked for ahead (product.cpp)
-constexpr int kAtOnce = 2; // times sixteen sums of attention for each of a few vectors
+constexpr int kTile = 4,
+              kMaxTile =
+                  6; // most tokens that a weight is multiplied with at once; for few in one tile
+constexpr int kTogether = 2;     // vectors of outputs that share a read of a token
+constexpr int kPrefetchFrom = 1; // tokens from which weights are prefetched (product.cpp)
+constexpr int kSumsAtOnce = 2; // times sixteen sums of attention at once for each of a few vectors
 constexpr const char* kIsa = "avx2";
 
 using V = __m256;
@@ -49,7 +51,8 @@ inline V vpower_of_two(VI n) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(n, viset(127)), 23));
 }
 inline void vstore_int8(int8_t* p, VI x) {
-    const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
+    const __m128i words =
+        _mm_packs_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
     _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packs_epi16(words, words));
 }
 inline V vload_half(const uint16_t* p) {
@@ -66,7 +69,8 @@ inline VB vlow(VB x) { return _mm256_and_si256(x, _mm256_set1_epi8(15)); }
 inline VB vhigh(VB x) { return _mm256_and_si256(_mm256_srli_epi16(x, 4), _mm256_set1_epi8(15)); }
 // Nibbles with their fifth bits: of each byte, bit `quad` of `bits`.
 inline VB vfifth(VB nibbles, VB bits, int quad) {
-    const VB moved = quad < 4 ? _mm256_slli_epi16(bits, 4 - quad) : _mm256_srli_epi16(bits, quad - 4);
+    const VB moved =
+        quad < 4 ? _mm256_slli_epi16(bits, 4 - quad) : _mm256_srli_epi16(bits, quad - 4);
     return _mm256_or_si256(nibbles, _mm256_and_si256(moved, _mm256_set1_epi8(16)));
 }
 using VQ = __m256i; // four int8 of a token, in every lane

@@ -4,14 +4,16 @@
 
 namespace lk {
 
-constexpr int kLanes = 16;   // output rows a vector works on
-constexpr int kTile = 12, kMaxTile = 12; // tokens that a weight is multiplied with at once; at most
-constexpr int kTogether = 1; // vectors of outputs that share a read of a token
-constexpr int kAskFrom = 3; // tokens from which weights are asked for ahead (product.cpp)
-constexpr int kAtOnce = 4; // times sixteen sums of attention for each of a few vectors
+constexpr int kLanes = 16; // output rows a vector works on
+constexpr int kTile = 12,
+              kMaxTile =
+                  12; // most tokens that a weight is multiplied with at once; for few in one tile
+constexpr int kTogether = 1;     // vectors of outputs that share a read of a token
+constexpr int kPrefetchFrom = 3; // tokens from which weights are prefetched (product.cpp)
+constexpr int kSumsAtOnce = 4; // times sixteen sums of attention at once for each of a few vectors
 constexpr const char* kIsa = "avx512vnni";
 
-using V = __m512;  // kLanes floats
+using V = __m512;   // kLanes floats
 using VI = __m512i; // kLanes int32
 using VB = __m512i; // 4 bytes a lane
 
@@ -61,7 +63,8 @@ inline V vload_half(const uint16_t* p) {
     return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
 }
 inline void vstore_half(uint16_t* p, V x) {
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                        _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
 }
 
 inline VB vbytes(const uint8_t* p) { return _mm512_loadu_si512(p); }
@@ -69,7 +72,8 @@ inline VB vlow(VB x) { return _mm512_and_si512(x, _mm512_set1_epi8(15)); }
 inline VB vhigh(VB x) { return _mm512_and_si512(_mm512_srli_epi16(x, 4), _mm512_set1_epi8(15)); }
 // Nibbles with their fifth bits: of each byte, bit `quad` of `bits`.
 inline VB vfifth(VB nibbles, VB bits, int quad) {
-    const VB moved = quad < 4 ? _mm512_slli_epi16(bits, 4 - quad) : _mm512_srli_epi16(bits, quad - 4);
+    const VB moved =
+        quad < 4 ? _mm512_slli_epi16(bits, 4 - quad) : _mm512_srli_epi16(bits, quad - 4);
     return _mm512_or_si512(nibbles, _mm512_and_si512(moved, _mm512_set1_epi8(16)));
 }
 using VQ = __m512i; // four int8 of a token, in every lane

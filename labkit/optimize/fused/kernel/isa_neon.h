@@ -6,9 +6,9 @@ namespace lk {
 
 constexpr int kLanes = 4;
 constexpr int kTile = 8, kMaxTile = 8;
-constexpr int kTogether = 2; // vectors of outputs that share a read of a token
-constexpr int kAskFrom = 1; // tokens from which weights are asked for ahead (product.cpp)
-constexpr int kAtOnce = 2; // times sixteen sums of attention for each of a few vectors
+constexpr int kTogether = 2;     // vectors of outputs that share a read of a token
+constexpr int kPrefetchFrom = 1; // tokens from which weights are prefetched (product.cpp)
+constexpr int kSumsAtOnce = 2; // times sixteen sums of attention at once for each of a few vectors
 constexpr const char* kIsa = "neon";
 
 using V = float32x4_t;

@@ -7,14 +7,20 @@ namespace lk {
 
 constexpr int kLanes = 16;
 constexpr int kTile = 4, kMaxTile = 4;
-constexpr int kTogether = 1; // vectors of outputs that share a read of a token
-constexpr int kAskFrom = 1; // tokens from which weights are asked for ahead (product.cpp)
-constexpr int kAtOnce = 2; // times sixteen sums of attention for each of a few vectors
+constexpr int kTogether = 1;     // vectors of outputs that share a read of a token
+constexpr int kPrefetchFrom = 1; // tokens from which weights are prefetched (product.cpp)
+constexpr int kSumsAtOnce = 2; // times sixteen sums of attention at once for each of a few vectors
 constexpr const char* kIsa = "portable";
 
-struct V { float at[kLanes]; };
-struct VI { int32_t at[kLanes]; };
-struct VB { uint8_t at[4 * kLanes]; };
+struct V {
+    float at[kLanes];
+};
+struct VI {
+    int32_t at[kLanes];
+};
+struct VB {
+    uint8_t at[4 * kLanes];
+};
 
 template <class Out, class Of>
 inline Out lanes(Of of) {
@@ -23,13 +29,27 @@ inline Out lanes(Of of) {
     return out;
 }
 
-inline V vset(float x) { return lanes<V>([&](int) { return x; }); }
-inline V vload(const float* p) { return lanes<V>([&](int i) { return p[i]; }); }
-inline void vstore(float* p, const V& x) { for (int i = 0; i < kLanes; i++) p[i] = x.at[i]; }
-inline V vadd(const V& a, const V& b) { return lanes<V>([&](int i) { return a.at[i] + b.at[i]; }); }
-inline V vsub(const V& a, const V& b) { return lanes<V>([&](int i) { return a.at[i] - b.at[i]; }); }
-inline V vmul(const V& a, const V& b) { return lanes<V>([&](int i) { return a.at[i] * b.at[i]; }); }
-inline V vdiv(const V& a, const V& b) { return lanes<V>([&](int i) { return a.at[i] / b.at[i]; }); }
+inline V vset(float x) {
+    return lanes<V>([&](int) { return x; });
+}
+inline V vload(const float* p) {
+    return lanes<V>([&](int i) { return p[i]; });
+}
+inline void vstore(float* p, const V& x) {
+    for (int i = 0; i < kLanes; i++) p[i] = x.at[i];
+}
+inline V vadd(const V& a, const V& b) {
+    return lanes<V>([&](int i) { return a.at[i] + b.at[i]; });
+}
+inline V vsub(const V& a, const V& b) {
+    return lanes<V>([&](int i) { return a.at[i] - b.at[i]; });
+}
+inline V vmul(const V& a, const V& b) {
+    return lanes<V>([&](int i) { return a.at[i] * b.at[i]; });
+}
+inline V vdiv(const V& a, const V& b) {
+    return lanes<V>([&](int i) { return a.at[i] / b.at[i]; });
+}
 inline V vmax(const V& a, const V& b) {
     return lanes<V>([&](int i) { return a.at[i] > b.at[i] ? a.at[i] : b.at[i]; });
 }
@@ -39,7 +59,9 @@ inline V vmin(const V& a, const V& b) {
 inline V vfma(const V& a, const V& b, const V& c) {
     return lanes<V>([&](int i) { return __builtin_fmaf(a.at[i], b.at[i], c.at[i]); });
 }
-inline V vabs(const V& a) { return lanes<V>([&](int i) { return std::fabs(a.at[i]); }); }
+inline V vabs(const V& a) {
+    return lanes<V>([&](int i) { return std::fabs(a.at[i]); });
+}
 inline V vkeep(const V& x, const V& test, const V& limit) {
     return lanes<V>([&](int i) { return test.at[i] >= limit.at[i] ? x.at[i] : 0.0f; });
 }
@@ -57,7 +79,9 @@ inline float vtop(const V& x) {
     return vfolded(x, [](float a, float b) { return a > b ? a : b; });
 }
 
-inline VI viset(int x) { return lanes<VI>([&](int) { return x; }); }
+inline VI viset(int x) {
+    return lanes<VI>([&](int) { return x; });
+}
 inline VI viadd(const VI& a, const VI& b) {
     return lanes<VI>([&](int i) { return a.at[i] + b.at[i]; });
 }
@@ -106,7 +130,9 @@ inline uint16_t float_to_half(float x) { // to nearest, ties to even
     const uint32_t kept = (bits & 0x7fffffff) - (112u << 23);
     return static_cast<uint16_t>(sign | ((kept + 0xfff + ((kept >> 13) & 1)) >> 13));
 }
-inline V vload_half(const uint16_t* p) { return lanes<V>([&](int i) { return half_to_float(p[i]); }); }
+inline V vload_half(const uint16_t* p) {
+    return lanes<V>([&](int i) { return half_to_float(p[i]); });
+}
 inline void vstore_half(uint16_t* p, const V& x) {
     for (int i = 0; i < kLanes; i++) p[i] = float_to_half(x.at[i]);
 }

@@ -1,7 +1,7 @@
-// Sixteen floats at a time on any processor, and what the decoder needs of mathematics.
+// Sixteen floats at a time on any processor, and the mathematics that the decoder needs.
 //
-// Whatever the width of a vector, sums are taken over the same sixteen lanes in the same order, so
-// that every processor, and every mix of rows, gives the same bits.
+// Sums are taken over the same sixteen lanes in the same order, however wide a vector is. So every
+// processor, and every mix of rows, gives the same bits.
 #pragma once
 #include <algorithm>
 #include <cmath>
@@ -25,32 +25,50 @@ inline F wide(Of of) {
     return out;
 }
 
-inline F fset(float x) { return wide([&](int) { return vset(x); }); }
+inline F fset(float x) {
+    return wide([&](int) { return vset(x); });
+}
 inline V vload(const uint16_t* p) { return vload_half(p); }
-inline F fload(const float* p) { return wide([&](int i) { return vload(p + i * kLanes); }); }
-inline F fload(const uint16_t* p) { return wide([&](int i) { return vload(p + i * kLanes); }); }
+inline F fload(const float* p) {
+    return wide([&](int i) { return vload(p + i * kLanes); });
+}
+inline F fload(const uint16_t* p) {
+    return wide([&](int i) { return vload(p + i * kLanes); });
+}
 inline void fstore(float* p, const F& x) {
     for (int i = 0; i < kParts; i++) vstore(p + i * kLanes, x.part[i]);
 }
-inline F fadd(const F& a, const F& b) { return wide([&](int i) { return vadd(a.part[i], b.part[i]); }); }
-inline F fsub(const F& a, const F& b) { return wide([&](int i) { return vsub(a.part[i], b.part[i]); }); }
-inline F fmul(const F& a, const F& b) { return wide([&](int i) { return vmul(a.part[i], b.part[i]); }); }
-inline F fdiv(const F& a, const F& b) { return wide([&](int i) { return vdiv(a.part[i], b.part[i]); }); }
-inline F fmax(const F& a, const F& b) { return wide([&](int i) { return vmax(a.part[i], b.part[i]); }); }
-inline F fabs(const F& a) { return wide([&](int i) { return vabs(a.part[i]); }); }
+inline F fadd(const F& a, const F& b) {
+    return wide([&](int i) { return vadd(a.part[i], b.part[i]); });
+}
+inline F fsub(const F& a, const F& b) {
+    return wide([&](int i) { return vsub(a.part[i], b.part[i]); });
+}
+inline F fmul(const F& a, const F& b) {
+    return wide([&](int i) { return vmul(a.part[i], b.part[i]); });
+}
+inline F fdiv(const F& a, const F& b) {
+    return wide([&](int i) { return vdiv(a.part[i], b.part[i]); });
+}
+inline F fmax(const F& a, const F& b) {
+    return wide([&](int i) { return vmax(a.part[i], b.part[i]); });
+}
+inline F fabs(const F& a) {
+    return wide([&](int i) { return vabs(a.part[i]); });
+}
 inline F ffma(const F& a, const F& b, const F& c) {
     return wide([&](int i) { return vfma(a.part[i], b.part[i], c.part[i]); });
 }
 
-// Halves hold up to 65504: what is larger is cut there, since an infinity times a masked-out
-// weight of 0 would be no number.
+// Halves hold up to 65504. Larger values are cut there: an infinity times a masked-out weight of 0
+// would be no number.
 inline void fstore(uint16_t* p, const F& x) {
     for (int i = 0; i < kParts; i++)
         vstore_half(p + i * kLanes, vmin(vmax(x.part[i], vset(-65504.0f)), vset(65504.0f)));
 }
 
-// Sums and maxima over the sixteen lanes, by a fixed tree: lane i and i + 8, then + 4, + 2, + 1. Down
-// to one vector here, within it in vsum and vtop.
+// Sums and maxima over the sixteen lanes by a fixed tree: lanes i and i + 8, then + 4, + 2, + 1.
+// Here down to one vector; vsum and vtop go on within it.
 template <class Both>
 inline V folded(const F& x, Both both) {
     V part[kParts];
@@ -59,12 +77,8 @@ inline V folded(const F& x, Both both) {
         for (int i = 0; i < half; i++) part[i] = both(part[i], part[i + half]);
     return part[0];
 }
-inline float sum16(const F& x) {
-    return vsum(folded(x, vadd));
-}
-inline float max16(const F& x) {
-    return vtop(folded(x, vmax));
-}
+inline float sum16(const F& x) { return vsum(folded(x, vadd)); }
+inline float max16(const F& x) { return vtop(folded(x, vmax)); }
 
 // e^x for x <= 88, exactly 0 below -87: 2^n times a polynomial on [-ln2/2, ln2/2], to 2 ulp
 // (coefficients of Cephes' expf, S. Moshier).
@@ -75,13 +89,15 @@ inline V vexp(V x) {
     V r = vfma(vfloat(n), vset(-0.693359375f), clipped);
     r = vfma(vfloat(n), vset(2.12194440e-4f), r);
     V p = vset(1.9875691500e-4f);
-    for (float c : {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f,
-                    5.0000001201e-1f})
+    for (float c :
+         {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f})
         p = vfma(p, r, vset(c));
     p = vadd(vfma(vmul(r, r), p, r), vset(1.0f));
     return vkeep(vmul(p, vpower_of_two(n)), x, lowest);
 }
-inline F fexp(const F& x) { return wide([&](int i) { return vexp(x.part[i]); }); }
+inline F fexp(const F& x) {
+    return wide([&](int i) { return vexp(x.part[i]); });
+}
 inline float exp1(float x) {
     float out[kWide];
     fstore(out, fexp(fset(x)));
@@ -107,9 +123,17 @@ inline void rms_norm(float* x, const float* weight, int n, float eps) {
         fstore(x + i, fmul(fmul(fload(x + i), scale), fload(weight + i)));
 }
 
-constexpr int whole(int count) { return (count + kWide - 1) / kWide * kWide; } // of sixteens
+// The next multiple of sixteen.
+constexpr int whole(int count) { return (count + kWide - 1) / kWide * kWide; }
 
-// Where the largest of `count` values is, the first among equals.
+// Fetch bytes that are read soon: into the first cache, or into the second.
+template <int kCache = 1>
+inline void prefetch(const void* from, int bytes) {
+    for (int line = 0; line < bytes; line += 64)
+        __builtin_prefetch(static_cast<const char*>(from) + line, 0, 4 - kCache);
+}
+
+// The place of the largest of `count` values, the first among equals.
 inline int likeliest(const float* x, int count) {
     F top = fset(x[0]);
     int i = 0;
@@ -121,20 +145,21 @@ inline int likeliest(const float* x, int count) {
     return 0; // nothing but NaN
 }
 
-// Where the `wanted` largest of `count` values are, the first among equals, and what softmax makes
-// of them.
+// The places of the `wanted` largest of `count` values, the first among equals, and their softmax
+// over all values.
 inline void likely(const float* x, int count, int wanted, int64_t* at, float* chances) {
     int found = 0;
     for (int i = 0; i < count; i++) {
         if (found == wanted && !(x[i] > x[at[found - 1]])) continue;
-        int place = found < wanted ? found++ : found - 1;
-        for (; place > 0 && x[i] > x[at[place - 1]]; place--) at[place] = at[place - 1];
-        at[place] = i;
+        int rank = found < wanted ? found++ : found - 1;
+        for (; rank > 0 && x[i] > x[at[rank - 1]]; rank--) at[rank] = at[rank - 1];
+        at[rank] = i;
     }
     const F largest = fset(x[at[0]]);
     F weights = fset(0.0f);
     int i = 0;
-    for (; i + kWide <= count; i += kWide) weights = fadd(weights, fexp(fsub(fload(x + i), largest)));
+    for (; i + kWide <= count; i += kWide)
+        weights = fadd(weights, fexp(fsub(fload(x + i), largest)));
     float all = sum16(weights);
     for (; i < count; i++) all += exp1(x[i] - x[at[0]]);
     for (int n = 0; n < wanted; n++) chances[n] = exp1(x[at[n]] - x[at[0]]) / all;

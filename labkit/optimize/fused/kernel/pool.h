@@ -1,4 +1,4 @@
-// Threads that stay: one native call a pass wakes them, and barriers part its stages.
+// Threads that stay between passes. A pass wakes them once; barriers separate its stages.
 #pragma once
 #include <algorithm>
 #include <atomic>
@@ -21,8 +21,8 @@ inline void relax() {
 #endif
 }
 
-// Until `value` has reached `round`. Looks often at first, then sleeps: whoever we wait for may
-// need this very core to get on.
+// Wait until `value` has reached `round`. Look often at first, then sleep: the thread that we wait
+// for may need this very core.
 inline void wait_for(const std::atomic<uint32_t>& value, uint32_t round) {
     for (int spin = 0;; spin++) {
         const uint32_t seen = value.load(std::memory_order_acquire);
@@ -46,7 +46,7 @@ public:
 
     int threads() const { return threads_; }
 
-    // job(argument, thread) on every thread; returns when all are done.
+    // job(argument, thread) on every thread. Returns when all are done.
     void run(void (*job)(void*, int), void* argument) {
         job_ = job;
         argument_ = argument;
@@ -56,9 +56,9 @@ public:
         barrier(0);
     }
 
-    // body(owner, begin, end) over what each thread owns, 0..count(owner), on all threads; ends
-    // without a barrier. Each thread takes its own share a little at a time and then helps with what
-    // others have left: on a shared machine no two cores are equally fast for long.
+    // body(owner, begin, end) over what each thread owns, 0..count(owner), on all threads, without
+    // a barrier at the end. Each thread takes its own share a little at a time and then helps with
+    // what others have left: on a shared machine no two cores stay equally fast.
     template <class Count, class Body>
     void shares(int me, Count count, Body body) {
         const int stage = flags_[me].round.load(std::memory_order_relaxed) % kStages;
@@ -66,30 +66,32 @@ public:
             const int owner = (me + i) % threads_, end = count(owner);
             const int grain = std::max(1, end / 32);
             for (;;) {
-                const int at = flags_[owner].taken[stage].fetch_add(grain, std::memory_order_relaxed);
+                const int at =
+                    flags_[owner].taken[stage].fetch_add(grain, std::memory_order_relaxed);
                 if (at >= end) break;
                 body(owner, at, std::min(at + grain, end));
             }
         }
     }
 
-    // body(begin, end) over all of 0..count, every thread owning an even part.
+    // body(begin, end) over 0..count; every thread owns an equal part.
     template <class Body>
     void each(int me, int64_t count, Body body) {
         const auto first = [&](int thread) { return static_cast<int>(count * thread / threads_); };
-        shares(me, [&](int owner) { return first(owner + 1) - first(owner); },
-               [&](int owner, int begin, int end) { body(first(owner) + begin, first(owner) + end); });
+        shares(
+            me, [&](int owner) { return first(owner + 1) - first(owner); },
+            [&](int owner, int begin, int end) { body(first(owner) + begin, first(owner) + end); });
     }
 
-    // Everything written before it is seen by everyone after it. Each thread raises its own flag
-    // and looks at the others': one cache line travels each way, and nothing is contended for.
+    // What any thread wrote before it, every thread sees after it. Each thread raises its own flag
+    // and reads the others': one cache line travels each way, and no two threads write to one.
     void barrier(int me) {
         const uint32_t round = flags_[me].round.load(std::memory_order_relaxed) + 1;
-        // The counter of the stage after next: its last users are two barriers behind us.
+        // Reset the counter of the stage after next: nobody has used it for two barriers.
         flags_[me].taken[(round + 1) % kStages].store(0, std::memory_order_relaxed);
-        // Sequentially consistent, here and in `run`: notify_all skips the system call where it
-        // sees nobody asleep. Were the store still on its way then, whoever falls asleep in
-        // between would be woken by nobody.
+        // Sequentially consistent, here and in `run`. notify_all skips the system call where it
+        // sees nobody asleep. Were the store not visible by then, a thread that falls asleep in
+        // between would never be woken.
         flags_[me].round.store(round);
         flags_[me].round.notify_all();
         for (int other = 0; other < threads_; other++)
@@ -99,10 +101,10 @@ public:
 private:
     static constexpr int kStages = 4;
     struct alignas(64) Flag {
-        std::atomic<uint32_t> round{0};          // barriers passed
+        std::atomic<uint32_t> round{0};           // barriers passed
         std::atomic<int32_t> taken[kStages] = {}; // of this thread's share, by stage
     };
-    static constexpr int kIdleSpins = 8192; // some 100 us: the gap between two tokens
+    static constexpr int kIdleSpins = 8192; // some 100 us, the gap between two tokens
 
     void serve(int me) {
         for (uint32_t seen = 0;;) {
@@ -110,7 +112,7 @@ private:
                 relax();
             call_.wait(seen, std::memory_order_acquire); // sleeps while it still is `seen`
             seen++;
-            const bool last = stop_; // of this call: the caller waits for us before the next
+            const bool last = stop_; // read before the barrier: after it the next call may begin
             job_(argument_, me);
             barrier(me);
             if (last) return;

@@ -10,24 +10,22 @@ template <int kFormat>
 inline V offset(const uint8_t* block, int part, const V& d) {
     if constexpr (kFormat == kQ4_1)
         return vload_half(reinterpret_cast<const uint16_t*>(block) + kWide + part * kLanes);
-    else
-        return vmul(d, vset(-8.0f));
+    else return vmul(d, vset(-8.0f));
 }
 
-// Weights are asked for ahead from kAskFrom tokens on: with a vector of 64 bytes the processor itself
-// looks some 3 kB ahead of one or two, and reads a large matrix a fifth faster when left alone. With
-// more, the product is slower than the memory, whose work then has to be spread over it: asked for
-// further ahead as well, a pass of eight rows took 3 to 8 % less.
-constexpr int kFar = 8192, kAskFarFrom = 3;
+// Weights are prefetched from kPrefetchFrom tokens on. For one or two tokens and vectors of 64
+// bytes the processor itself looks some 3 kB ahead, and reads a large matrix a fifth faster when
+// left alone. For more tokens the product is slower than the memory. Prefetching further ahead as
+// well keeps the memory busy meanwhile: a pass of eight rows took 3 to 8 % less.
+constexpr int kPrefetchFar = 8192, kPrefetchFarFrom = 3;
 
-// Integer sums of a block: rows of parts kFirst.. times kTokens tokens, kStride bytes apart. Four
-// columns at a time, so that a weight is unpacked once for all tokens and a token's bytes are
-// spread once for all parts; low nibbles before high ones, which leaves registers for more tokens.
-// kFrom to kTo: of the four times four bytes of a row; kFifth: whether
-// fifth bits follow them, those of four columns after four in a byte of their own.
+// Integer sums of a block: rows of the kCount parts from kFirst on, times kTokens tokens. Four
+// columns at a time: a weight is unpacked once for all tokens, and a token's bytes are spread once
+// for all parts. Low nibbles come before high ones, which leaves registers for more tokens. kFrom,
+// kTo: which of the four times four bytes of a row. kFifth: whether fifth bits follow them.
 template <int kFrom, int kTo, int kTokens, int kFirst, int kCount, bool kFifth = false>
-inline void nibble_sums(VI (&whole)[kTokens][kCount], const uint8_t* at,
-                        const TokenBlock* x, int blocks) {
+inline void nibble_sums(VI (&whole)[kTokens][kCount], const uint8_t* at, const TokenBlock* x,
+                        int blocks) {
     VN sum[kTokens][kCount] = {};
     VB fifths[kCount];
     if constexpr (kFifth)
@@ -81,7 +79,8 @@ inline void byte_sums(VI (&whole)[kTokens][kCount], const uint8_t* at, const Tok
     for (int j = 0; j < 8; j++) {
         VB w[kCount];
 #pragma GCC unroll 4
-        for (int p = 0; p < kCount; p++) w[p] = vbytes(at + 4 * kWide * j + 4 * kLanes * (kFirst + p));
+        for (int p = 0; p < kCount; p++)
+            w[p] = vbytes(at + 4 * kWide * j + 4 * kLanes * (kFirst + p));
 #pragma GCC unroll 16
         for (int t = 0; t < kTokens; t++) {
             const VQ four = vfour(x[distance(t, blocks)].q + 4 * j);
@@ -100,16 +99,16 @@ inline void dot_parts(V (&sum)[kTokens][kParts], const uint8_t* w, const Activat
     for (int t = 0; t < kTokens; t++)
         for (int p = kFirst; p < kFirst + kCount; p++) sum[t][p] = vset(0.0f);
     for (int b = 0; b < blocks; b++, w += block_bytes(kFormat), x += kTokenGroup) {
-        if constexpr (kPrefetch && kTokens >= kAskFrom) prefetch(w + kAhead, block_bytes(kFormat));
-        if constexpr (kPrefetch && kTokens >= kAskFarFrom)
-            prefetch<2>(w + kFar, block_bytes(kFormat));
+        if constexpr (kPrefetch && kTokens >= kPrefetchFrom)
+            prefetch(w + kPrefetchNear, block_bytes(kFormat));
+        if constexpr (kPrefetch && kTokens >= kPrefetchFarFrom)
+            prefetch<2>(w + kPrefetchFar, block_bytes(kFormat));
         VI whole[kTokens][kCount];
         if constexpr (kFormat == kQ8_0)
             byte_sums<kTokens, kFirst>(whole, w + scale_bytes(kFormat), x, blocks);
         else if constexpr (kFormat == kQ5_0)
             fifth_sums<kTokens, kFirst>(whole, w + scale_bytes(kFormat), x, blocks);
-        else
-            nibble_sums<0, 4, kTokens, kFirst>(whole, w + scale_bytes(kFormat), x, blocks);
+        else nibble_sums<0, 4, kTokens, kFirst>(whole, w + scale_bytes(kFormat), x, blocks);
 #pragma GCC unroll 4
         for (int p = kFirst; p < kFirst + kCount; p++) {
             const V d = vload_half(reinterpret_cast<const uint16_t*>(w) + p * kLanes);
@@ -137,7 +136,7 @@ inline void dot_each(V (&sum)[kTokens][kParts], const uint8_t* w, const Activati
     }
 }
 
-// A function of its own for every tile: inlined side by side, they get each other's registers spilled.
+// Not inlined: side by side in one function, the tiles spill each other's registers.
 template <int kFormat, int kTokens>
 __attribute__((noinline)) void dot(F* out, const uint8_t* w, const Activations& x, int token) {
     V sum[kTokens][kParts];
@@ -146,7 +145,7 @@ __attribute__((noinline)) void dot(F* out, const uint8_t* w, const Activations& 
         for (int p = 0; p < kParts; p++) out[t].part[p] = sum[t][p];
 }
 
-// The largest tile of at most kTokens tokens that `left` of them fill; returns how many.
+// The largest tile of at most kTokens tokens that `left` tokens fill. Returns its size.
 template <int kFormat, int kTokens>
 inline int dot_up_to(F* out, const uint8_t* w, const Activations& x, int token, int left) {
     if constexpr (kTokens > 1)
@@ -154,11 +153,11 @@ inline int dot_up_to(F* out, const uint8_t* w, const Activations& x, int token, 
     return dot<kFormat, kTokens>(out, w, x, token), kTokens;
 }
 
-// As many of `left` tokens as a tile takes; returns how many. Few tokens go in one tile where the
-// registers hold them: during a second one, whose weights are in the cache, the memory would idle.
+// As many of `left` tokens as a tile takes. Returns how many. Few tokens go into one tile where the
+// registers hold them: a second tile would read weights from the cache, and the memory would idle.
 template <int kFormat>
 inline int dot_tile(F* out, const uint8_t* w, const Activations& x, int token, int left) {
-    if constexpr (kMaxTile == kTile + 2 && kFormat != kQ5_0) { // whose fifth bits take registers too
+    if constexpr (kMaxTile == kTile + 2 && kFormat != kQ5_0) { // fifth bits take registers too
         if (left == kTile + 2) return dot<kFormat, kTile + 2>(out, w, x, token), kTile + 2;
         if (left == kTile + 1) return dot<kFormat, kTile + 1>(out, w, x, token), kTile + 1;
     }
@@ -168,8 +167,7 @@ inline int dot_tile(F* out, const uint8_t* w, const Activations& x, int token, i
 
 } // namespace
 
-int dot_any(F* out, const Matrix& m, int group, const Activations& x, int token,
-                   int left) {
+int multiply_group(F* out, const Matrix& m, int group, const Activations& x, int token, int left) {
     const uint8_t* w = m.at(group);
     int done;
     switch (m.format) {

@@ -1,8 +1,8 @@
 // Quantized weights times int8 activations.
 //
 // Sixteen output rows are interleaved (pack.py): a lane is a row, so nothing is summed across
-// lanes. Integer sums within a block of 32 columns are exact, and a token's blocks are added in
-// one order whatever the tile of tokens, so a token's result does not depend on its neighbours.
+// lanes. Integer sums within a block of 32 columns are exact, and a token's blocks are added in one
+// order whatever the tile of tokens. So a token's result does not depend on its neighbours.
 #pragma once
 #include "maths.h"
 #include "model.h"
@@ -13,14 +13,14 @@ constexpr int kBlock = 32; // columns that share a scale
 
 constexpr int kTokenGroup = 4; // tokens whose blocks lie side by side
 
-// 32 columns of a token: value = q * scale; sum: of q; total: sum * scale.
+// 32 columns of a token: a value is q * scale; sum: of all q; total: sum * scale.
 struct TokenBlock {
     int8_t q[kBlock];
     float scale, total;
     int32_t sum, unused;
 };
 
-// Tokens as blocks, four tokens side by side: what a product reads of several tokens then lies at
+// Tokens as blocks, four tokens side by side. What a product reads of several tokens then lies at
 // fixed distances from one address, and addressing takes no registers.
 struct Activations {
     TokenBlock* data;
@@ -31,7 +31,8 @@ struct Activations {
         return data + (group + block) * kTokenGroup + token % kTokenGroup;
     }
 };
-constexpr int64_t distance(int token, int blocks) { // of a token from the first of its tile
+// Blocks between the first token of a tile and its `token`-th.
+constexpr int64_t distance(int token, int blocks) {
     return static_cast<int64_t>(token / kTokenGroup) * blocks * kTokenGroup + token % kTokenGroup;
 }
 
@@ -60,19 +61,14 @@ constexpr int block_bytes(int format) { // of sixteen rows
 }
 constexpr int scale_bytes(int format) { return kWide * (format == kQ4_1 ? 4 : 2); }
 
-// Bytes that are asked for ahead of the product, into the first cache: asked into the second alone, a
-// pass of one row took a third longer on Zen 4 with AVX2, whatever the distance.
-constexpr int kAhead = 1600;
+// How many bytes ahead weights are prefetched, into the first cache. With the second cache alone, a
+// pass of one row took a third longer on Zen 4 with AVX2, at any distance.
+constexpr int kPrefetchNear = 1600;
 
-template <int kCache = 1>
-inline void prefetch(const uint8_t* from, int bytes) {
-    for (int line = 0; line < bytes; line += 64) __builtin_prefetch(from + line, 0, 4 - kCache);
-}
-
-// out[t]: sixteen outputs, those of a group of rows, for token `token + t`: as many of `left` tokens
-// as are worth taking at once, kMaxTile at most. Returns how many. (product.cpp, which is compiled
-// beside the rest: its tiles take as long.)
-int dot_any(F* out, const Matrix& m, int group, const Activations& x, int token, int left);
+// out[t]: the sixteen outputs of a group of a matrix's rows for token `token + t`. Takes as many of
+// `left` tokens as are worth taking at once, kMaxTile at most, and returns how many. (In
+// product.cpp, which is compiled beside the rest: compiling its tiles takes as long as all else.)
+int multiply_group(F* out, const Matrix& m, int group, const Activations& x, int token, int left);
 
 // One row of a matrix as floats: an embedding.
 inline void dequantize_row(float* out, const Matrix& m, int row) {
@@ -93,8 +89,7 @@ inline void dequantize_row(float* out, const Matrix& m, int row) {
             else if (m.format == kQ5_0) {
                 const int fifth = fifths[c % 4] >> c / 4 & 1;
                 out[c] = d * static_cast<float>(nibble + 16 * fifth - 16);
-            }
-            else out[c] = d * static_cast<float>(nibble) + halves[kWide + lane];
+            } else out[c] = d * static_cast<float>(nibble) + halves[kWide + lane];
         }
     }
 }

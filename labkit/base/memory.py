@@ -1,0 +1,21 @@
+"""Memory on huge pages: with pages of 4 kB, a streaming read loses up to a third of its rate."""
+
+from __future__ import annotations
+
+import mmap
+
+import numpy as np
+
+_HUGE = 2 * 2**20
+
+
+def allocate(size: int) -> np.ndarray:
+    """Zeroed memory of `size` bytes, (size,) uint8, on huge pages where the system has them."""
+    private = (
+        {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+    )
+    memory = mmap.mmap(-1, size + _HUGE, **private)  # only private memory has them
+    start = -np.frombuffer(memory, dtype=np.uint8).ctypes.data % _HUGE
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(memory, dtype=np.uint8)[start : start + size]

@@ -1,0 +1,6 @@
+"""Our variants and other inference engines beside each other, and the workers that time them.
+
+`pins.yaml` names the engines and their exact versions, `install` makes their environments,
+`variants` lists what can be run, `client` starts a variant as a process that stays up, and
+`worker` with `drivers/` is what runs inside that process.
+"""

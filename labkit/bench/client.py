@@ -1,0 +1,267 @@
+"""Our side of a worker: start it, send it requests, and never wait without an end."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import queue
+import signal
+import subprocess
+import tempfile
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+import numpy as np
+
+from labkit.base.paths import cache_dir, project_root
+from labkit.bench.variants import Variant
+from labkit.errors import LabkitError
+
+_WORKER = Path(__file__).with_name("worker.py")
+LOAD_TIMEOUT = 900.0  # seconds; converting a model is part of it
+RUN_TIMEOUT = 300.0
+
+
+class WorkerError(LabkitError):
+    """A variant that crashed, hung, or did not answer as it should."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """The model that every variant runs, in the forms that they read.
+
+    model: as the user named it; directory: Hugging Face format; gguf: the file it came from.
+    """
+
+    model: str
+    directory: Path
+    gguf: Path | None
+
+    @property
+    def store(self) -> Path:
+        """The folder for what peers convert this model into."""
+        path = self.gguf or self.directory
+        files = [path] if path.is_file() else sorted(path.glob("*.safetensors"))
+        stamps = [(file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+        key = hashlib.sha256(f"{path.resolve()}|{stamps}".encode()).hexdigest()[:12]
+        return cache_dir() / "peers" / f"{path.stem}-{key}"
+
+
+def locate(model: str | None) -> Source:
+    """Find a model as `labkit.model.load.load` does."""
+    from labkit.model.load import locate as find_model
+
+    name, directory, gguf = find_model(model)
+    return Source(str(model or name), directory, gguf)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One run of a variant: monotonic seconds and tokens, and CPU seconds spent while idle."""
+
+    due: float
+    times: list[float]
+    tokens: list[int]
+    idle_cpu_s: float
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a worker answers once it has loaded: seconds, and the bytes that a decode step reads."""
+
+    prepare_s: float
+    load_s: float
+    first_call_s: float
+    weight_bytes: int | None
+    kv_element_bytes: float
+    version: str
+    note: str | None = None
+
+
+def gguf_read_bytes(path: Path) -> int:
+    """Bytes of a GGUF file's tensors that a decode step reads: all but an untied embedding."""
+    from gguf import GGUFReader
+
+    sizes = {tensor.name: int(tensor.n_bytes) for tensor in GGUFReader(path).tensors}
+    looked_up = sizes["token_embd.weight"] if "output.weight" in sizes else 0
+    return sum(sizes.values()) - looked_up
+
+
+def _environment(variant: Variant, threads: int) -> dict[str, str]:
+    changed = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    if variant.peer is None:
+        changed["PYTHONPATH"] = str(project_root())
+    changed |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    return changed | {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+
+
+class Worker:
+    """A variant in its own process. A context manager: leaving it ends the process."""
+
+    def __init__(self, variant: Variant, command: Sequence[str], env: dict[str, str]) -> None:
+        self.variant = variant
+        self._lines: queue.Queue[str | None] = queue.Queue()
+        self._cpu_end: float | None = None
+        self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the worker
+        try:
+            # A session of its own: Ctrl-C reaches us alone, and we end it with all its children.
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._stderr,
+                env=env,
+                text=True,
+                encoding="utf-8",
+                errors="replace",
+                start_new_session=True,
+            )
+        except OSError as error:
+            self._stderr.close()
+            raise WorkerError(f"{variant.name} could not be started: {error}") from error
+        threading.Thread(target=self._collect, daemon=True).start()
+
+    @classmethod
+    def start(cls, variant: Variant, threads: int) -> Worker:
+        """Start a variant; WorkerError when it is not installed."""
+        if reason := variant.missing():
+            raise WorkerError(reason)
+        command = [str(variant.python), "-P", str(_WORKER), str(variant.driver_path)]
+        return cls(variant, command, _environment(variant, threads))
+
+    def _collect(self) -> None:
+        assert self._process.stdout is not None
+        with contextlib.suppress(ValueError, OSError):
+            for line in self._process.stdout:
+                self._lines.put(line)
+        self._lines.put(None)
+
+    def last_message(self) -> str:
+        """The last line that it wrote to stderr."""
+        self._stderr.seek(0)
+        text = self._stderr.read().decode("utf-8", errors="replace")
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        return lines[-1][:500] if lines else "it said nothing"
+
+    def _fail(self, reason: str) -> WorkerError:
+        self._kill()
+        return WorkerError(f"{reason} (last message: {self.last_message()})")
+
+    def ask(self, request: dict[str, Any], timeout: float) -> dict[str, Any]:
+        """Send a request and wait for its answer; WorkerError when none comes."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
+            line = self._lines.get(timeout=timeout)
+        except (OSError, ValueError):
+            line = None
+        except queue.Empty:
+            operation = request["op"]
+            raise self._fail(f"no answer to {operation!r} within {timeout:.0f} s") from None
+        if line is None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(5)
+            raise self._fail(f"it ended with code {self._process.poll()}")
+        return self._understand(line)
+
+    def _understand(self, line: str) -> dict[str, Any]:
+        try:
+            answer = json.loads(line)
+        except ValueError:
+            answer = None
+        if not isinstance(answer, dict) or not isinstance(answer.get("ok"), bool):
+            raise self._fail(f"its answer is no answer: {line.strip()[:200]!r}")
+        if not answer["ok"]:
+            raise WorkerError(str(answer.get("error", "it failed without a reason")))
+        return answer
+
+    def load(
+        self, options: dict[str, Any], prompt: Sequence[int], timeout: float = LOAD_TIMEOUT
+    ) -> Loaded:
+        """Load the model, convert it first if needed, and make a first call with `prompt`."""
+        request = {"op": "load", "options": options, "prompt": list(prompt)}
+        answer = self.ask(request, timeout)
+        file = answer.get("weights_file")
+        if answer.get("weight_bytes") is None and file:
+            answer["weight_bytes"] = gguf_read_bytes(Path(file))
+        self._cpu_end = answer.get("cpu_end")
+        try:
+            return Loaded(**{name: answer[name] for name in Loaded.__dataclass_fields__})
+        except KeyError as error:
+            raise self._fail(f"its answer lacks something: {error}") from error
+
+    def run(self, prompt: Sequence[int], new_tokens: int, timeout: float = RUN_TIMEOUT) -> Sample:
+        """Greedy tokens after a prompt, each with its time."""
+        request = {"op": "run", "prompt": list(prompt), "new_tokens": new_tokens}
+        answer = self.ask(request, timeout)
+        times, tokens = answer.get("times", []), answer.get("tokens", [])
+        if not len(times) == len(tokens) == new_tokens:
+            raise self._fail(f"{len(tokens)} tokens came instead of {new_tokens}")
+        start, before = answer.get("cpu_start", 0.0), self._cpu_end
+        self._cpu_end = answer.get("cpu_end")
+        idle = 0.0 if before is None else max(0.0, start - before)
+        return Sample(float(answer["due"]), times, tokens, idle)
+
+    def logits(self, tokens: Sequence[int], timeout: float = RUN_TIMEOUT) -> np.ndarray:
+        """Teacher-forced logits of every position, float32 (tokens, vocabulary)."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "logits.npy"
+            request = {"op": "logits", "tokens": list(tokens), "path": str(path)}
+            self.ask(request, timeout)
+            return np.asarray(np.load(path))
+
+    def _kill(self) -> None:
+        with contextlib.suppress(OSError):
+            if hasattr(os, "killpg"):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            else:
+                self._process.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(10)
+
+    def close(self) -> None:
+        """End the process and everything it started."""
+        self._kill()
+        for stream in (self._process.stdin, self._process.stdout, self._stderr):
+            with contextlib.suppress(OSError, ValueError):
+                if stream is not None:
+                    stream.close()
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def load_options(
+    variant: Variant, source: Source, threads: int, context: int, device: str, dtype: str
+) -> dict[str, Any]:
+    """The options for a driver; WorkerError for what the variant cannot run."""
+    if variant.peer and device not in ("cpu", "auto"):
+        raise WorkerError(f"{variant.peer} runs on the CPU only here, not on {device!r}.")
+    if variant.needs_gguf and source.gguf is None:
+        raise WorkerError(f"{variant.peer} reads GGUF files only; {source.model} is none.")
+    return {
+        **variant.options,
+        "model": source.model,
+        "directory": str(source.directory),
+        "gguf": str(source.gguf) if source.gguf else None,
+        "store": str(source.store),
+        "threads": threads,
+        "context": context,
+        "device": device,
+        "dtype": dtype,
+    }

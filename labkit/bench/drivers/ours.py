@@ -1,0 +1,190 @@
+"""Our own variants, and transformers as it comes: they run in our environment.
+
+Options: kind ("transformers", "compiled", "plain", "fused" or "read"), gguf, directory, model
+(as the user named it), weights and screened (for "fused"), threads, context, device, dtype.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from labkit.base.device import resolve_device, synchronize
+from labkit.engine.generate import generate
+from labkit.limits.probe import buffer
+from labkit.model.forward import Forward
+from labkit.model.load import load, resolve_dtype
+from labkit.model.rows import Rows
+from labkit.model.weights import read_bytes
+
+Emit = Callable[[int], None]
+_CHUNK = 512  # rows of a pass whose logits are all computed
+
+
+class Kind(Protocol):
+    """What one kind of variant does; as the engine of a worker (worker.py), without its threads."""
+
+    version: str
+    weight_bytes: int
+    kv_element_bytes: float
+
+    def run(self, prompt: Sequence[int], new_tokens: int, emit: Emit) -> float:
+        """Emit the tokens; when the run was due, in monotonic seconds."""
+
+    def logits(self, tokens: Sequence[int]) -> np.ndarray:
+        """Logits of every position, (tokens, vocab) float32."""
+
+
+class Generate:
+    """transformers' `generate`, as everyone calls it; `compiled` with a static cache."""
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        import transformers
+
+        self.version = transformers.__version__
+        self.device = resolve_device(options["device"])
+        dtype = resolve_dtype(options["dtype"])
+        loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
+            options["directory"], dtype=dtype
+        )
+        self.model = loaded.to(self.device).eval()
+        self.model.generation_config.eos_token_id = None
+        self.model.generation_config.pad_token_id = 0
+        self.weight_bytes = int(read_bytes(self.model))
+        self.kv_element_bytes: float = dtype.itemsize
+        self.settings: dict[str, Any] = {"do_sample": False}
+        if options["kind"] == "compiled":
+            compile_config: Any = transformers.CompileConfig(fullgraph=False, mode="default")
+            compile_config._compile_all_devices = True  # its own guard allows GPUs only
+            self.settings |= {"cache_implementation": "static", "compile_config": compile_config}
+
+    def run(self, prompt: Sequence[int], new_tokens: int, emit: Emit) -> float:
+        from transformers.generation.streamers import BaseStreamer
+
+        class Streamer(BaseStreamer):
+            """Passes new tokens on; the first put is the prompt."""
+
+            seen_prompt = False
+
+            def put(self, value: torch.Tensor) -> None:
+                if self.seen_prompt:
+                    emit(int(value.reshape(-1)[-1]))
+                self.seen_prompt = True
+
+            def end(self) -> None:
+                """Every token is out already."""
+
+        ids = torch.tensor([list(prompt)], device=self.device)
+        synchronize(self.device)
+        due = time.monotonic()
+        self.model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=new_tokens,
+            streamer=Streamer(),
+            **self.settings,
+        )
+        return due
+
+    def logits(self, tokens: Sequence[int]) -> np.ndarray:
+        ids = torch.tensor([list(tokens)], device=self.device)
+        return np.asarray(self.model(ids).logits[0].float().cpu())
+
+
+class OurDecoder:
+    """A decoder that fits the forward contract: the plain one, or the fused one."""
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        self.version = torch.__version__.split("+")[0]
+        self.decoder = (_fused if options["kind"] == "fused" else _plain)(options)
+        self.cache = self.decoder.new_cache(1, options["context"])
+        self.weight_bytes = int(read_bytes(self.decoder))
+        a_token = self.decoder.config.kv_bytes_per_token(1.0)
+        self.kv_element_bytes = self.cache.nbytes / (a_token * options["context"])
+
+    def run(self, prompt: Sequence[int], new_tokens: int, emit: Emit) -> float:
+        self.cache.truncate(0, 0)
+        due = time.monotonic()
+        for token in generate(self.decoder, prompt, new_tokens, cache=self.cache):
+            emit(token)
+        return due
+
+    def logits(self, tokens: Sequence[int]) -> np.ndarray:
+        self.cache.truncate(0, 0)
+        parts = []
+        for start in range(0, len(tokens), _CHUNK):
+            rows = Rows.prefill(tokens[start : start + _CHUNK], start=start, all_logits=True)
+            parts.append(self.decoder(rows, self.cache).float().cpu())
+        return np.asarray(torch.cat(parts))
+
+
+class Read:
+    """Reads the bytes that the fused decoder reads for each token and all its logits, and computes
+    nothing: the most that any engine can get from this machine now."""
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        from labkit.optimize.fused.weights import packed
+
+        weights = packed(options["gguf"] or options["directory"], options["weights"], 1)
+        self.version = torch.__version__.split("+")[0]
+        self.weight_bytes, self.kv_element_bytes = weights.read_bytes(), 2.0
+        self.a_token = weights.config.kv_bytes_per_token(self.kv_element_bytes)
+        self.buffer = buffer(int(self.weight_bytes + options["context"] * self.a_token))
+
+    def run(self, prompt: Sequence[int], new_tokens: int, emit: Emit) -> float:
+        due = time.monotonic()
+        for length in range(len(prompt), len(prompt) + new_tokens):
+            self.buffer[: int(self.weight_bytes + length * self.a_token) // 4].sum()
+            emit(0)
+        return due
+
+    def logits(self, tokens: Sequence[int]) -> np.ndarray:
+        raise NotImplementedError("a bare read computes no logits")
+
+
+def _plain(options: dict[str, Any]) -> Forward:
+    return load(options["model"], options["device"], options["dtype"]).decoder
+
+
+def _fused(options: dict[str, Any]) -> Forward:
+    from labkit.optimize.fused import load_fused
+
+    return load_fused(
+        options["gguf"] or options["directory"],
+        weights=options["weights"],
+        threads=options["threads"],
+        screened=options.get("screened", True),
+    )
+
+
+_KINDS: dict[str, Callable[[dict[str, Any]], Kind]] = {
+    "transformers": Generate,
+    "compiled": Generate,
+    "plain": OurDecoder,
+    "fused": OurDecoder,
+    "read": Read,
+}
+
+
+class Engine:
+    """A variant by its kind, under inference mode and with the threads given."""
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        torch.set_num_threads(options["threads"])
+        with torch.inference_mode():
+            self.inner = _KINDS[options["kind"]](options)
+        self.version = self.inner.version
+        self.weight_bytes = self.inner.weight_bytes
+        self.kv_element_bytes = self.inner.kv_element_bytes
+
+    @torch.inference_mode()
+    def run(self, prompt: Sequence[int], new_tokens: int, emit: Emit) -> float:
+        return self.inner.run(prompt, new_tokens, emit)
+
+    @torch.inference_mode()
+    def logits(self, tokens: Sequence[int]) -> np.ndarray:
+        return self.inner.logits(tokens)

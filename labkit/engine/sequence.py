@@ -1,0 +1,102 @@
+"""A request as an object: it plans its next rows, and takes the answer of the pass to them.
+
+What runs passes drives such objects: `generate` and `speculate` drive one, the writer of training
+text many in one pass. No request knows of the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
+
+from labkit.errors import ModelError
+from labkit.model.cache.table import Cache
+from labkit.model.config import ModelConfig
+from labkit.model.rows import Part
+from labkit.model.sampling import Sample, greedy, is_greedy
+
+
+class Answer(NamedTuple):
+    """A pass's answer to a part: for each wanted row the likeliest next token, or the logits
+    (wanted, vocab) where a request of the pass is not greedy."""
+
+    tokens: list[int]
+    logits: Tensor | None = None
+
+
+class Request(Protocol):
+    """One request in a slot of a cache.
+
+    greedy: it needs the likeliest tokens only, no logits. done: it has no more rows to plan.
+    """
+
+    @property
+    def greedy(self) -> bool: ...
+
+    @property
+    def done(self) -> bool: ...
+
+    def plan(self) -> Part:
+        """Its rows for the next pass. The pass follows, and then `take`."""
+
+    def take(self, answer: Answer) -> list[int]:
+        """Take the answer of the pass; returns the new tokens of the output, at least one."""
+
+
+def check_lengths(config: ModelConfig, prompt_tokens: int, new_tokens: int) -> None:
+    """Raise ModelError for lengths below 1, or above the model's context together."""
+    if prompt_tokens < 1 or new_tokens < 1:
+        raise ModelError(
+            f"{prompt_tokens} prompt tokens and {new_tokens} new ones: both must be at least 1."
+        )
+    total = prompt_tokens + new_tokens
+    if total > config.max_positions:
+        raise ModelError(
+            f"{prompt_tokens} prompt tokens and {new_tokens} new ones make {total}; the model's "
+            f"context is {config.max_positions}. Shorten the prompt or ask for fewer."
+        )
+
+
+def check_prompt(config: ModelConfig, prompt_ids: Sequence[int], max_new_tokens: int) -> None:
+    """Raise ModelError for a prompt that is empty, too long, or not of this vocabulary."""
+    check_lengths(config, len(prompt_ids), max_new_tokens)
+    if min(prompt_ids) < 0 or max(prompt_ids) >= config.vocab_size:
+        raise ModelError(f"prompt token ids must lie in 0..{config.vocab_size - 1}.")
+
+
+class Decoding:
+    """Plain decoding of a prompt: first the prompt's rows, then one row for each token.
+
+    context: the prompt and the output so far. Between passes its slot holds all of it but the last
+    token.
+    """
+
+    def __init__(
+        self,
+        cache: Cache,
+        prompt_ids: Sequence[int],
+        max_new_tokens: int,
+        *,
+        slot: int = 0,
+        sampler: Sample = greedy,
+        stop_ids: Collection[int] = (),
+    ) -> None:
+        self.cache, self.slot = cache, slot
+        self.context = list(prompt_ids)
+        self.total = len(prompt_ids) + max_new_tokens
+        self.sampler, self.greedy = sampler, is_greedy(sampler)
+        self.stop_ids = frozenset(stop_ids)
+        self.done = False
+        self._read = 0  # so many tokens of the context are in the slot
+
+    def plan(self) -> Part:
+        return Part(self.slot, self._read, self.context[self._read :])
+
+    def take(self, answer: Answer) -> list[int]:
+        token = answer.tokens[-1] if answer.logits is None else self.sampler(answer.logits[-1])
+        self._read = len(self.context)
+        self.context.append(token)
+        self.done = token in self.stop_ids or len(self.context) == self.total
+        return [token]

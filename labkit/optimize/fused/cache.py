@@ -1,0 +1,115 @@
+"""Keys and values as the kernel reads them."""
+
+from __future__ import annotations
+
+import math
+from ctypes import byref
+
+import torch
+
+from labkit.base.memory import allocate
+from labkit.model.cache.protocol import CacheError
+from labkit.model.cache.table import Cache
+from labkit.model.config import ModelConfig
+from labkit.model.decoder import rope_frequencies
+from labkit.optimize.fused import structs
+from labkit.optimize.fused.pack import LANES
+
+_TYPES = {torch.float16: 0, torch.float32: 1}
+
+
+class FusedStore:
+    """Keys and values of `slots` sequences, float16 or float32, laid out for the kernel.
+
+    keys: (layers, slots, kv_heads, capacity / 16, head_dim, 16), sixteen positions side by side;
+    values: (layers, slots, kv_heads, capacity, head_dim).
+    """
+
+    window: int | None = None
+    sinks: int = 0
+    trees: bool = True
+    capacity: int | None
+
+    def __init__(self, config: ModelConfig, slots: int, capacity: int, dtype: torch.dtype) -> None:
+        if dtype not in _TYPES:
+            raise CacheError(f"the fused cache holds float16 or float32, not {dtype}.")
+        if capacity < 1:
+            raise CacheError(f"a cache needs room for at least one token; {capacity} given.")
+        self.config, self.capacity = config, capacity
+        blocks = -(-capacity // LANES)
+        shape = (config.layers, slots, config.kv_heads, blocks, config.head_dim, LANES)
+        # On huge pages: a step reads a little of every layer, and each page walk costs.
+        self.keys, self.values = (
+            torch.from_numpy(allocate(math.prod(shape) * dtype.itemsize)).view(dtype).view(shape)
+            for _ in range(2)
+        )
+        self.values = self.values.view(*shape[:3], blocks * LANES, config.head_dim)
+        angles = torch.arange(blocks * LANES)[:, None].float() * rope_frequencies(config)
+        self._cosines, self._sines = angles.cos().contiguous(), angles.sin().contiguous()
+        self._struct = structs.Cache(
+            *(t.data_ptr() for t in (self.keys, self.values, self._cosines, self._sines)),
+            *(config.layers, config.kv_heads, config.head_dim),
+            *(slots, blocks * LANES, _TYPES[dtype]),
+        )
+        self.ref = byref(self._struct)  # for a call of the kernel
+
+    def truncate(self, slot: int, length: int) -> None:
+        """What lies beyond is written over."""
+
+    def move(self, slot: int, source: int, target: int) -> None:
+        """Copy the key and value of one position to another, in all layers."""
+        (from_block, from_lane), (block, lane) = divmod(source, LANES), divmod(target, LANES)
+        self.keys[:, slot, :, block, :, lane] = self.keys[:, slot, :, from_block, :, from_lane]
+        self.values[:, slot, :, target] = self.values[:, slot, :, source]
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Copy the first `length` positions of a slot into another."""
+        blocks = -(-length // LANES)
+        self.keys[:, target, :, :blocks] = self.keys[:, source, :, :blocks]
+        self.values[:, target, :, :length] = self.values[:, source, :, :length]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of keys and values."""
+        return self.keys.nbytes + self.values.nbytes
+
+
+class FusedCache(Cache):
+    """A cache of fixed capacity for the fused decoder."""
+
+    store: FusedStore
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        slots: int = 1,
+        capacity: int = 2048,
+        dtype: torch.dtype = torch.float16,
+    ) -> None:
+        if slots < 1:
+            raise CacheError(f"a cache needs at least one slot; {slots} given.")
+        super().__init__(FusedStore(config, slots, capacity, dtype), slots)
+
+
+def _rope(config: ModelConfig) -> tuple[object, ...]:
+    """What the angles of a position follow from."""
+    return config.head_dim, config.rope_theta, config.rope_scaling
+
+
+def native_of(cache: Cache, config: ModelConfig) -> FusedStore:
+    """The store behind a cache.
+
+    CacheError where the kernel cannot read it, or where it has the angles of another model: the
+    kernel takes them from the cache.
+    """
+    if not isinstance(cache.store, FusedStore):
+        raise CacheError(
+            f"the fused decoder cannot read a {type(cache.store).__name__}: "
+            "take a cache that the decoder's own new_cache made."
+        )
+    made_for = cache.store.config
+    if made_for is not config and _rope(made_for) != _rope(config):
+        raise CacheError(
+            "the cache is one of another model: take one that the decoder's own new_cache made."
+        )
+    return cache.store

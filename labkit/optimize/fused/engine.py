@@ -1,0 +1,138 @@
+"""Threads that stay between passes, the memory they work in, and the calls of the kernel."""
+
+from __future__ import annotations
+
+import ctypes
+import weakref
+from ctypes import byref
+
+from torch import Tensor
+
+from labkit.model.cache.protocol import CacheError
+from labkit.model.cache.table import Cache
+from labkit.model.config import ModelConfig
+from labkit.model.rows import Part, Rows
+from labkit.optimize.fused import native, structs
+from labkit.optimize.fused.cache import native_of
+from labkit.optimize.fused.native_model import NativeModel
+from labkit.optimize.fused.native_rows import NativeRows, address
+from labkit.optimize.fused.structs import Status
+
+
+class Engine:
+    """Runs passes, one at a time, of any model whose weights are laid out for its threads.
+
+    A draft head shares its target's engine: two pools of threads would spin on each other's cores.
+    isa: one of native.ISAS instead of the best that this processor has. skip: a sum of
+    structs.SKIP, the stages that passes leave out; 0 but for measuring.
+    """
+
+    def __init__(self, threads: int, isa: str = "") -> None:
+        self.threads, self.skip = threads, 0
+        self._library = native.library(isa)
+        self.isa = str(self._library.lk_isa().decode())
+        self._handle = self._library.lk_new(threads)
+        weakref.finalize(self, self._library.lk_free, self._handle)
+
+    @property
+    def exact_groups(self) -> int:
+        """Groups of sixteen logits that screening left to the head itself, since the start."""
+        return int(self._library.lk_exact_groups(self._handle))
+
+    def forward(
+        self,
+        model: NativeModel,
+        rows: Rows,
+        cache: Cache,
+        *,
+        logits: Tensor | None = None,
+        best: ctypes.Array[ctypes.c_int64] | None = None,
+        streams: Tensor | None = None,
+        features: Tensor | None = None,
+    ) -> None:
+        """A pass over rows. What is given takes what the pass finds.
+
+        logits: (wanted, model.width) float32. best: the likeliest token of each wanted row.
+        streams: (rows, hidden) float32. features (rows, hidden) float32: what a draft head reads
+        beside the tokens. Raises what `FusedDecoder.__call__` does; nothing is changed then.
+        """
+        count, hidden = len(rows), model.config.hidden_size
+        store = native_of(cache, model.config)
+        given = NativeRows(rows, hidden)
+        struct = given.struct
+        struct.skip = self.skip
+        struct.best = None if best is None else ctypes.addressof(best)
+        struct.streams = None if streams is None else address(streams, 0, count, hidden)
+        struct.features = None if features is None else address(features, 0, count, hidden)
+        to = None if logits is None else logits.data_ptr()
+        cache.reserve(rows)
+        code = self._library.lk_forward(self._handle, model.ref, store.ref, byref(struct), to)
+        if code:
+            for span in rows.spans:
+                cache.truncate(span.slot, span.start)
+            raise self._refusal(Status(code), model.config, count)
+
+    def extend(
+        self,
+        model: NativeModel,
+        cache: Cache,
+        part: Part,
+        likely: int = 1,
+        chances: ctypes.Array[ctypes.c_float] | None = None,
+        features: int | None = None,
+    ) -> list[int]:
+        """A pass over one part of tokens, as a chain or a tree.
+
+        -> the `likely` likeliest tokens of each wanted row, (wanted x likely). chances takes their
+        probabilities. features: the address of the tokens' features. Little is made here: the
+        weights have just swept all else out of the processor's caches, so that each object costs
+        more than it seems. Raises as `forward` does.
+        """
+        tokens, parents, count = part.tokens, part.parents, len(part.tokens)
+        store, position = native_of(cache, model.config), cache.length(part.slot)
+        fits = count and 0 <= part.wanted <= count and (not parents or len(parents) == count)
+        if part.start != position or not fits:
+            cache.reserve(Rows.of([part]))  # raises
+        hidden, streams = model.config.hidden_size, part.streams
+        given = (ctypes.c_int64 * count)(*tokens)
+        tree = (ctypes.c_int64 * count)(*parents) if parents else None
+        found = (ctypes.c_int64 * (part.wanted * likely))()
+        rows = structs.Continuation(
+            ctypes.addressof(given),
+            None if tree is None else ctypes.addressof(tree),
+            features,
+            None if streams is None else address(streams, 0, count, hidden),
+            ctypes.addressof(found),
+            None if chances is None else ctypes.addressof(chances),
+            *(part.slot, position, count, part.wanted, likely, part.guesses, self.skip),
+        )
+        cache.extend(part.slot, count)
+        code = self._library.lk_continue(self._handle, model.ref, store.ref, byref(rows))
+        if code:
+            cache.truncate(part.slot, position)
+            raise self._refusal(Status(code), model.config, count)
+        return list(found)
+
+    def _refusal(self, status: Status, config: ModelConfig, rows: int) -> Exception:
+        """The error that says what was wrong with a call."""
+        return {
+            Status.TOKEN_OUTSIDE: IndexError(f"token ids must lie in 0..{config.vocab_size - 1}."),
+            Status.ROWS_DO_NOT_FIT: CacheError(
+                "rows must go on where their slots end, one span after another."
+            ),
+            Status.WANTED_OUTSIDE: IndexError(f"wanted rows must lie in 0..{rows - 1}."),
+            Status.NO_MEMORY: MemoryError("the fused decoder found no memory for a pass."),
+            Status.FEATURES_DIFFER: ValueError(
+                "a draft head reads features beside its tokens, other models do not."
+            ),
+            Status.NO_TREE: ValueError(
+                "a tree's first row follows none, each other one an earlier one."
+            ),
+            Status.SPAN_TOO_LONG: CacheError(
+                "rows of a part that is not causal go through a layer together, at most "
+                f"{self._library.lk_slice_rows()} of them: send fewer in a part."
+            ),
+            Status.OTHER_MODEL: CacheError(
+                "the cache is one of another model: take one that the decoder's own new_cache made."
+            ),
+        }[status]

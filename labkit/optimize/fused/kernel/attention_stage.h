@@ -1,0 +1,162 @@
+// Attention of a layer: rotate queries and keys, write keys and values to the cache, attend piece
+// by piece, merge the pieces. T: the type of the cache's numbers.
+#pragma once
+#include <numeric>
+
+#include "stages.h"
+
+namespace lk {
+
+template <class T>
+class AttentionStage {
+public:
+    AttentionStage(Stages& stages, const Layer& layer, int number)
+        : s_(stages), model_(stages.model), plan_(stages.plan), layer_(layer), number_(number) {}
+
+    // From `projected` to the scratch's `attended`. Where nobody asks for more than keys and
+    // values, only those are made.
+    void run(int me, bool asked) {
+        if (plan_.replicated) rotate_all(me);
+        else rotate_and_write(me, asked);
+        if (!asked) return;
+        s_.each(me, static_cast<int64_t>(plan_.tasks.size()), true, [&](int i) { task(me, i); });
+        const Activations out = s_.scratch(me).attended.view;
+        s_.each_unit(me, out.blocks / unit_blocks(), s_.count(), true,
+                     [&](int r, int unit) { gather(me, out, r, unit); });
+    }
+
+private:
+    KeysValues<T> at(int slot, int kv_head) const {
+        const Cache& cache = s_.cache;
+        const int64_t size = static_cast<int64_t>(cache.capacity) * model_.head_dim;
+        const int64_t before = static_cast<int64_t>(number_) * cache.slots + slot;
+        const int64_t first = (before * model_.kv_heads + kv_head) * size;
+        return {static_cast<T*>(cache.keys) + first, static_cast<T*>(cache.values) + first,
+                model_.head_dim};
+    }
+
+    // Every thread all rows, in its own scratch; `task` writes keys and values.
+    void rotate_all(int me) {
+        for (int r = 0; r < s_.count(); r++) {
+            float* row = s_.rotated(me, r);
+            std::copy_n(s_.projected(r), s_.all, row);
+            for (int h = 0; h < model_.heads + model_.kv_heads; h++)
+                rotate(row, h, plan_.rows[r].position);
+        }
+    }
+
+    // Head by head, in place; where queries are not asked for, the keys' heads alone.
+    void rotate_and_write(int me, bool asked) {
+        const int without = asked ? 0 : model_.heads;
+        const int heads = model_.heads + model_.kv_heads - without;
+        s_.each(me, static_cast<int64_t>(s_.count()) * heads, true, [&](int i) {
+            const int r = i / heads, h = without + i % heads;
+            rotate(s_.projected(r), h, plan_.rows[r].position);
+            if (const int head = h - model_.heads; head >= 0)
+                write(at(plan_.rows[r].slot, head), me, r, head);
+        });
+    }
+
+    // Norm (Qwen3), rotation (Su et al., 2104.09864) and, for a query, scale of a row's head, in
+    // place. Keys come after queries.
+    void rotate(float* row, int number, int position) {
+        const bool query = number < model_.heads;
+        const float* weight = query ? layer_.query_norm : layer_.key_norm;
+        const float scale = query ? 1.0f / std::sqrt(static_cast<float>(model_.head_dim)) : 1.0f;
+        float* head = row + number * model_.head_dim;
+        const int half = model_.head_dim / 2;
+        if (weight) rms_norm(head, weight, model_.head_dim, model_.eps);
+        const float* cosine = s_.cache.cosines + static_cast<int64_t>(position) * half;
+        const float* sine = s_.cache.sines + static_cast<int64_t>(position) * half;
+        for (int d = 0; d < half; d++) {
+            const float low = head[d], high = head[d + half];
+            head[d] = (low * cosine[d] - high * sine[d]) * scale;
+            head[d + half] = (high * cosine[d] + low * sine[d]) * scale;
+        }
+    }
+
+    // Key and value of a row into the cache: keys with sixteen positions side by side.
+    void write(const KeysValues<T>& kv, int me, int r, int kv_head) {
+        const float* key = s_.rotated(me, r) + s_.queries + kv_head * model_.head_dim;
+        const float* value = key + s_.kv;
+        const int entry = plan_.rows[r].entry, lane = entry % kWide;
+        T* column = kv.keys + static_cast<int64_t>(entry - lane) * model_.head_dim + lane;
+        T* row = kv.values + static_cast<int64_t>(entry) * model_.head_dim;
+        for (int d = 0; d < model_.head_dim; d += kWide) {
+            alignas(64) T converted[kWide];
+            fstore(converted, fload(key + d));
+            for (int i = 0; i < kWide; i++) column[(d + i) * kWide] = converted[i];
+            fstore(row + d, fload(value + d));
+        }
+    }
+
+    void task(int me, int number) {
+        const Task& task = plan_.tasks[number];
+        const Piece& first = plan_.pieces[task.first];
+        KeysValues<T> kv = at(first.slot, first.kv_head);
+        for (int r = task.row; plan_.replicated && r < task.row + task.rows; r++)
+            if (plan_.rows[r].entry / kChunk == first.chunk) write(kv, me, r, first.kv_head);
+        if (number + 1 < static_cast<int>(plan_.tasks.size())) {
+            const Piece& next = plan_.pieces[plan_.tasks[number + 1].first];
+            kv.next_keys = at(next.slot, next.kv_head).keys +
+                           static_cast<int64_t>(next.chunk) * kChunk * model_.head_dim;
+        }
+        for (int p = task.first; p < task.end; p++) {
+            const Piece& piece = plan_.pieces[p];
+            kv.path = plan_.rows[piece.vector / s_.group].path;
+            kv.fresh = piece.fresh;
+            attend_piece(me, piece, kv);
+        }
+    }
+
+    int64_t partial_at(int row, int head, int chunk) const {
+        return (static_cast<int64_t>(chunk) * s_.count() + row) * model_.heads + head;
+    }
+
+    void attend_piece(int me, const Piece& piece, const KeysValues<T>& kv) {
+        const float* queries[kVectors];
+        float* out[kVectors];
+        Range ranges[kVectors];
+        Partial found[kVectors];
+        int64_t to[kVectors];
+        for (int v = 0; v < piece.count; v++) {
+            const int r = (piece.vector + v) / s_.group;
+            const int head = piece.kv_head * s_.group + (piece.vector + v) % s_.group;
+            queries[v] = s_.rotated(me, r) + head * model_.head_dim;
+            ranges[v] = plan_.rows[r].sees;
+            to[v] = partial_at(r, head, piece.chunk);
+            out[v] = s_.work.partial_values.data() + to[v] * model_.head_dim;
+        }
+        attend_any<T>(piece.count, found, out, kv, queries, ranges, piece.chunk * kChunk,
+                      piece.end);
+        for (int v = 0; v < piece.count; v++) s_.work.partials[to[v]] = found[v];
+    }
+
+    // A row's heads that fill a unit of blocks, merged from their chunks into where the queries
+    // were, and quantized for the output product.
+    void gather(int me, const Activations& out, int r, int unit) {
+        const Range sees = plan_.rows[r].sees;
+        const int first = sees.first / kChunk, chunks = sees.last / kChunk - first + 1;
+        const int64_t stride = static_cast<int64_t>(s_.count()) * model_.heads;
+        const int width = unit_blocks() * kBlock, dim = model_.head_dim;
+        float* row = s_.rotated(me, r);
+        for (int head = unit * width / dim; head < (unit + 1) * width / dim; head++) {
+            const int64_t from = partial_at(r, head, first);
+            merge(row + head * dim, &s_.work.partials[from], &s_.work.partial_values[from * dim],
+                  chunks, stride, dim);
+        }
+        for (int i = unit * width; i < (unit + 1) * width; i += kBlock)
+            quantize_block(out, r, i / kBlock, fload(row + i), fload(row + i + kWide));
+    }
+
+    // Blocks that whole heads fill: two where a head is half a block.
+    int unit_blocks() const { return std::lcm(model_.head_dim, kBlock) / kBlock; }
+
+    Stages& s_;
+    const Model& model_;
+    Plan& plan_;
+    const Layer& layer_;
+    const int number_; // of the layer
+};
+
+} // namespace lk

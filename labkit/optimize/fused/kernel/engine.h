@@ -1,0 +1,142 @@
+// The threads and the memory of passes, and what is checked before a pass may touch memory.
+#pragma once
+#include <mutex>
+#include <numeric>
+
+#include "forward.h"
+
+namespace lk {
+
+struct Engine {
+    explicit Engine(int threads) : pool(threads) {}
+    Pool pool;
+    Workspace work;
+    std::mutex busy;          // one pass at a time
+    int64_t exact_groups = 0; // groups of sixteen logits computed with the head in screening
+};
+
+inline bool all_below(const int64_t* values, int count, int64_t end) {
+    return std::all_of(values, values + count, [=](int64_t v) { return v >= 0 && v < end; });
+}
+
+// A row given as an embedding has no token.
+inline bool tokens_fit(const Rows& rows, const Model& model) {
+    if (!rows.embeddings) return all_below(rows.tokens, rows.rows, model.vocab);
+    for (int r = 0; r < rows.rows; r++)
+        if (!rows.embeddings[r] && !all_below(rows.tokens + r, 1, model.vocab)) return false;
+    return true;
+}
+
+// The path of a row of a tree leads through earlier rows of its span, one a position, to the row.
+inline bool path_fits(const int32_t* path, int64_t row, int64_t depth, int32_t width) {
+    if (depth < 0 || depth >= width || path[depth] != row) return false;
+    for (int64_t d = 0; d < depth; d++)
+        if (path[d] < 0 || path[d] >= path[d + 1]) return false;
+    return true;
+}
+
+// Spans cover the rows one after another, at positions that follow from their starts.
+inline Status check_spans(const Rows& rows, const Cache& cache) {
+    int64_t next = 0;
+    for (int s = 0; s < rows.span_count; s++) {
+        const Span& span = rows.spans[s];
+        if (span.slot < 0 || span.slot >= cache.slots || span.start < 0 || span.count < 1)
+            return kRowsDoNotFit;
+        if (span.first_row != next || span.count > rows.rows - next) return kRowsDoNotFit;
+        if (span.start > cache.capacity - span.count) return kRowsDoNotFit;
+        if (!span.causal && span.count > kSliceRows) return kSpanTooLong;
+        for (int64_t r = 0; r < span.count; r++) {
+            const int64_t depth = rows.positions[next + r] - span.start;
+            const int32_t* path = rows.path(next + r);
+            if (path && !span.causal) return kRowsDoNotFit;
+            if (path ? !path_fits(path, r, depth, rows.path_width) : depth != r)
+                return kRowsDoNotFit;
+        }
+        next += span.count;
+    }
+    return next == rows.rows ? kDone : kRowsDoNotFit;
+}
+
+inline Status check(const Rows& rows, const Model& model, const Cache& cache) {
+    if (!cache.fits(model)) return kOtherModel;
+    if (!tokens_fit(rows, model)) return kTokenOutside;
+    if (const Status status = check_spans(rows, cache)) return status;
+    if (!all_below(rows.wanted, rows.wanted_rows, rows.rows)) return kWantedOutside;
+    if (rows.chances && (rows.likely < 1 || rows.likely > model.head.rows)) return kWantedOutside;
+    if ((rows.features != nullptr) != (model.fuse.starts != nullptr)) return kFeaturesDiffer;
+    return kDone;
+}
+
+// The depth of each row of a tree, and its path (count, count), -1 beyond it. Whether it is a tree.
+inline bool tree_paths(const int64_t* parents, int count, std::vector<int64_t>& depths,
+                       std::vector<int32_t>& paths) {
+    depths.assign(count, 0);
+    paths.assign(static_cast<size_t>(count) * count, -1);
+    for (int64_t r = 0; r < count; r++) {
+        const int64_t parent = parents[r];
+        if (r == 0 ? parent != -1 : parent < 0 || parent >= r) return false;
+        if (r) depths[r] = depths[parent] + 1;
+        if (r) std::copy_n(&paths[parent * count], depths[r], &paths[r * count]);
+        paths[r * count + depths[r]] = static_cast<int32_t>(r);
+    }
+    return true;
+}
+
+// The rows of a continuation, which fit each other by construction: what is checked is the rest.
+// `span`, and vectors of the workspace, must live as long as the rows.
+inline Status rows_of(const Continuation& next, const Model& model, const Cache& cache,
+                      Workspace& work, Span& span, Rows& rows) {
+    const int count = next.count;
+    if (!cache.fits(model)) return kOtherModel;
+    if (count < 1 || next.slot < 0 || next.slot >= cache.slots || next.position < 0 ||
+        next.position > cache.capacity - count)
+        return kRowsDoNotFit;
+    if (next.wanted < 0 || next.wanted > count) return kWantedOutside;
+    if (next.likely < 1 || next.likely > model.head.rows) return kWantedOutside;
+    if (!all_below(next.tokens, count, model.vocab)) return kTokenOutside;
+    if ((next.features != nullptr) != (model.fuse.starts != nullptr)) return kFeaturesDiffer;
+    work.positions.resize(count);
+    work.wanted.resize(next.wanted);
+    std::iota(work.positions.begin(), work.positions.end(), next.position);
+    std::iota(work.wanted.begin(), work.wanted.end(), count - next.wanted);
+    if (next.parents) {
+        if (!tree_paths(next.parents, count, work.depths, work.paths)) return kNoTree;
+        for (int r = 0; r < count; r++) work.positions[r] = next.position + work.depths[r];
+        rows.paths = work.paths.data(), rows.path_width = count;
+    }
+    span = {next.slot, next.position, count, 0, 1};
+    rows.tokens = next.tokens, rows.positions = work.positions.data();
+    rows.wanted = work.wanted.data(), rows.spans = &span;
+    rows.features = next.features, rows.streams = next.streams;
+    rows.best = next.best, rows.chances = next.chances, rows.likely = next.likely;
+    rows.rows = count, rows.wanted_rows = next.wanted, rows.span_count = 1, rows.skip = next.skip;
+    rows.parents = next.parents, rows.guesses = next.guesses && next.wanted == count;
+    return kDone;
+}
+
+// A pass over rows that were checked. logits: (wanted_rows, the head's rows rounded up to sixteen),
+// or null where only the likeliest tokens are asked for.
+inline void run(Engine& engine, const Model& model, const Cache& cache, const Rows& rows,
+                float* logits) {
+    const int64_t width = whole(model.head.rows);
+    // For one row, or few drafted ones: with more, arithmetic costs more than bytes.
+    const bool few = rows.wanted_rows == 1 || (rows.guesses && rows.rows <= kScreenRows);
+    const bool screened = model.screen.starts && few && !logits && !rows.chances;
+    if (!logits) {
+        engine.work.logits.reserve(rows.wanted_rows * width);
+        logits = engine.work.logits.data();
+    }
+    Pass pass(model, cache, rows, logits, screened, engine.work, engine.pool);
+    pass.run();
+    engine.exact_groups += pass.exact_groups;
+    if (screened || !rows.best) return;
+    for (int i = 0; i < rows.wanted_rows; i++) {
+        const float* row = logits + i * width;
+        const int64_t to = static_cast<int64_t>(i) * rows.likely;
+        if (rows.chances)
+            likely(row, model.head.rows, rows.likely, rows.best + to, rows.chances + to);
+        else rows.best[i] = likeliest(row, model.head.rows);
+    }
+}
+
+} // namespace lk

@@ -1,0 +1,150 @@
+// The plan of a slice: its rows, and the pieces that its attention is cut into.
+#pragma once
+#include <algorithm>
+#include <vector>
+
+#include "attention.h"
+#include "rows.h"
+
+namespace lk {
+
+constexpr int kSliceRows = 128; // rows that go through a layer together
+// Up to so many numbers, every thread norms, rotates and quantizes a whole slice for itself. That
+// is some 0.4 us of work; a barrier on two cores, which spares it, takes twice as long.
+constexpr int kReplicatedNumbers = 2048;
+
+// entry: where the row's key and value lie in its slot. In a tree that is not its position.
+struct SliceRow {
+    int64_t token;
+    const float* embedding; // null where the row is a token
+    int position, slot, entry;
+    Range sees;
+    TreePath path;
+};
+
+// A piece of attention: `count` query vectors from `vector` (row * group + head in its group) over
+// the positions of a chunk, up to `end`. fresh: the first piece to read these keys and values.
+struct Piece {
+    int slot, kv_head, vector, count, chunk, end;
+    bool fresh;
+};
+
+// Pieces first..end - 1, which one thread computes one after another. Where work is replicated, the
+// thread first writes the keys and values that rows row..row + rows - 1 bring to the chunk.
+struct Task {
+    int first, end;
+    int row, rows;
+};
+
+// Where the slice that begins at a row ends. Rows that see each other stay in one slice.
+inline int slice_end(const Rows& rows, int begin) {
+    const int end = std::min(begin + kSliceRows, rows.rows);
+    for (int s = 0; s < rows.span_count; s++) {
+        const Span& span = rows.spans[s];
+        const int64_t first = span.first_row;
+        if (!span.causal && first > begin && first < end && first + span.count > end)
+            return static_cast<int>(first);
+    }
+    return end;
+}
+
+class Plan {
+public:
+    std::vector<SliceRow> rows;
+    std::vector<Piece> pieces;
+    std::vector<Task> tasks;
+    std::vector<int> wanted; // places in the pass's `wanted` of the slice's rows
+    int begin = 0;           // the slice's first row in the pass
+    int chunks = 0;          // that any row of the slice sees
+    bool asked = false;      // whether anyone asks for more than keys and values
+    bool replicated = false; // whether every thread does the small stages itself
+
+    int count() const { return static_cast<int>(rows.size()); }
+
+    // For rows first..end - 1 of a pass.
+    void make(const Model& model, const Rows& pass, int first, int end) {
+        group_ = model.heads / model.kv_heads;
+        begin = first;
+        rows.clear();
+        pieces.clear();
+        tasks.clear();
+        wanted.clear();
+        chunks = 0;
+        for (int w = 0; w < pass.wanted_rows; w++)
+            if (pass.wanted[w] >= first && pass.wanted[w] < end) wanted.push_back(w);
+        asked = pass.streams || !wanted.empty();
+        const int widest = std::max(model.heads * model.head_dim, model.hidden);
+        replicated = (end - first) * widest <= kReplicatedNumbers && !pass.paths && asked;
+        for (int s = 0; s < pass.span_count; s++) {
+            const Span& span = pass.spans[s];
+            const int64_t from = std::max<int64_t>(span.first_row, first);
+            const int64_t to = std::min<int64_t>(span.first_row + span.count, end);
+            if (from < to) add_span(model, pass, span, from, to);
+        }
+    }
+
+private:
+    // Rows from..to - 1 of the pass, which belong to a span.
+    void add_span(const Model& model, const Rows& pass, const Span& span, int64_t from,
+                  int64_t to) {
+        for (int64_t r = from; r < to; r++) add_row(model, pass, span, r);
+        const int row = static_cast<int>(from - begin), count = static_cast<int>(to - from);
+        const int all = rows.back().sees.last / kChunk + 1;
+        const int before = pass.path(from) ? static_cast<int>(span.start) / kChunk : all;
+        add_pieces(model, row, count, 0, before);
+        if (pass.path(from)) // each row of a tree sees other rows
+            for (int r = row; r < row + count; r++)
+                add_pieces(model, r, 1, before, rows[r].sees.last / kChunk + 1);
+    }
+
+    void add_row(const Model& model, const Rows& pass, const Span& span, int64_t r) {
+        const int position = static_cast<int>(pass.positions[r]),
+                  start = static_cast<int>(span.start);
+        Range sees = range_of(position, model.window);
+        if (!span.causal) sees = {std::min(sees.first, start), static_cast<int>(span.end()) - 1};
+        TreePath path;
+        if (const int32_t* steps = pass.path(r)) path = {steps, start, position + 1};
+        rows.push_back({pass.tokens[r], pass.embedding(r), position, static_cast<int>(span.slot),
+                        start + static_cast<int>(r - span.first_row), sees, path});
+    }
+
+    // For `count` rows from `row` on, chunks first_chunk..end_chunk - 1. Pieces that read the same
+    // keys and values follow each other: what the first reads is in the processor's cache for the
+    // next.
+    void add_pieces(const Model& model, int row, int count, int first_chunk, int end_chunk) {
+        const int lowest = rows[row].sees.first / kChunk;
+        for (int h = 0; h < model.kv_heads; h++)
+            for (int chunk = std::max(first_chunk, lowest); chunk < end_chunk; chunk++) {
+                const int first = static_cast<int>(pieces.size());
+                for (int v = 0, vectors; v < count * group_; v += vectors) {
+                    vectors = vectors_at_once(count * group_ - v);
+                    add_piece(row, v, vectors, h, chunk);
+                }
+                add_tasks(first, row, count);
+            }
+        chunks = std::max(chunks, end_chunk);
+    }
+
+    void add_piece(int row, int v, int vectors, int head, int chunk) {
+        Range sees = rows[row + v / group_].sees; // of any of the rows
+        for (int r = row + v / group_; r <= row + (v + vectors - 1) / group_; r++) {
+            sees.first = std::min(sees.first, rows[r].sees.first);
+            sees.last = std::max(sees.last, rows[r].sees.last);
+        }
+        if (chunk > sees.last / kChunk || chunk < sees.first / kChunk) return;
+        const int end = std::min(sees.last + 1, (chunk + 1) * kChunk);
+        pieces.push_back(
+            {rows[row].slot, head, row * group_ + v, vectors, chunk, whole(end), v == 0});
+    }
+
+    // For a chunk's pieces from `first` on: one task for all where work is replicated, since the
+    // task writes the chunk's keys and values too; else one for each.
+    void add_tasks(int first, int row, int count) {
+        const int end = static_cast<int>(pieces.size()), step = replicated ? end - first : 1;
+        for (int i = first; i < end; i += step) tasks.push_back({i, i + step, row, count});
+    }
+
+    int group_ = 1; // query heads that share a KV head
+};
+
+} // namespace lk

@@ -1,0 +1,137 @@
+// What all stages of a pass share: its data, and how work is split over the threads.
+//
+// A stage is split by rows, by the groups of sixteen outputs that each thread has in its stretch of
+// memory, or by pieces of attention. A barrier separates it from the next. No sum is ever split
+// over threads. `me` is the number of the thread that calls.
+#pragma once
+#include <algorithm>
+#include <initializer_list>
+
+#include "pool.h"
+#include "workspace.h"
+
+namespace lk {
+
+class Stages {
+public:
+    Stages(const Model& model, const Cache& cache, const Rows& rows, Workspace& work, Pool& pool)
+        : model(model), cache(cache), rows(rows), work(work), plan(work.plan), pool(pool),
+          group(model.heads / model.kv_heads), queries(model.heads * model.head_dim),
+          kv(model.kv_heads * model.head_dim), all(queries + 2 * kv) {}
+
+    const Model& model;
+    const Cache& cache;
+    const Rows& rows;
+    Workspace& work;
+    Plan& plan;
+    Pool& pool;
+    const int group;            // query heads that share a KV head
+    const int queries, kv, all; // numbers of a row: its queries, its keys, and both and its values
+
+    bool skips(Skip what) const { return rows.skip & what; }
+    int count() const { return plan.count(); }
+    Scratch& scratch(int me) const { return work.scratch[plan.replicated ? me : 0]; }
+
+    // A row's residual stream; its queries, keys and values; and the same, ready for attention.
+    float* stream(int row) const {
+        return work.streams.data() + static_cast<int64_t>(row) * model.hidden;
+    }
+    float* projected(int row) const {
+        return work.projected.data() + static_cast<int64_t>(row) * all;
+    }
+    float* rotated(int me, int row) const {
+        if (!plan.replicated) return projected(row);
+        return work.scratch[me].rotated.data() + static_cast<int64_t>(row) * all;
+    }
+
+    // body(i) for every i below count, spread over the threads; then a barrier.
+    template <class Body>
+    void each(int me, int64_t count, bool wanted, Body body) {
+        if (wanted)
+            pool.each(me, count, [&](int begin, int end) {
+                for (int i = begin; i < end; i++) body(i);
+            });
+        pool.barrier(me);
+    }
+
+    // body(token, unit) for all of a scratch's tokens and their `units` of blocks. Where work is
+    // replicated, every thread does all. Else units of a group of tokens are spread over the
+    // threads and a barrier follows: a group's tokens share cache lines, which two threads would
+    // take from each other all the time.
+    template <class Body>
+    void each_unit(int me, int units, int tokens, bool wanted, Body body) {
+        if (plan.replicated) {
+            for (int t = 0; wanted && t < tokens; t++)
+                for (int unit = 0; unit < units; unit++) body(t, unit);
+            return;
+        }
+        const int64_t groups = (tokens + kTokenGroup - 1) / kTokenGroup;
+        each(me, groups * units, wanted, [&](int i) {
+            const int first = i / units * kTokenGroup;
+            for (int t = first; t < std::min(first + kTokenGroup, tokens); t++) body(t, i % units);
+        });
+    }
+
+    // Norm and quantization, block by block: even one row has work for all threads. from(row) is
+    // what a row is read from. Each thread takes the mean square for itself.
+    template <class From>
+    void normalize(int me, const Activations& out, int tokens, const float* weight, From from) {
+        F scales[kTokenGroup]; // of the group at hand
+        int of[kTokenGroup] = {-1, -1, -1, -1};
+        each_unit(me, out.blocks, tokens, !skips(kSkipRest), [&](int row, int block) {
+            const int own = row % kTokenGroup;
+            if (of[own] != row) {
+                of[own] = row;
+                scales[own] = fset(rms_scale(from(row), model.hidden, model.eps));
+            }
+            const int at = block * kBlock;
+            const float* x = from(row) + at;
+            const F low = fmul(fmul(fload(x), scales[own]), fload(weight + at));
+            const F high = fmul(fmul(fload(x + kWide), scales[own]), fload(weight + at + kWide));
+            quantize_block(out, row, block, low, high);
+        });
+    }
+
+    // body(owner, begin, end) over what each thread owns of products; then a barrier.
+    template <class Count, class Body>
+    void products(int me, Count count, Body body) {
+        if (!skips(kSkipProducts)) pool.shares(me, count, body);
+        pool.barrier(me);
+    }
+
+    // body(matrix, group) for all groups of matrices with the same columns, every thread its own
+    // first; then a barrier.
+    template <class Body>
+    void each_group(int me, std::initializer_list<const Matrix*> matrices, Body body) {
+        const auto count = [&](int owner) {
+            int sum = 0;
+            for (const Matrix* m : matrices) sum += m->count(owner);
+            return sum;
+        };
+        products(me, count, [&](int owner, int begin, int end) {
+            for (const Matrix* m : matrices) {
+                const int own = m->count(owner), stop = std::min(end, own);
+                for (int i = begin; i < stop; i++) body(*m, m->begin(owner) + i);
+                begin = std::max(begin - own, 0), end -= own;
+            }
+        });
+    }
+
+    // A group of a matrix's rows times all tokens: store(token, group, sixteen outputs).
+    template <class Store>
+    void multiply(const Matrix& m, int group, const Activations& from, int tokens, Store store) {
+        F out[kMaxTile];
+        for (int t = 0, done; t < tokens; t += done) {
+            done = multiply_group(out, m, group, from, t, tokens - t);
+            for (int i = 0; i < done; i++) store(t + i, group, out[i]);
+        }
+    }
+
+    // A whole matrix times all tokens, in the same way; then a barrier.
+    template <class Store>
+    void product(int me, const Matrix& m, const Activations& from, int tokens, Store store) {
+        each_group(me, {&m}, [&](const Matrix&, int g) { multiply(m, g, from, tokens, store); });
+    }
+};
+
+} // namespace lk

@@ -1,0 +1,107 @@
+// The memory that passes work in. An engine makes it once; it grows where a pass needs more, and
+// serves models of any shape in any order: no stage reads what it, or a stage before it, did not
+// write in the same pass.
+#pragma once
+#include <cstddef>
+#include <memory>
+#include <new>
+#include <vector>
+
+#include "plan.h"
+#include "product.h"
+#include "screen.h"
+
+namespace lk {
+
+// Memory for `count` values or more, at the start of a cache line. Growing forgets what it held.
+template <class T>
+class Buffer {
+public:
+    T* data() const { return data_.get(); }
+    T& operator[](size_t i) const { return data_.get()[i]; }
+
+    void reserve(size_t count) {
+        if (count <= size_) return;
+        const size_t size = std::max(count, 2 * size_);
+        data_.reset(static_cast<T*>(::operator new(size * sizeof(T), kLine)));
+        size_ = size;
+    }
+
+private:
+    static_assert(std::is_trivial_v<T>);
+    static constexpr std::align_val_t kLine{64};
+    struct Free {
+        void operator()(T* memory) const { ::operator delete(memory, kLine); }
+    };
+    std::unique_ptr<T, Free> data_;
+    size_t size_ = 0;
+};
+
+// Quantized activations with memory of their own.
+class Quantized {
+public:
+    void reserve(int tokens, int columns) {
+        const int blocks = columns / kBlock;
+        const size_t padded =
+            static_cast<size_t>(tokens + kTokenGroup - 1) / kTokenGroup * kTokenGroup;
+        data_.reserve(padded * blocks);
+        view = {data_.data(), blocks};
+    }
+    Activations view{};
+
+private:
+    Buffer<TokenBlock> data_;
+};
+
+// What a stage makes for the products after it. One for all threads; where work is replicated, one
+// for each.
+struct Scratch {
+    Quantized input, attended, last; // what layers, their output product and the head multiply
+    Buffer<float> rotated;           // queries, keys and values of the rows, ready for attention
+};
+
+struct Workspace {
+    Plan plan;                                      // of the slice at hand
+    Buffer<float> streams;                          // (rows, hidden)
+    Buffer<float> projected;                        // (rows, queries + keys + values)
+    Quantized middle;                               // (rows, intermediate)
+    Buffer<float> joined_floats;                    // (rows, 2 hidden), in a draft head
+    Quantized joined;                               // the same
+    Buffer<Partial> partials;                       // (chunks, rows, heads)
+    Buffer<float> partial_values;                   // (chunks, rows, heads, head_dim)
+    std::vector<Scratch> scratch;                   // one, or one a thread
+    std::vector<Best> floors, found;                // of each thread, in screening
+    Buffer<float> logits;                           // where the caller wants none
+    std::vector<int64_t> positions, wanted, depths; // of the rows of a continuation
+    std::vector<int32_t> paths;                     // the same
+
+    // For the slice of the plan.
+    void reserve(const Model& model, const Rows& rows, int threads) {
+        const size_t count = plan.count();
+        const int queries = model.heads * model.head_dim;
+        const size_t all = queries + 2 * model.kv_heads * model.head_dim;
+        streams.reserve(count * model.hidden);
+        projected.reserve(count * all);
+        const size_t each = plan.replicated ? threads : 1;
+        if (scratch.size() < each) scratch.resize(each);
+        for (size_t i = 0; i < each; i++) {
+            scratch[i].input.reserve(plan.count(), model.hidden);
+            scratch[i].attended.reserve(plan.count(), queries);
+            scratch[i].last.reserve(std::max<int>(1, static_cast<int>(plan.wanted.size())),
+                                    model.hidden);
+            scratch[i].rotated.reserve(plan.replicated ? count * all : 0);
+        }
+        middle.reserve(plan.count(), model.intermediate);
+        if (rows.features) {
+            joined.reserve(plan.count(), 2 * model.hidden);
+            joined_floats.reserve(count * 2 * model.hidden);
+        }
+        const size_t vectors = count * model.heads * plan.chunks;
+        partials.reserve(vectors);
+        partial_values.reserve(vectors * model.head_dim);
+        floors.resize(threads);
+        found.resize(threads);
+    }
+};
+
+} // namespace lk

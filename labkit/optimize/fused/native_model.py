@@ -1,0 +1,82 @@
+"""A model as the kernel reads it: structs full of addresses into packed weights."""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import byref
+
+from labkit.optimize.fused import structs
+from labkit.optimize.fused.pack import LANES, FusedError, format_of
+from labkit.optimize.fused.screen import SCREEN, SCREEN_ERROR
+from labkit.optimize.fused.weights import EMBEDDING, PackedWeights
+
+FUSE = "fuse.weight"  # the matrix that only a draft head has
+_NORMS = (
+    *("input_layernorm", "post_attention_layernorm"),
+    *("self_attn.q_norm", "self_attn.k_norm"),
+)
+_MATRICES = (
+    *(f"self_attn.{name}_proj" for name in ("q", "k", "v", "o")),
+    *(f"mlp.{name}_proj" for name in ("gate", "up", "down")),
+)
+
+
+class NativeModel:
+    """The struct of a model, and the memory that it points into.
+
+    screened: whether the likeliest token may be found with the screen. embedding: the weights that
+    hold the embedding table, where they are not the model's own. ref: the struct, for a call.
+    outputs: rows of the head. Raises FusedError for weights that lack a matrix.
+    """
+
+    def __init__(
+        self, packed: PackedWeights, screened: bool, embedding: PackedWeights | None = None
+    ) -> None:
+        self.packed, self.screened, self.config = packed, screened, packed.config
+        self._embedding = packed if embedding is None else embedding
+        self._starts: list[ctypes.Array[ctypes.c_void_p]] = []  # keeps what the struct points to
+        try:
+            self._layers = (structs.Layer * self.config.layers)(
+                *(self._layer(f"layers.{i}") for i in range(self.config.layers))
+            )
+            self._model = self._struct()
+        except KeyError as error:
+            raise FusedError(f"the weights lack {error}.") from error
+        self.ref = byref(self._model)
+        self.outputs = packed.entries[packed.head].rows
+        self.width = -(-self.outputs // LANES) * LANES  # floats of a row of logits
+
+    def _vector(self, name: str) -> int | None:
+        """The address of a vector; None where the model has none of this name."""
+        return self.packed.addresses(name)[0] if name in self.packed.entries else None
+
+    def _matrix(self, name: str, packed: PackedWeights | None = None) -> structs.Matrix:
+        """A matrix, and its bias where the model has one."""
+        packed = packed or self.packed
+        entry, location = packed.entries[name], packed.locations[name]
+        bias = self._vector(name.removesuffix("weight") + "bias")
+        starts = (ctypes.c_void_p * packed.threads)(*packed.addresses(name))
+        self._starts.append(starts)
+        return structs.Matrix(
+            ctypes.addressof(starts), bias, location.stride,
+            entry.rows, entry.columns, format_of(entry.format).number, location.share,
+        )  # fmt: skip
+
+    def _layer(self, name: str) -> structs.Layer:
+        return structs.Layer(
+            *(self._vector(f"{name}.{norm}.weight") for norm in _NORMS),
+            *(self._matrix(f"{name}.{matrix}.weight") for matrix in _MATRICES),
+        )
+
+    def _struct(self) -> structs.Model:
+        c = self.config
+        return structs.Model(
+            c.vocab_size, c.hidden_size, c.intermediate_size, c.layers, c.heads, c.kv_heads,
+            c.head_dim, c.sliding_window or 0, c.rms_norm_eps, 0, self._layers,
+            self._vector("norm.weight"), self._matrix(EMBEDDING, self._embedding),
+            self._matrix(self.packed.head), self._vector("token_norm.weight"),
+            self._vector("feature_norm.weight"),
+            self._matrix(FUSE) if FUSE in self.packed.entries else structs.Matrix(),
+            self._matrix(SCREEN) if self.screened else structs.Matrix(),
+            self._vector(SCREEN_ERROR) if self.screened else None,
+        )  # fmt: skip

@@ -1,6 +1,0 @@
-"""Other inference engines, each in an environment of its own, and the workers that time them.
-
-`pins.yaml` names the engines and their exact versions, `install` makes their environments,
-`variants` lists what can be run, `client` starts a variant as a process that stays up, and
-`worker` with `drivers/` is what runs inside that process.
-"""

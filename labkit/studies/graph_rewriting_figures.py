@@ -1,0 +1,40 @@
+"""The figure of notebook 03."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from labkit.report.told.plots import new_figure, show
+from labkit.timing.statistics import Ratio
+
+
+def alone_and_stacked(gains: Mapping[str, Ratio], stack: Mapping[str, float], least: float) -> None:
+    """Left: the speedup of each rewrite alone. Right: a token's time as rewrites are stacked.
+
+    gains: over the plain decoder. stack: seconds a token. least: the plain decoder's limit in
+    seconds a token.
+    """
+    figure, (left, right) = new_figure(7.6, 3.4, columns=2)
+    for k, gain in enumerate(gains.values()):
+        left.barh(k, 100 * (gain.value - 1), color=f"C{k}")
+        left.hlines(k, 100 * (gain.low - 1), 100 * (gain.high - 1), color="C4")
+    left.set_yticks(range(len(gains)), list(gains))
+    left.axvline(0, linewidth=0.8, color="C4")
+    left.set(xlabel="faster than the plain decoder, %", title="each alone, with its interval")
+    right.barh(range(len(stack)), [1e3 * time for time in stack.values()], color="C0")
+    right.axvline(1e3 * least, linestyle=":", color="C1")
+    right.set_yticks(range(len(stack)), list(stack))
+    right.set(xlabel="time a token, ms", title="stacked (dotted: the limit)")
+    for axes in (left, right):
+        axes.invert_yaxis()
+    show(figure, _alt(gains, stack))
+
+
+def _alt(gains: Mapping[str, Ratio], stack: Mapping[str, float]) -> str:
+    """What the figure shows, in words."""
+    first, fastest = next(iter(stack)), min(stack, key=lambda name: stack[name])
+    each = ", ".join(f"{name} {gain}" for name, gain in gains.items())
+    return (
+        f"Left: each rewrite alone: {each}. Right: a token takes {1e3 * stack[first]:.3g} ms with "
+        f"the {first} and {1e3 * stack[fastest]:.3g} ms with the fastest, {fastest}."
+    )

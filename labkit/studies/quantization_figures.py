@@ -1,0 +1,36 @@
+"""The figure of notebook 04."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from labkit.report.told.plots import new_figure, show
+
+
+class Point(NamedTuple):
+    """A variant: tokens/s, KL from the unquantized model in nats, bytes over the plain weights."""
+
+    rate: float
+    kl: float
+    share: float
+
+
+def quality_against_speed(points: Mapping[str, Point], plain_rate: float) -> None:
+    """Every variant by its speed and its KL divergence; the area of a point is its bytes."""
+    figure, axes = new_figure(7.4, 4.2)
+    for k, (name, point) in enumerate(points.items()):
+        at = (point.rate, max(point.kl, 1e-7))  # the axis is logarithmic
+        axes.scatter(*at, s=point.share * 1200, color=f"C{k % 6}", alpha=0.75)
+        axes.annotate(name, at, textcoords="offset points", xytext=(8, 4), fontsize=8)
+    axes.axvline(plain_rate, linestyle=":", linewidth=1, color="C4")
+    axes.set(yscale="log", xlabel="decode, tokens/s (dotted: plain)", ylabel="KL, nats")
+    axes.margins(x=0.25, y=0.2)
+    fastest = max(points, key=lambda name: points[name].rate)
+    show(
+        figure,
+        "KL divergence against speed; the area of a point shows its bytes. The fastest variant, "
+        f"{fastest}, decodes {points[fastest].rate:,.0f} tokens a second at a KL of "
+        f"{points[fastest].kl:.2g}.",
+        "Lower and further right is better. The area of a point shows the bytes of its weights.",
+    )

@@ -1,0 +1,71 @@
+"""Other engines' own speculation on one task of notebook 05, and our automatic setting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+from labkit.bench.client import Source
+from labkit.bench.run import running
+from labkit.bench.variants import VARIANTS
+from labkit.model.config import ModelConfig
+from labkit.model.forward import Forward
+from labkit.model.reference import reference_generate
+from labkit.studies.speculative_tasks import Case, Setting, speculated
+from labkit.timing.compare import Variant
+from labkit.timing.trace import Trace, record, record_pushed
+
+# How transformers speculates: it copies from the prompt, or drafts with its own first layers.
+TRANSFORMERS: dict[str, Callable[[ModelConfig], dict[str, Any]]] = {
+    "transformers": lambda config: {},
+    "transformers, prompt lookup": lambda config: {"prompt_lookup_num_tokens": 10},
+    "transformers, own layers as assistant": lambda config: {
+        "assistant_early_exit": max(1, config.layers // 3)
+    },
+}
+
+
+def against_transformers(
+    target: Forward, reference: Any, case: Case, setting: Setting
+) -> dict[str, Variant]:
+    """Variants for `compare`: transformers' `generate` in three ways, and a setting of ours."""
+
+    def theirs(how: Mapping[str, Any], number: int) -> Trace:
+        def run(push: Callable[[int], None]) -> None:
+            reference_generate(reference, case.prompt, len(case.answer), push, **how)
+
+        return record_pushed(run, len(case.prompt), str(reference.device))
+
+    def ours(number: int) -> Trace:
+        return record(partial(speculated, target, case, setting), len(case.prompt))
+
+    runs: dict[str, Variant] = {
+        name: partial(theirs, how(target.config)) for name, how in TRANSFORMERS.items()
+    }
+    return runs | {"ours, automatic": ours}
+
+
+def lookups(where: Source) -> list[str]:
+    """Names of other engines' own speculation that can run this model on this machine."""
+    found = VARIANTS["llama.cpp:lookup"]
+    return [found.name] if where.gguf and found.missing() is None else []
+
+
+@contextmanager
+def other_engines(
+    where: Source, case: Case, threads: int, with_peers: bool
+) -> Iterator[tuple[dict[str, Variant], dict[str, str]]]:
+    """The variants of `lookups` on a case, each in a process that lives as long as the block.
+
+    Yields them for `compare`, and the reason for each that did not start. Without peers, none.
+    """
+    tokens, room = len(case.answer), len(case.prompt) + 64
+    names = lookups(where) if with_peers else []
+    with running(names, where, room, case.prompt, threads) as (asks, _, failed):
+        yield {name: _variant(ask, case, tokens) for name, ask in asks.items()}, failed
+
+
+def _variant(ask: Callable[..., Trace], case: Case, tokens: int) -> Variant:
+    return lambda number: ask(case.prompt, tokens)

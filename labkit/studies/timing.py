@@ -1,0 +1,299 @@
+"""The study of notebook 01: how does a benchmark mislead, and how is it done properly?
+
+Six ways in which a simple benchmark misleads, each measured on this machine. Then an interleaved
+comparison whose true result is known, because one variant is slowed down by a known amount.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from labkit.base.units import seconds
+from labkit.engine.generate import generate
+from labkit.engine.sequence import check_lengths
+from labkit.errors import ParameterError
+from labkit.limits.cost import Cost, decode_cost
+from labkit.model.decoder import Decoder
+from labkit.model.load import build
+from labkit.model.rows import Rows
+from labkit.quality.lossless import SameAnswer, same_answer
+from labkit.report.told.finding import Finding
+from labkit.report.told.plots import say, table
+from labkit.studies import pitfalls
+from labkit.studies import timing_figures as figures
+from labkit.studies import timing_planted as planted
+from labkit.studies import timing_tables as tables
+from labkit.studies.lab import Lab
+from labkit.timing.compare import Comparison, compare
+from labkit.timing.statistics import outliers, warm_up
+from labkit.timing.trace import Trace, record
+
+PLAIN = "plain decoder"
+LENGTHS = (1, 2, 4, 8, 16)  # new tokens of the answers in section 5
+COLD_CALLS, LONGEST_CUT = 24, 5  # of a fresh model; the most warm-up calls that section 3 drops
+BLOCK = 10  # samples of a variant in section 6
+FEWEST_IN_SERIES = 2 * BLOCK + LONGEST_CUT
+
+
+@dataclass
+class Study:
+    """The experiment; the fields are the notebook's parameters."""
+
+    model: str = ""
+    device: str = "auto"
+    dtype: str = "float32"
+    prompt_tokens: int = 64
+    new_tokens: int = 12
+    series: int = 160  # repetitions of one and the same pass, to look at the machine itself
+    slowdown: float = 0.1  # planted, to be found again
+    rounds: int = 20
+
+    def __post_init__(self) -> None:
+        self._check()
+        self.lab = Lab.open(
+            "01_timing", "timing", self.model, self.device, self.dtype,
+            prompt_tokens=self.prompt_tokens, new_tokens=self.new_tokens, rounds=self.rounds,
+        )  # fmt: skip
+        check_lengths(self.lab.config, self.prompt_tokens, max(self.new_tokens, *LENGTHS))
+        self.prompt = self.lab.prompt(0)
+        self.short = Rows.prefill(self.prompt[:16])
+        self.slowed = f"slowed by {self.slowdown:.0%}"
+
+    def _check(self) -> None:
+        """ParameterError for values that leave a section with nothing to show."""
+        if self.series < FEWEST_IN_SERIES:
+            raise ParameterError(
+                f"series {self.series} is too short: give at least {FEWEST_IN_SERIES} repetitions."
+            )
+        if self.slowdown <= 0:
+            raise ParameterError(f"slowdown {self.slowdown:g} is not above 0: give one like 0.1.")
+        if self.new_tokens < 2:
+            raise ParameterError(f"new_tokens {self.new_tokens}: a TPOT needs at least 2.")
+
+    def one_pass(self, decoder: Decoder | None = None) -> Tensor:
+        """The work that sections 1 to 4 time: one pass over a short prompt."""
+        decoder = decoder or self.lab.decoder
+        return decoder(self.short, decoder.new_cache(1, len(self.short)))
+
+    @cached_property
+    def naive(self) -> list[float]:
+        """Seconds that the naive benchmark claims, five times; each prints its own line."""
+        return [pitfalls.naive_benchmark() for _ in range(5)]
+
+    def first_benchmark(self) -> None:
+        """Run the naive benchmark."""
+        assert self.naive
+
+    def nothing_is_computed(self) -> None:
+        """Section 1: show what the naive benchmark timed, beside a real pass."""
+        naive, work = self.naive, f"a real pass of {self.lab.loaded.name}"
+        real = float(np.median(pitfalls.samples(self.one_pass, 9, self.lab.device)[2:]))
+        table(tables.identity(naive, f"{work} over {len(self.short)} tokens", real))
+        say(
+            f"Five runs of the same code took between {seconds(min(naive))} and "
+            f"{seconds(max(naive))}. This is the time of calling the function and the clock. A "
+            f"real pass takes {real / np.median(naive):,.0f} times as long. The system may also "
+            "set `time.time()` back during a measurement; a monotonic clock never goes back."
+        )
+
+    @cached_property
+    def cold(self) -> list[float]:
+        """Seconds of the first calls of a freshly loaded model."""
+        lab = self.lab
+        fresh = build(lab.loaded.directory, lab.device, lab.decoder.dtype)
+        return pitfalls.samples(partial(self.one_pass, fresh), COLD_CALLS, lab.device)
+
+    def no_warm_up(self) -> None:
+        """Section 2: show how long the first calls take, and how many are warm-up."""
+        cut, later = warm_up(self.cold), float(np.median(self.cold[-12:]))
+        figures.first_calls(
+            self.cold,
+            cut,
+            f"The first call takes {seconds(self.cold[0])}, later ones {seconds(later)}.",
+        )
+        say(
+            f"The first call took {self.cold[0] / later:.2f} times as long as the later ones. "
+            f"{cut} of {len(self.cold)} calls count as warm-up."
+        )
+
+    @cached_property
+    def steady(self) -> list[float]:
+        """Seconds of one and the same pass again and again, the warm-up left out."""
+        cut = max(1, min(warm_up(self.cold), LONGEST_CUT))
+        return pitfalls.samples(self.one_pass, self.series, self.lab.device)[cut:]
+
+    def one_sample(self) -> None:
+        """Section 3: show how far samples of the same work lie apart."""
+        steady, (low, high) = self.steady, pitfalls.middle(self.steady, 0.9)
+        nine = f"90 % of them lie between {seconds(low)} and {seconds(high)}"
+        median = seconds(float(np.median(steady)))
+        figures.repetitions(
+            steady, f"{len(steady)} repetitions of one pass: median {median}, {nine}."
+        )
+        say(
+            f"The samples go from {seconds(min(steady))} to {seconds(max(steady))}; {nine}. So a "
+            f"single sample says little. {len(outliers(steady))} of {len(steady)} are outliers; "
+            "none is removed."
+        )
+
+    def not_waiting(self) -> None:
+        """Section 4: show when work is handed over, and when it is done."""
+        pairs = [pitfalls.queued_and_done(self.one_pass, self.lab.device) for _ in range(9)]
+        queued, done = np.median(pairs, axis=0)
+        say(
+            f"The work is handed over after **{seconds(queued)}** and done after "
+            f"**{seconds(done)}**. A clock that does not wait reports a speed {done / queued:,.0f} "
+            "times too high."
+        )
+
+    @cached_property
+    def answers(self) -> dict[int, Trace]:
+        """Answers of several lengths after the same prompt, one trace each."""
+        lab, prompt = self.lab, self.prompt
+        return {
+            n: record(partial(generate, lab.decoder, prompt, n), len(prompt), lab.device)
+            for n in LENGTHS
+        }
+
+    def one_number(self) -> None:
+        """Section 5: show that total time over tokens depends on the length of the answer."""
+        table(
+            tables.lengths(self.answers),
+            caption=f"The same model after {self.prompt_tokens} prompt tokens: the column "
+            '"total / tokens" depends on how long the answer is',
+        )
+        longest = self.answers[LENGTHS[-1]]
+        figures.one_trace(
+            [t - longest.due for t in longest.times],
+            longest.ttft,
+            f"The first token comes after {seconds(longest.ttft)}, then one about every "
+            f"{seconds(longest.tpot or 0)}.",
+        )
+
+    @cached_property
+    def claims(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Speedups claimed for no change at all: timed in blocks, and interleaved."""
+        return (
+            pitfalls.block_ratios(self.steady, BLOCK),
+            pitfalls.interleaved_ratios(self.steady, BLOCK),
+        )
+
+    def drift(self) -> None:
+        """Section 6: show what is claimed when the baseline is timed at another time."""
+        blocks, interleaved = self.claims
+        figures.false_claims(
+            blocks,
+            interleaved,
+            "Histograms of the speedups found where nothing changed: in blocks, and interleaved.",
+        )
+        wide, narrow = (pitfalls.middle(found, 0.95) for found in self.claims)
+        say(
+            f"In blocks, 95 % of the comparisons give between {wide[0]:.2f}x and {wide[1]:.2f}x. "
+            f"Interleaved, 95 % give between {narrow[0]:.2f}x and {narrow[1]:.2f}x."
+        )
+
+    @cached_property
+    def same(self) -> SameAnswer:
+        """The tokens of the slowed stream against those of the plain one."""
+        decoder, count = self.lab.decoder, self.new_tokens
+        plain = list(generate(decoder, self.prompt, count))
+        late = list(pitfalls.slowed(generate(decoder, self.prompt, count), self.slowdown))
+        return same_answer(decoder, self.prompt, plain, late)
+
+    def same_answer(self) -> None:
+        """Show that the slowdown changes no token; AssertionError where it does."""
+        say(f"**{self.same}**")
+        assert self.same.lossless, self.same
+
+    def predict(self) -> None:
+        """Say what the comparison should find, before it is made."""
+        expected = planted.expected_speedup(self.slowdown)
+        say(
+            f"Each token of the slowed variant takes {self.slowdown:.0%} longer. So the true "
+            f"speedup is 1 / {1 + self.slowdown:g} = **{expected:.3f}x**, and its verdict should "
+            f"be *{planted.expected_verdict(self.slowdown)}*. The verdict of the control should be "
+            "*inconclusive*."
+        )
+
+    @property
+    def cost(self) -> Cost:
+        """What one token in the middle of an answer must cost."""
+        return decode_cost(self.lab.config, self.lab.middle, dtype=self.lab.dtype)
+
+    @cached_property
+    def comparison(self) -> Comparison:
+        """The plain decoder and the slowed one, interleaved."""
+        runs = {
+            name: pitfalls.slowed_decoding(
+                self.lab.loaded, share, self.prompt_tokens, self.new_tokens
+            )
+            for name, share in ((PLAIN, 0.0), (self.slowed, self.slowdown))
+        }
+        found = compare(runs, PLAIN, self.rounds, self.lab.probe(self.cost))
+        self.lab.keep_samples("comparison", found.to_dict())
+        return found
+
+    def measure(self) -> None:
+        """Make the comparison."""
+        say(f"{self.comparison.rounds} rounds of each variant.")
+
+    def against_control(self) -> None:
+        """Show the slowed variant and the control against the baseline."""
+        found = self.comparison
+        table(tables.variants(found), caption=f"{found.rounds} rounds, interleaved")
+        names = (self.slowed, found.control)
+        figures.paired(
+            {name: planted.round_ratios(found, name) for name in names},
+            {name: found.speedup(name).value for name in names},
+        )
+
+    def rounds_to_see(self) -> None:
+        """Show how many rounds a change needs to be seen on this machine."""
+        found = self.comparison
+        noise = planted.round_ratios(found, found.control)
+        needed, rates = planted.rounds_for(noise), found.bandwidth[PLAIN]
+        table(
+            tables.rounds(needed),
+            caption="Rounds in which a change would be found with 80 % probability, by resampling "
+            "the control's ratios",
+        )
+        say(planted.told_noise(noise, needed[0.05], rates))
+
+    def why(self) -> None:
+        """Tell how far the measured speedup lies from the predicted one."""
+        say(planted.outcome(self.comparison, self.slowed, self.slowdown))
+
+    def findings(self) -> list[Finding]:
+        """Save what was found, and show it."""
+        found, quality = self.comparison, self.same.quality()
+        return self.lab.save(
+            [
+                self.lab.finding(found, name, metric="tpot", cost=self.cost, quality=quality)
+                for name in (self.slowed, found.control)
+            ]
+        )
+
+
+def run(**parameters: Any) -> list[Finding]:
+    """The whole study, section after section; parameters: fields of Study."""
+    study = Study(**parameters)
+    study.first_benchmark()
+    study.nothing_is_computed()
+    study.no_warm_up()
+    study.one_sample()
+    study.not_waiting()
+    study.one_number()
+    study.drift()
+    study.same_answer()
+    study.predict()
+    study.measure()
+    study.against_control()
+    study.rounds_to_see()
+    study.why()
+    return study.findings()

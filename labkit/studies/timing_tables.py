@@ -1,0 +1,62 @@
+"""The rows of the tables of notebook 01."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from labkit.base.units import seconds
+from labkit.studies.pitfalls import clock_step
+from labkit.studies.timing_planted import told_rounds
+from labkit.timing.compare import Comparison
+from labkit.timing.trace import Trace
+
+
+def identity(naive: Sequence[float], work: str, real: float) -> list[dict[str, object]]:
+    """What the naive benchmark timed (seconds), beside the clocks' steps and real work."""
+    taken = {
+        "the identity, as printed above (five times)": float(np.median(naive)),
+        "smallest step of time.time()": clock_step(time.time),
+        "smallest step of time.perf_counter()": clock_step(time.perf_counter),
+        work: real,
+    }
+    return [{"what": what, "time": seconds(value)} for what, value in taken.items()]
+
+
+def lengths(answers: Mapping[int, Trace]) -> list[dict[str, object]]:
+    """A row for each length of answer: total time over tokens, then TTFT and TPOT."""
+    return [
+        {
+            "new tokens": n,
+            "total / tokens": seconds(trace.e2e_latency / n),
+            "TTFT": seconds(trace.ttft),
+            "TPOT": seconds(trace.tpot) if trace.tpot else "undefined",
+        }
+        for n, trace in answers.items()
+    ]
+
+
+def variants(comparison: Comparison) -> list[dict[str, object]]:
+    """Each variant of a comparison, and its control."""
+    first = comparison.first
+    return [
+        {
+            "variant": name,
+            "TPOT": seconds(comparison.median(name)),
+            "speedup": str(comparison.speedup(name)),
+            "verdict": comparison.speedup(name).verdict,
+            "first call": seconds(first[name].tpot or np.nan) if name in first else "–",
+            "outliers": len(comparison.flagged(name)),
+        }
+        for name in comparison.traces
+    ]
+
+
+def rounds(needed: Mapping[float, int]) -> list[dict[str, object]]:
+    """The rounds that each true change needs to be found."""
+    return [
+        {"true change": f"{effect:.0%}", "rounds": told_rounds(count)}
+        for effect, count in needed.items()
+    ]

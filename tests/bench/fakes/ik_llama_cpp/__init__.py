@@ -1,0 +1,1 @@
+"""ik-llama-cpp-python, as far as the driver uses it."""

@@ -1,0 +1,111 @@
+"""The ledger against torch's own FLOP counter and against the bytes of real tensors and caches."""
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from labkit.limits.cost import (
+    decode_cost,
+    parameters,
+    pass_cost,
+    prefill_cost,
+    step_cost,
+    weight_bytes,
+    weight_read_bytes,
+    with_weights,
+)
+from labkit.model.cache.static import StaticCache
+from labkit.model.rows import Rows
+from tests.tiny import tiny_decoder
+
+
+def counted(decoder, rows, cache):
+    """FLOPs that torch counts in a pass; attention as matrix products, so that it is seen."""
+    math = torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)
+    with math, FlopCounterMode(display=False) as counter:
+        decoder(rows, cache)
+    return counter.get_total_flops()
+
+
+def test_prefill_flops_of_tiny_models(tiny):
+    decoder = tiny.model.decoder
+    rows = Rows.prefill(list(range(24)))
+    found = counted(decoder, rows, decoder.new_cache(1, 24))
+    cost = pass_cost(decoder.config, [(0, 24)], logits=1, count_masked=True)
+    assert found == pytest.approx(cost.flops, rel=0.01)
+
+
+@pytest.mark.model
+@pytest.mark.parametrize(("held", "new"), [(0, 64), (96, 1), (32, 8)])
+def test_flops_of_the_real_model(real_model, held, new):
+    decoder = real_model.decoder
+    cache = decoder.new_cache(1, held + new)
+    if held:
+        decoder(Rows.prefill([1] * held), cache)
+    found = counted(decoder, Rows.prefill([2] * new, start=held), cache)
+    cost = pass_cost(decoder.config, [(held, new)], logits=1, count_masked=True)
+    assert found == pytest.approx(cost.flops, rel=0.01)
+
+
+def test_a_limit_charges_only_what_a_causal_mask_leaves():
+    config = tiny_decoder().config
+    seen = pass_cost(config, [(0, 100)], 1).attention_flops
+    masked = pass_cost(config, [(0, 100)], 1, count_masked=True).attention_flops
+    assert seen / masked == pytest.approx((100 * 101 / 2) / 100**2)
+
+
+def test_weight_bytes_are_those_of_real_tensors(tiny):
+    decoder = tiny.model.decoder
+    weights = {p.data_ptr(): p.nbytes for p in decoder.parameters()}
+    assert weight_bytes(decoder.config) == sum(weights.values())
+    assert weight_bytes(decoder.config, "bfloat16") == sum(weights.values()) / 2
+
+
+@pytest.mark.model
+def test_weight_bytes_of_the_real_model(real_model):
+    weights = {p.data_ptr(): p for p in real_model.decoder.parameters()}
+    assert parameters(real_model.config) == sum(p.numel() for p in weights.values())
+    assert weight_bytes(real_model.config) == sum(p.nbytes for p in weights.values())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_kv_bytes_are_those_of_a_real_cache(dtype):
+    config = tiny_decoder().config
+    cache = StaticCache(config, slots=3, capacity=50, dtype=getattr(torch, dtype))
+    cost = pass_cost(config, [(50, 1)] * 3, 3, dtype)
+    assert cost.kv_read_bytes == cache.nbytes
+    assert cost.kv_write_bytes == cache.nbytes / 50
+
+
+def test_an_untied_table_is_looked_up_not_read():
+    tied, untied = tiny_decoder().config, tiny_decoder(tied_head=False).config
+    table = tied.vocab_size * tied.hidden_size
+    assert parameters(untied) - parameters(tied) == table
+    assert weight_read_bytes(untied, 1) - weight_read_bytes(tied, 1) == 4 * tied.hidden_size
+
+
+def test_prefill_and_decode_are_passes():
+    config = tiny_decoder().config
+    assert prefill_cost(config, 9, batch=2) == pass_cost(config, [(0, 9), (0, 9)], 2)
+    assert decode_cost(config, 9, batch=2) == pass_cost(config, [(9, 1), (9, 1)], 2)
+
+
+def test_a_quantized_model_reads_its_own_bytes():
+    cost = decode_cost(tiny_decoder().config, 9)
+    quantized = with_weights(cost, 1000)
+    assert quantized.read_bytes == 1000 + cost.kv_read_bytes
+    assert quantized.flops == cost.flops
+    assert quantized.intensity > cost.intensity
+
+
+def test_a_step_takes_the_bytes_that_are_given_and_the_configs_else():
+    config = tiny_decoder().config
+    plain = decode_cost(config, 50)
+    kv = config.kv_bytes_per_token(4)
+    assert step_cost(config, 50) == plain
+    assert step_cost(config, 50, weight_bytes=plain.weight_bytes, kv_bytes_per_token=kv) == plain
+    less = step_cost(config, 50, weight_bytes=1000, kv_bytes_per_token=kv / 4)
+    assert less.read_bytes == 1000 + plain.kv_read_bytes / 4
+    assert less.kv_write_bytes == kv / 4
+    assert less.flops == plain.flops
+    assert step_cost(config, 50, dtype="bfloat16") == decode_cost(config, 50, dtype="bfloat16")

@@ -1,0 +1,59 @@
+"""Limits worked out by hand."""
+
+import pytest
+
+from labkit.limits.cost import Cost, decode_cost, weight_bytes
+from labkit.limits.hardware import Hardware, Reading
+from labkit.limits.roofline import Limit, critical_batch, fits, limit
+from tests.tiny import tiny_decoder
+
+
+def machine(bandwidth=None, rate=1e9, **more):
+    points = {size: Reading(r, r, 0.0) for size, r in (bandwidth or {1: 1e6}).items()}
+    return Hardware("m", "cpu", 2, points, {"float32": Reading(rate, rate, 0.0)}, **more)
+
+
+COST = Cost(6e6, 2e6, 0, 0, matrix_flops=3e9, attention_flops=1e9)
+
+
+def test_the_slower_of_reading_and_computing_sets_the_limit():
+    found = limit(COST, machine())
+    assert (found.memory_seconds, found.compute_seconds) == (8.0, 4.0)
+    assert (found.seconds, found.bound) == (8.0, "memory")
+    assert found.rate(16) == 2.0
+    assert limit(COST, machine(rate=2e8)).bound == "compute"
+
+
+def test_a_probed_bandwidth_replaces_the_kept_one():
+    assert limit(COST, machine(), bandwidth=4e6).memory_seconds == 2.0
+
+
+def test_bandwidth_is_interpolated_over_the_logarithm_of_the_size():
+    hardware = machine({2**10: 100.0, 2**20: 50.0})
+    assert hardware.bandwidth(1) == 100
+    assert hardware.bandwidth(2**15) == pytest.approx(75)
+    assert hardware.bandwidth(2**30) == 50
+
+
+def test_a_missing_rate_falls_back_and_none_at_all_is_no_bound():
+    assert machine().rate("int8") == 1e9
+    assert Hardware("m", "x", 0, {1: Reading(1, 1, 0)}, {}).rate("float32") == float("inf")
+
+
+def test_at_the_critical_batch_both_bounds_are_equal():
+    config, hardware = tiny_decoder().config, machine()
+    batch = critical_batch(config, hardware, "float32")
+    one = decode_cost(config, 0)
+    assert batch * one.flops / 1e9 == pytest.approx(one.weight_bytes / 1e6)
+
+
+def test_fits():
+    config = tiny_decoder().config
+    need = int(weight_bytes(config))
+    assert fits(config, machine(capacity=need), "float32")
+    assert not fits(config, machine(capacity=need - 1), "float32")
+    assert fits(config, machine(), "float32")  # a capacity that nobody knows refuses nothing
+
+
+def test_equal_times_count_as_memory_bound():
+    assert Limit(1.0, 1.0).bound == "memory"

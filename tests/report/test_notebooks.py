@@ -1,0 +1,143 @@
+"""Which notebooks there are, and which parameters are refused before anything runs."""
+
+import nbformat
+import pytest
+
+from labkit.base.paths import project_root
+from labkit.errors import ParameterError
+from labkit.report.runs.notebooks import (
+    apply_overrides,
+    discover,
+    read_notebook,
+    read_overrides,
+    read_profile,
+    select,
+)
+
+CELL = """
+model: str = ""
+rounds: int = 3
+share: float = 0.5
+sizes: list[int] = [1, 2]
+fast: bool = False
+"""
+
+
+def write(folder, name, title="A title", parameters=CELL):
+    cell = nbformat.v4.new_code_cell(parameters)
+    cell.metadata["tags"] = ["parameters"]
+    cells = [nbformat.v4.new_markdown_cell(f"# {title}\n\ntext"), cell]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), folder / f"{name}.ipynb")
+
+
+@pytest.fixture
+def notebooks(tmp_path):
+    write(tmp_path, "00_first", "The first")
+    write(tmp_path, "01_second", "The second", "rounds: int = 5\ndepth: int = 1")
+    write(tmp_path, "02_cache", "The cache", "window: int = 9")
+    return discover(tmp_path)
+
+
+def test_titles_names_and_declared_parameters(notebooks):
+    assert [n.name for n in notebooks] == ["00_first", "01_second", "02_cache"]
+    assert notebooks[0].title == "The first"
+    assert notebooks[0].parameters["sizes"] == ("list[int]", [1, 2])
+    assert "rounds: int" in notebooks[0].declared()
+
+
+@pytest.mark.parametrize(
+    ("only", "names"),
+    [
+        ("", ["00_first", "01_second", "02_cache"]),
+        ("02", ["02_cache"]),
+        ("cache,00", ["00_first", "02_cache"]),
+        ("01_second", ["01_second"]),
+    ],
+)
+def test_only_selects_by_number_name_or_beginning(notebooks, only, names):
+    assert [n.name for n in select(notebooks, only)] == names
+
+
+def test_only_that_names_nothing_lists_what_there_is(notebooks):
+    with pytest.raises(ParameterError, match="ONLY=07.*00_first, 01_second, 02_cache"):
+        select(notebooks, "07")
+
+
+def test_a_plain_name_goes_to_all_that_declare_it(notebooks):
+    values = apply_overrides(notebooks, notebooks, {"rounds": 9, "window": 4}, "PARAMS")
+    assert values == {
+        "00_first": {"rounds": 9},
+        "01_second": {"rounds": 9},
+        "02_cache": {"window": 4},
+    }
+
+
+def test_a_nested_name_goes_to_one(notebooks):
+    values = apply_overrides(notebooks, notebooks, {"01_second": {"rounds": 9}}, "PARAMS")
+    assert values["01_second"] == {"rounds": 9}
+    assert values["00_first"] == {}
+
+
+def test_what_only_unchosen_notebooks_have_is_checked_and_passed_over(notebooks):
+    assert apply_overrides(notebooks[:1], notebooks, {"window": 4}, "full") == {"00_first": {}}
+    with pytest.raises(ParameterError, match="window"):
+        apply_overrides(notebooks[:1], notebooks, {"window": "wide"}, "full")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ({"ronds": 3}, "ronds.*Did you mean rounds.*00_first.*rounds: int"),
+        ({"00_first": {"ronds": 3}}, "00_first has no parameter 'ronds'.*Did you mean rounds"),
+        ({"07_none": {"rounds": 3}}, "no notebook"),
+        ({"rounds": "three"}, "rounds of 00_first must be int.*str"),
+        ({"rounds": 3.5}, "must be int"),
+        ({"rounds": True}, "must be int"),
+        ({"fast": 1}, "must be bool"),
+        ({"sizes": [1, "b"]}, "must be list"),
+        ({"sizes": 4}, "must be list"),
+        ({"model": 3}, "must be str"),
+    ],
+)
+def test_mistyped_names_and_wrong_types_are_refused(notebooks, overrides, words):
+    with pytest.raises(ParameterError, match=words):
+        apply_overrides(notebooks, notebooks, overrides, "PARAMS")
+
+
+def test_an_int_will_do_for_a_float(notebooks):
+    assert apply_overrides(notebooks, notebooks, {"share": 1}, "x")["00_first"] == {"share": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("a: [1, 2", "not YAML"), ("- a\n- b", "must map names"), ("7", "must map names")],
+)
+def test_a_params_file_that_is_no_mapping_is_refused(tmp_path, text, words):
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    with pytest.raises(ParameterError, match=words):
+        read_overrides(path)
+
+
+def test_a_missing_params_file_and_an_empty_one(tmp_path):
+    with pytest.raises(ParameterError, match="cannot be read"):
+        read_overrides(tmp_path / "none.yaml")
+    (tmp_path / "empty.yaml").write_text("")
+    assert read_overrides(tmp_path / "empty.yaml") == {}
+
+
+def test_a_parameters_cell_may_hold_annotated_values_only(tmp_path):
+    write(tmp_path, "00_x", parameters="rounds = 3")
+    with pytest.raises(ParameterError, match="name: type = value"):
+        read_notebook(tmp_path / "00_x.ipynb")
+
+
+def test_our_profiles_fit_our_notebooks():
+    folder = project_root() / "notebooks"
+    every = discover(folder)
+    for profile in ("quick", "full"):
+        apply_overrides(every, every, read_profile(folder, profile), profile)
+    with pytest.raises(ParameterError, match="'fast' is unknown; allowed: full, quick"):
+        read_profile(folder, "fast")
+    for notebook in every:
+        assert {"model", "device", "dtype"} <= set(notebook.parameters)
