@@ -12,7 +12,7 @@ from typing import Any
 from labkit.bench.install import is_installed, peer_python
 from labkit.errors import ParameterError
 
-BARE = "bare-read"  # no engine: what reading alone gets, for the file's own bits
+BARE = "bare-read"  # no engine: it only reads the file's weights
 _DRIVERS = Path(__file__).with_name("drivers")
 
 
@@ -20,8 +20,8 @@ _DRIVERS = Path(__file__).with_name("drivers")
 class Variant:
     """A driver with its options, run by our interpreter or by that of a peer.
 
-    peer: whose environment it runs in, None for ours. module: of ours that it needs.
-    needs_gguf: it reads a GGUF file and nothing else.
+    peer: the engine in whose environment it runs, None for our own. module: a module of ours that
+    it needs. needs_gguf: it can read only GGUF files.
     """
 
     name: str
@@ -57,13 +57,13 @@ def _llama(peer: str, package: str) -> list[Variant]:
 
 
 def _with_lookup() -> Variant:
-    """Its own prompt lookup, with the two tokens a pass that its authors advise without a GPU."""
+    """llama.cpp's own prompt lookup, drafting two tokens: what its authors advise without a GPU."""
     options = {"package": "llama_cpp", "format": None, "lookup": 2}
     return Variant("llama.cpp:lookup", "llama", options, "llama.cpp", needs_gguf=True)
 
 
 def _unchecked(peer: str, package: str) -> Variant:
-    """Batches of 512 even where the engine's answers to them are wrong."""
+    """Batches of 512 even where they make the engine's answers wrong."""
     options = {"package": package, "format": None, "check": False}
     return Variant(f"{peer}:unchecked", "llama", options, peer, needs_gguf=True)
 

@@ -1,4 +1,4 @@
-"""What if: the limit of a model on a machine, without having either of them."""
+"""The limit of a model on a machine, without having the model or the machine."""
 
 from __future__ import annotations
 

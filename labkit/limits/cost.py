@@ -1,8 +1,8 @@
 """The ledger: the bytes and FLOPs that a model and a workload cannot do without.
 
 It is counted from the config alone. Tests compare it with torch's own FLOP counter and with the
-bytes of real tensors and caches. LLM-Viewer (2402.16363) charges the KV cache by all query heads;
-here grouped-query attention is charged by its KV heads, because those are stored and read.
+bytes of real tensors and caches. LLM-Viewer (2402.16363) counts the KV cache for all query heads.
+Here grouped-query attention is counted for its KV heads, because only those are stored and read.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ ELEMENT_BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "int8": 1.0, "
 
 @dataclass(frozen=True)
 class Cost:
-    """What one forward pass must do; bytes and floating-point operations (2 a multiply-add).
+    """What one forward pass must do, in bytes and in FLOPs (2 for a multiply-add).
 
-    activation_bytes is no part of read_bytes: at these sizes activations stay in the processor's
+    read_bytes does not include activation_bytes: at these sizes activations stay in the processor's
     caches.
     """
 
@@ -92,7 +92,7 @@ def weight_bytes(config: ModelConfig, dtype: str = "float32") -> float:
 
 
 def weight_read_bytes(config: ModelConfig, rows: int, dtype: str = "float32") -> float:
-    """Bytes of weights that a pass reads; of an untied embedding table only its rows' own."""
+    """Bytes of weights that a pass reads. An untied embedding table counts one row a token."""
     unread = 0 if config.tied_head else matrix_parameters(config)["embedding"]
     looked_up = 0 if config.tied_head else rows * config.hidden_size
     return (parameters(config) - unread + looked_up) * ELEMENT_BYTES[dtype]
@@ -114,8 +114,8 @@ def pass_cost(
 ) -> Cost:
     """Cost of one forward pass over spans of (tokens already in the cache, new rows).
 
-    logits: how many rows need logits. count_masked: charge attention also for the positions that
-    a causal mask hides, as torch's counter does; a limit counts only what rows see.
+    logits: how many rows need logits. count_masked: count attention also for the positions that a
+    causal mask hides, as torch's counter does. A limit counts only the positions that rows see.
     """
     rows = sum(new for _, new in spans)
     parts = matrix_parameters(config)
@@ -161,8 +161,8 @@ def step_cost(
     """Cost of one decode step of one sequence of `context` tokens, computed in `dtype`.
 
     weight_bytes: what the weights really take (`labkit.model.weights.read_bytes`).
-    kv_bytes_per_token: what a token really takes in the cache. Both are the config's own in
-    `dtype` where they are not given.
+    kv_bytes_per_token: what a token really takes in the cache. Where one is not given, it follows
+    from the config and `dtype`.
     """
     cost = decode_cost(config, context, dtype=dtype)
     if weight_bytes is not None:

@@ -1,4 +1,4 @@
-"""Printed peaks of machines one does not have, each with its source (datasheet.yaml)."""
+"""Peak rates that vendors print for machines, each with its source (datasheet.yaml)."""
 
 from __future__ import annotations
 

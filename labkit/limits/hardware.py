@@ -28,7 +28,7 @@ from labkit.limits.probe import BandwidthProbe
 __all__ = ["BandwidthProbe", "Hardware", "Reading", "measure_hardware"]
 
 _VERSION = 6  # of the measurement: a new one does not read old files
-# A short probe that is faster by this factor shows that other work ran during the measurement.
+# If a short probe is faster than the measurement by this factor, other work slowed the measurement.
 _BEATEN = 1.25
 _GLANCE = 0.02  # seconds of a short probe
 
@@ -67,17 +67,17 @@ class Hardware:
     def bandwidth(self, working_set: float) -> float:
         """bytes/s of reading `working_set` bytes again and again.
 
-        Interpolated over the logarithm of the size between two measured sizes; beyond the largest,
-        the largest's.
+        Between two measured sizes, it interpolates over the logarithm of the size. Beyond the
+        largest, it gives the rate of the largest.
         """
         sizes = sorted(self.bandwidth_points)
         rates = [self.bandwidth_points[size].best for size in sizes]
         return float(np.interp(np.log(max(working_set, 1)), np.log(sizes), rates))
 
     def rate(self, dtype: str) -> float:
-        """FLOP/s of a dense matrix product; bfloat16's or float32's where this dtype has none.
+        """FLOP/s of a dense matrix product in `dtype`, else in bfloat16, else in float32.
 
-        Infinite where no rate is known: memory alone then sets the limit.
+        Infinite where none of these is known: then memory alone sets the limit.
         """
         for known in dict.fromkeys((dtype, "bfloat16", "float32")):
             if known in self.matrix:
@@ -85,7 +85,7 @@ class Hardware:
         return math.inf
 
     def describe(self) -> dict[str, Any]:
-        """What a finding says of its hardware."""
+        """What a finding records about its hardware."""
         largest = max(self.bandwidth_points)
         return {
             "name": self.name,
@@ -114,8 +114,8 @@ def _dtypes(device: Device) -> dict[str, torch.dtype]:
 def _measure_matrix(device: Device, threads: int, seconds: float) -> dict[str, Reading]:
     """For each dtype the best of several sizes: small ones suit caches, large ones accelerators.
 
-    A size of which one product would take more than `seconds` is left out: where a dtype has no
-    fast path (bfloat16 on many CPUs), large products would take minutes and show nothing new.
+    A size is skipped if a single product would take more than `seconds`. Where a dtype has no fast
+    path (bfloat16 on many CPUs), large products would take minutes and show nothing new.
     """
     sizes = (256, 768, 1536) if kind(device) == "cpu" else (2048, 8192)
     rates = {}
@@ -154,7 +154,7 @@ def _measure(device: Device, threads: int, seconds: float) -> Hardware:
 
 
 def _outdone(kept: Hardware) -> bool:
-    """Whether a short probe now is much faster: the kept values were measured beside other work."""
+    """Whether a short probe is much faster: then other work disturbed the stored measurement."""
     for size in (min(kept.bandwidth_points), max(kept.bandwidth_points)):
         now = BandwidthProbe(size, kept.threads, kept.device).rates(_GLANCE)
         if max(now) > _BEATEN * kept.bandwidth_points[size].best:
@@ -181,7 +181,7 @@ def measure_hardware(
     remeasure: bool = False,
     seconds: float = 0.15,
 ) -> Hardware:
-    """Measure this machine, or read the kept measurement where that is not plainly too low.
+    """Measure this machine, or read the stored measurement unless a probe shows it is too low.
 
     device: cpu, cuda or mps. threads: torch threads (default: the cores this process may use).
     seconds: time for each point. It takes about 15 s on two cores.
@@ -200,6 +200,6 @@ def measure_hardware(
         except (ValueError, KeyError, TypeError):
             pass  # cut short, or written by hand: measure again
     hardware = _measure(device, count, seconds)
-    with contextlib.suppress(OSError):  # a measurement that cannot be kept still counts
+    with contextlib.suppress(OSError):  # a measurement that cannot be stored is still valid
         atomic_write(path, json.dumps(asdict(hardware), indent=1))
     return hardware

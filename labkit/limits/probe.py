@@ -17,10 +17,10 @@ from torch import Tensor
 from labkit.base.device import Device, kind, synchronize, threads
 from labkit.base.memory import allocate
 
-# A larger buffer is not slower: this one is far larger than any cache.
+# bytes: far larger than any cache, so that a larger buffer would not be slower.
 LARGEST_PROBE = 256 * 2**20
-_ENOUGH = 200  # passes over a small buffer that show the best of a moment
-_AT_LEAST = 8 * 2**20  # bytes that a call reads: for fewer, starting the call would take a share
+_ENOUGH = 200  # passes over a small buffer: enough to see the best rate at the moment
+_AT_LEAST = 8 * 2**20  # bytes that a call reads; with fewer, the call's own overhead would count
 
 
 def samples(
@@ -52,8 +52,8 @@ def fastest_samples(
 ) -> list[float]:
     """`samples` with all threads, or with one thread where its best is faster.
 
-    Beside other work, threads may wait for each other longer than small work takes: some 8 ms a
-    call were seen. One thread alone then reads or multiplies up to a hundred times as fast.
+    If other work runs on the machine, threads may wait for each other longer than a small call
+    takes: waits of 8 ms a call were seen. One thread is then up to a hundred times as fast.
     """
     counts = {torch.get_num_threads(), 1} if kind(device) == "cpu" else {None}
     found = []
@@ -75,8 +75,8 @@ def buffer(nbytes: int, device: Device = "cpu") -> Tensor:
 class BandwidthProbe:
     """Reads a working set again and again; a call gives bytes/s of this moment.
 
-    It keeps its buffer, so that a comparison can probe in every round. It reads by summing: of what
-    torch has on every device that computes the least, and it keeps up with the memory.
+    It keeps its buffer, so that a comparison can probe in every round. It reads by summing. Of the
+    operations that torch has on every device, a sum computes least, and it is as fast as memory.
     """
 
     def __init__(self, nbytes: int, threads: int | None = None, device: Device = "cpu") -> None:

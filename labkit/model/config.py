@@ -89,7 +89,7 @@ def _family(raw: Mapping[str, Any]) -> str:
 
 
 def _window(raw: Mapping[str, Any]) -> int | None:
-    """The sliding window when every layer has it; ModelError when only some do."""
+    """The sliding window of all layers, or None; ModelError when only some layers have one."""
     if raw["model_type"] == "llama":
         return None
     width = raw.get("sliding_window", 4096)  # the default of transformers' configs
@@ -108,7 +108,7 @@ def _window(raw: Mapping[str, Any]) -> int | None:
 def config_from_dict(raw: Mapping[str, Any]) -> ModelConfig:
     """Read a Hugging Face config.json mapping.
 
-    Raises ModelError for a family, activation or RoPE scaling we do not compute.
+    Raises ModelError for a family, activation or RoPE scaling that is not supported.
     """
     family = _family(raw)
     activation = raw.get("hidden_act", "silu")

@@ -1,7 +1,7 @@
 """GGUF files: read, checked, and converted once to a Hugging Face directory.
 
-The directory that conversion leaves behind (config.json, model.safetensors, tokenizer files) is
-read by this package and by transformers alike, so that both compute with the same numbers.
+Conversion makes a directory with config.json, model.safetensors and the tokenizer's files. Both
+this package and transformers read it, so that they compute with the same numbers.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _TOP_NAMES = {
 
 
 def open_gguf(path: Path) -> Any:
-    """A gguf.GGUFReader over a file that is whole; ModelError for one that is not."""
+    """A gguf.GGUFReader for a complete file; ModelError for one that is missing or cut short."""
     from gguf import GGUFReader
 
     try:
@@ -126,8 +126,8 @@ def hf_name(name: str, path: Path) -> str:
 def half_split(rows: np.ndarray, heads: int) -> np.ndarray:
     """Undo llama.cpp's reordering of query and key rows.
 
-    Files of the llama architecture keep the two dimensions that RoPE rotates together side by
-    side; Hugging Face, and our decoder, keep them half a head apart.
+    RoPE rotates dimensions in pairs. Files of the llama architecture store the two dimensions of a
+    pair side by side. Hugging Face and our decoder store them half a head apart.
     """
     pairs = rows.reshape(heads, -1, 2, *rows.shape[1:])  # (heads, head_dim / 2, 2, ...)
     return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(rows.shape)
@@ -150,7 +150,7 @@ def tensors(reader: Any, config: dict[str, Any], path: Path) -> Iterator[tuple[s
 def convert(path: Path, directory: Path) -> None:
     """Convert a GGUF file to a Hugging Face directory, all of it or nothing.
 
-    Raises ModelError for a file that is cut short or of a family we do not compute.
+    Raises ModelError for a file that is cut short, or a model family that is not supported.
     """
     reader = open_gguf(path)
     config = hf_config(reader, path)

@@ -26,7 +26,7 @@ _HUB_FILES = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A decoder with where it came from; `directory` is read by transformers as well."""
+    """A decoder and its source. transformers can read `directory` too."""
 
     decoder: Decoder
     name: str
@@ -43,7 +43,7 @@ class LoadedModel:
         return tokenizer_of(self.directory)
 
     def describe(self) -> dict[str, Any]:
-        """What a finding says of its model."""
+        """What a finding records about its model."""
         weights = {id(p): p for p in self.decoder.parameters()}.values()
         return {
             "name": self.name,
@@ -62,7 +62,7 @@ def tokenizer_of(directory: Path) -> Any:
 
 
 def resolve_dtype(name: str) -> torch.dtype:
-    """The torch dtype of a name; ParameterError for one we do not run."""
+    """The torch dtype with this name; ParameterError for one that is not supported."""
     if name not in DTYPES:
         raise ParameterError(f"dtype {name!r} is unknown; allowed: {', '.join(DTYPES)}.")
     return DTYPES[name]
@@ -106,7 +106,7 @@ def convert_once(path: Path) -> Path:
 
 
 def locate(name: str | Path | None = None) -> tuple[str, Path, Path | None]:
-    """(short name, model directory, GGUF file it came from or None) of what the user named."""
+    """(short name, model directory, its GGUF file or None) of the model that the user named."""
     if name is None or str(name) in ("", DEFAULT_MODEL):
         file = default_gguf()
         return DEFAULT_MODEL, convert_once(file), file
@@ -161,7 +161,7 @@ def _damaged(file: Path, error: Exception) -> ModelError:
 
 
 def whole_weight_files(directory: Path) -> list[Path]:
-    """The same, after checking that each is as long as its header says; reads headers only."""
+    """`weight_files`, after a check that each is as long as its header says. Reads headers only."""
     from safetensors import SafetensorError, safe_open
 
     files = weight_files(directory)
@@ -189,7 +189,7 @@ def read_tensors(directory: Path) -> Iterator[tuple[str, Tensor]]:
 
 
 def _fill(decoder: Decoder, weights: dict[str, Tensor], directory: Path) -> None:
-    """Give the decoder its weights; ModelError for names or shapes that are not the config's."""
+    """Give the decoder its weights; ModelError where names or shapes do not match the config."""
     if decoder.config.tied_head:
         weights.pop("lm_head.weight", None)
         decoder.lm_head.weight = decoder.embed_tokens.weight

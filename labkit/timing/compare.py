@@ -20,12 +20,12 @@ from labkit.errors import LabkitError
 from labkit.timing.statistics import FEWEST_ROUNDS, Ratio, outliers, paired_ratio
 from labkit.timing.trace import Trace
 
-# Probes before and after a turn that differ by this factor: the memory changed its speed meanwhile.
+# If the probes before and after a turn differ by this factor, the memory changed its speed between.
 # On a virtual machine of two cores it read 37 or 78 GB/s, for seconds at a time.
 CHANGED = 1.25
 _FEWEST_STEADY = 3
 
-Variant = Callable[[int], Trace]  # from the number of a round to what happened
+Variant = Callable[[int], Trace]  # takes the number of a round, runs, and returns the trace
 Probe = Callable[[], float]  # bytes/s of the moment
 
 
@@ -33,10 +33,10 @@ Probe = Callable[[], float]  # bytes/s of the moment
 class Comparison:
     """The traces of every variant, one a round, and what follows from them.
 
-    traces: by variant; the control is among them. first: the first call of each variant, which
-    belongs to no round. bandwidth: where a probe was given, the read bandwidth (bytes/s) around
-    each turn; change: the factor between the probes before and after it. failed: by variant, why it
-    dropped out. interrupted: whether Ctrl-C ended the comparison early.
+    traces: by variant, the control included. first: the first call of each variant, which belongs
+    to no round. bandwidth: where a probe was given, the read bandwidth (bytes/s) around each turn.
+    change: the factor between the probes before and after a turn. failed: for each variant that
+    dropped out, the reason. interrupted: whether Ctrl-C ended the comparison early.
     """
 
     baseline: str
@@ -140,7 +140,7 @@ def again(name: str) -> str:
 
 
 def turn_order(names: Sequence[str], round_number: int) -> list[str]:
-    """Who runs when in a round: reversed every other round, rotated by one every two."""
+    """The order of the turns in a round: reversed every other round, rotated by one every two."""
     shift = (round_number // 2) % len(names)
     rotated = [*names[shift:], *names[:shift]]
     return rotated[::-1] if round_number % 2 else rotated
@@ -223,7 +223,7 @@ def _one_round(
     """Run each variant once; kept only when all have run, so that rounds stay paired."""
     traces: dict[str, Trace] = {}
     rates: dict[str, tuple[float, float]] = {}  # bytes/s before and after the turn
-    before: dict[int, float] = {}  # the last value of a probe, while it is still of the moment
+    before: dict[int, float] = {}  # a probe's last value, while no turn came after it
     for name in turn_order(list(runs), number):
         probe = probes.get(name)
         if probe and id(probe) not in before:

@@ -44,7 +44,7 @@ def _versions() -> dict[str, str]:
 
 
 def environment(device: Device = "cpu") -> dict[str, Any]:
-    """Machine, versions and time, as plain JSON values. Holds no path and no host name."""
+    """Machine, versions and time, as plain JSON values. It contains no path and no host name."""
     load = psutil.getloadavg()
     return {
         "when": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import bootstrap
 
-# Ratios this close to 1 count as equal: where code lies in memory changes times by more.
+# Ratios this close to 1 count as equal: the mere position of code in memory can change times more.
 MARGIN = 0.01
 FEWEST_ROUNDS = 5
 MOST_ROUNDS = 400

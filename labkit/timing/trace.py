@@ -18,8 +18,8 @@ class Trace:
     """When a request was due and when each of its tokens came.
 
     due, times: seconds. prompt_tokens: how many tokens the prompt had. tokens: the token ids that
-    came. Work without tokens has one timestamp, its end. Raises ValueError for no timestamp at all
-    and for timestamps that go back.
+    came. Work without tokens has one timestamp, its end. Raises ValueError if there is no timestamp
+    or if one is earlier than the one before it.
     """
 
     due: float
@@ -80,8 +80,7 @@ def record(
     """Run a stream of tokens to its end and take the time of each token.
 
     stream: called after the clock has started, so that its set-up counts. The request is due at
-    that
-    moment: a single request in this process waits in no queue.
+    that moment: a single request in this process waits in no queue.
     """
     times: list[float] = []
     tokens: list[int] = []

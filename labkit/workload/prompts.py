@@ -1,4 +1,4 @@
-"""Prompts cut from a text of our own: another one each round, the same ones every time."""
+"""Prompts cut from a text of our own: a different one in each round, the same ones in every run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Tokenizer(Hashable, Protocol):
 
 @dataclass(frozen=True)
 class Workload:
-    """What is asked of a model: `batch` streams, each of a prompt and new tokens.
+    """The work of a model: `batch` streams, each with a prompt and new tokens.
 
     seed: decides which parts of the text the prompts are. Raises ValueError for a number below 1.
     """
@@ -40,7 +40,7 @@ class Workload:
 
 @cache
 def prose() -> str:
-    """An English text written for this project: a walk through a machine that infers."""
+    """An English text written for this project: how a machine runs inference."""
     return resources.files("labkit.workload").joinpath("prose.txt").read_text(encoding="utf-8")
 
 
@@ -57,9 +57,9 @@ def _token_stream(tokenizer: Tokenizer) -> tuple[int, ...]:
 def prompt_ids(tokenizer: Tokenizer, tokens: int, number: int = 0, seed: int = 0) -> list[int]:
     """A prompt of exactly `tokens` token ids: another part of the text for every number.
 
-    It starts at a position drawn from (seed, number); after the text's end it goes on at the
-    beginning. Rounds with different prompts cannot be answered from a cache that an earlier one
-    filled.
+    It starts at a random position, which depends on (seed, number). After the text's end it goes on
+    at the beginning. Prompts differ between rounds, so that no round can reuse the cache of an
+    earlier one.
     """
     stream = _token_stream(tokenizer)
     start = int(np.random.default_rng([seed, number]).integers(len(stream)))

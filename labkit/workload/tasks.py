@@ -1,9 +1,8 @@
 """Tasks in texts of our own, for techniques whose gain depends on the text.
 
 Speculation, caching and compression gain much where an answer repeats its prompt, and little in
-open
-chat: their results are given by kind of task. A third of the tasks is held out, for the final
-results only; nothing is tuned on it.
+open chat. So their results are given for each kind of task. A third of the tasks is held out for
+the final results; nothing is tuned on it.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Real text to calibrate on and to compare answers on: prose and code that come with Python.
 
-Prose is this project's own text and the help topics of `pydoc`; code is modules of the standard
-library. Calibration and evaluation share no text, so that no method is judged on what it was fitted
-to; a paragraph that several topics contain is used once. The texts are those of the running Python:
-another version has slightly different ones.
+Prose is this project's own text and the help topics of `pydoc`. Code is modules of the standard
+library. Calibration and evaluation share no text, so that no method is judged on the text that it
+was fitted to. A paragraph that several topics contain is used once. The texts come from the running
+Python, and differ slightly between versions.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _CALIBRATION_SHARE = 0.4  # of the help topics' paragraphs
 
 
 class TextError(LabkitError):
-    """Text that did not come with this Python, or more of it than there is."""
+    """Text is missing from this Python, or there is less than was asked for."""
 
 
 def _module_file(name: str) -> Path:
@@ -55,8 +55,8 @@ def _topics() -> dict[str, str]:
 def help_paragraphs() -> tuple[str, ...]:
     """Every paragraph of the help topics, once, in the order of the topics.
 
-    Some topics contain a chapter whose sections are topics too. Two paragraphs are the same if
-    their words are, wherever the lines break.
+    Some topics contain a chapter whose sections are topics too. Two paragraphs count as the same if
+    they have the same words; line breaks do not matter.
     """
     found: dict[str, str] = {}
     for _, topic in sorted(_topics().items()):

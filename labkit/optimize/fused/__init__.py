@@ -54,7 +54,7 @@ def load_fused(
     default). weights: "as-is" for the blocks of a GGUF file, or one of FORMATS to round every
     matrix to. threads: by default one for each core that this process may use. isa, screened: as
     FusedDecoder takes them. Raises FusedError, a ModelError, for a model, format or machine that
-    it cannot serve.
+    the kernel does not support.
     """
     native.library(isa)
     return FusedDecoder(packed(model, weights, threads), isa, screened=screened)

@@ -38,7 +38,7 @@ class FusedStore:
         self.config, self.capacity = config, capacity
         blocks = -(-capacity // LANES)
         shape = (config.layers, slots, config.kv_heads, blocks, config.head_dim, LANES)
-        # On huge pages: a step reads a little of every layer, and each page walk costs.
+        # On huge pages: a step reads a little of every layer, and each page walk takes time.
         self.keys, self.values = (
             torch.from_numpy(allocate(math.prod(shape) * dtype.itemsize)).view(dtype).view(shape)
             for _ in range(2)
@@ -54,7 +54,7 @@ class FusedStore:
         self.ref = byref(self._struct)  # for a call of the kernel
 
     def truncate(self, slot: int, length: int) -> None:
-        """What lies beyond is written over."""
+        """Nothing to do: later passes overwrite the positions from `length` on."""
 
     def move(self, slot: int, source: int, target: int) -> None:
         """Copy the key and value of one position to another, in all layers."""
@@ -92,7 +92,7 @@ class FusedCache(Cache):
 
 
 def _rope(config: ModelConfig) -> tuple[object, ...]:
-    """What the angles of a position follow from."""
+    """The settings that determine the RoPE angles."""
     return config.head_dim, config.rope_theta, config.rope_scaling
 
 

@@ -29,9 +29,9 @@ class FusedDecoder:
     """A decoder of the Llama, Qwen2 or Qwen3 family whose pass is one native call.
 
     Its threads, as many as the weights are laid out for, keep running between passes. isa: one of
-    native.ISAS instead of the best that this processor has. screened: where there is a smaller copy
-    of the head (screen.py), the likeliest token of a single row, or of a few drafted ones, is found
-    with it. That changes no token and reads fewer bytes. Logits are always the head's.
+    native.ISAS instead of the best that this processor has. screened: find the likeliest token of a
+    single row, or of a few drafted rows, with a smaller copy of the head (screen.py), where there
+    is one. That reads fewer bytes and changes no token. Logits always come from the head itself.
     """
 
     def __init__(self, packed: PackedWeights, isa: str = "", screened: bool = True) -> None:
@@ -52,17 +52,17 @@ class FusedDecoder:
 
     @property
     def all_logits_bytes(self) -> int:
-        """Bytes of weights that a step reads which gives every logit."""
+        """Bytes of weights that a step reads when it computes every logit."""
         return self.packed.read_bytes()
 
     @property
     def exact_groups(self) -> int:
-        """Groups of sixteen logits that screening left to the head itself, since the start."""
+        """Groups of sixteen logits that screening had to compute with the head, since the start."""
         return self.engine.exact_groups
 
     @property
     def skip(self) -> int:
-        """A sum of SKIP: the stages that passes leave out. 0 but for measuring."""
+        """The stages that passes skip, as a sum of SKIP. It is 0 except in measurements."""
         return self.engine.skip
 
     @skip.setter
@@ -78,9 +78,10 @@ class FusedDecoder:
     def __call__(self, rows: Rows, cache: Cache) -> Tensor:
         """Logits of the wanted rows, (wanted, vocab) float32.
 
-        Raises CacheError for rows that do not fit the cache, or are not causal and more than the
-        kernel takes together; IndexError for a token outside the vocabulary or a wanted row that is
-        none; ValueError for embeddings of another size. Nothing is changed then.
+        Raises CacheError for rows that do not fit the cache, and for a part that is not causal and
+        has more rows than the kernel takes at once; IndexError for a token outside the vocabulary
+        or a wanted row that does not exist; ValueError for embeddings of another size. After an
+        error the cache is as before.
         """
         logits = torch.empty(len(rows.asked), self.model.width)
         self.engine.forward(self.model, rows, cache, logits=logits)
@@ -97,10 +98,10 @@ class FusedDecoder:
         """For each part, the likeliest token after each of its wanted rows.
 
         The same as the argmax of `__call__` on these rows. For one part of tokens it takes some
-        0.3 ms less: no tensor is made, and no logits are read, right after the weights have swept
-        all else out of the processor's caches. Where that part's tokens are guesses, -1 may stand
-        for what follows a wrong one, so that the rest can be found by screening. Raises as
-        `__call__` does, and ValueError for streams of another size.
+        0.3 ms less, because it makes no tensor and reads no logits: both are slow after a pass,
+        whose weights push everything else out of the processor's caches. Where that part's tokens
+        are guesses, the result after a wrong guess may be -1: screening does not look for it.
+        Raises as `__call__` does, and ValueError for streams of another size.
         """
         if len(parts) == 1 and parts[0].embeddings is None and parts[0].causal:
             return [self.engine.extend(self.model, cache, parts[0])]
@@ -116,7 +117,7 @@ class FusedDecoder:
         return [list(itertools.islice(tokens, part.wanted)) for part in parts]
 
     def _room(self, parts: Sequence[Part], rows: int) -> Tensor | None:
-        """For the streams of all rows, (rows, hidden); None where no part wants them."""
+        """Memory for the streams of all rows, (rows, hidden); None where no part wants them."""
         wanting = [part for part in parts if part.streams is not None]
         for part in wanting:
             assert part.streams is not None

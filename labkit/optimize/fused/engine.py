@@ -1,4 +1,4 @@
-"""Threads that stay between passes, the memory they work in, and the calls of the kernel."""
+"""Threads that keep running between passes, the memory they work in, and calls of the kernel."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Engine:
     """Runs passes, one at a time, of any model whose weights are laid out for its threads.
 
     A draft head shares its target's engine: two pools of threads would spin on each other's cores.
-    isa: one of native.ISAS instead of the best that this processor has. skip: a sum of
-    structs.SKIP, the stages that passes leave out; 0 but for measuring.
+    isa: one of native.ISAS instead of the best that this processor has. skip: the stages that
+    passes skip, as a sum of structs.SKIP; 0 except in measurements.
     """
 
     def __init__(self, threads: int, isa: str = "") -> None:
@@ -36,7 +36,7 @@ class Engine:
 
     @property
     def exact_groups(self) -> int:
-        """Groups of sixteen logits that screening left to the head itself, since the start."""
+        """Groups of sixteen logits that screening had to compute with the head, since the start."""
         return int(self._library.lk_exact_groups(self._handle))
 
     def forward(
@@ -50,11 +50,11 @@ class Engine:
         streams: Tensor | None = None,
         features: Tensor | None = None,
     ) -> None:
-        """A pass over rows. What is given takes what the pass finds.
+        """Run a pass over rows. It writes to those of logits, best and streams that are given.
 
         logits: (wanted, model.width) float32. best: the likeliest token of each wanted row.
         streams: (rows, hidden) float32. features (rows, hidden) float32: what a draft head reads
-        beside the tokens. Raises what `FusedDecoder.__call__` does; nothing is changed then.
+        beside the tokens. Raises what `FusedDecoder.__call__` does; then the cache is as before.
         """
         count, hidden = len(rows), model.config.hidden_size
         store = native_of(cache, model.config)
@@ -81,12 +81,12 @@ class Engine:
         chances: ctypes.Array[ctypes.c_float] | None = None,
         features: int | None = None,
     ) -> list[int]:
-        """A pass over one part of tokens, as a chain or a tree.
+        """Run a pass over one part of tokens, a chain or a tree.
 
-        -> the `likely` likeliest tokens of each wanted row, (wanted x likely). chances takes their
-        probabilities. features: the address of the tokens' features. Little is made here: the
-        weights have just swept all else out of the processor's caches, so that each object costs
-        more than it seems. Raises as `forward` does.
+        Returns the `likely` likeliest tokens of each wanted row, (wanted x likely). Their
+        probabilities are written to chances. features: the address of the tokens' features. The
+        code makes few objects: after a pass the weights fill the processor's caches, so each object
+        takes long to make. Raises as `forward` does.
         """
         tokens, parents, count = part.tokens, part.parents, len(part.tokens)
         store, position = native_of(cache, model.config), cache.length(part.slot)

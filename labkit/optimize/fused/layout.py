@@ -1,11 +1,11 @@
 """Where packed weights lie in memory: each thread's share in one stretch, in the order of a pass.
 
-A pass is a chain of products, and each thread takes the same part of all of them. If every matrix
-were whole, a thread would leap over the others' parts from product to product, and wait for the
-memory after each leap. In a stretch of its own it reads on where it left off. The processor looks
-some kilobytes ahead of a reader, so the next product's first lines are there before the barrier is
-passed. Reading a model's bytes with two threads on Zen 4, barriers included, took 1.24 times as
-long as one long read with whole matrices, and 1.06 times with stretches.
+A pass is a chain of products, and each thread computes the same part of all of them. If every
+matrix were stored whole, a thread would jump over the other threads' parts at each product, and
+wait for the memory after each jump. In a stretch of its own, a thread reads on without a gap. The
+processor prefetches some kilobytes ahead, so the first lines of the next product arrive before the
+barrier ends. Measured on Zen 4 with two threads, barriers included, against one long read of the
+same bytes: whole matrices took 1.24 times as long, stretches 1.06 times.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from labkit.optimize.fused.pack import LANES
 
-_LINE = 64  # bytes of a cache line, at which each share begins
+_LINE = 64  # bytes of a cache line; each share begins at one
 _STAGES = (
     *((f"self_attn.{name}_proj.weight",) for name in ("q", "k", "v", "o")),
     ("mlp.gate_proj.weight", "mlp.up_proj.weight"),  # multiplied side by side
@@ -66,7 +66,7 @@ class Location:
 
 
 def stages(names: Iterable[str]) -> list[tuple[str, ...]]:
-    """Matrices in the order in which a pass reads them. Those of a tuple alternate group by group.
+    """Matrices in the order in which a pass reads them. Within a tuple, their groups alternate.
 
     A draft head's own matrix comes first, then the layers, then all others.
     """
@@ -109,11 +109,11 @@ def _whole_lines(nbytes: int) -> int:
 
 
 def _groups(groups: int, share: int, thread: int) -> tuple[int, int]:
-    """A thread's first group and how many it has: none past the last."""
+    """A thread's first group and the number of its groups, which may be 0."""
     first = min(thread * share, groups)
     return first, min(share, groups - first)
 
 
 def _share(groups: int, together: int, threads: int) -> int:
-    """Groups of a thread. Two matrices side by side make blocks of 32: two groups of each."""
+    """Groups in a thread's share. For two matrices side by side it is even: a block is 2 groups."""
     return -(-groups // (together * threads)) * together

@@ -1,7 +1,7 @@
 """The kernel's library: compiled on first use by the system's compiler, kept, and loaded.
 
 Its file name is made from the source, the compiler flags and the processor's features. So a cache
-that is carried to another processor is rebuilt there instead of crashing.
+folder that is copied to another machine causes a new build there, not a crash.
 """
 
 from __future__ import annotations

@@ -12,9 +12,9 @@ from labkit.optimize.fused import structs
 
 
 def address(values: Tensor, first: int, count: int, hidden: int) -> int:
-    """Where row `first` of float32 values (rows, hidden) lies in memory.
+    """The address in memory of row `first` of float32 values (rows, hidden).
 
-    ValueError unless `count` rows from there on are that, one after another.
+    ValueError unless there are `count` such rows from there on, contiguous in memory.
     """
     fits = values.dim() == 2 and values.shape[1] == hidden and values.shape[0] >= first + count
     if not fits or values.dtype is not torch.float32 or not values.is_contiguous():
@@ -63,9 +63,9 @@ class NativeRows:
 
 
 def _paths(rows: Rows) -> Tensor | None:
-    """The path of every row of a tree through its span, (rows, deepest + 1) int32, -1 beyond it.
+    """Each row's path through the tree of its span, (rows, deepest + 1) int32, filled up with -1.
 
-    A row of a chain has -1 alone. None where there is no tree.
+    For a row of a chain there are only -1. None where there is no tree.
     """
     if not any(span.parents for span in rows.spans):
         return None

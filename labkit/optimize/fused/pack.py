@@ -1,11 +1,11 @@
 """Weights as the kernel reads them: GGUF blocks, sixteen rows interleaved.
 
 A block holds 32 columns of a row: Q4_0 (scale d; weight d * (n - 8)), Q4_1 (d and m; d * n + m),
-Q5_0 (d; d * (n - 16)) or Q8_0 (d; d * n), as in llama.cpp's files. Interleaved, a block of sixteen
-rows holds first their scales side by side, then for four columns at a time the bytes of all sixteen
-rows. So a lane of a vector is a row, and nothing is ever summed across lanes. Last come, for Q5_0,
-four bytes of each row: bits 0, 1, ... hold the fifth bits of columns 0 to 3, 4 to 7, ... No number
-changes: the bits are the file's.
+Q5_0 (d; d * (n - 16)) or Q8_0 (d; d * n), as in llama.cpp's files. An interleaved block of sixteen
+rows begins with their scales side by side. Then come the bytes of all sixteen rows, four columns at
+a time. So a lane of a vector is a row, and nothing is ever summed across lanes. For Q5_0, four
+bytes of each row follow: bits 0, 1, ... are the fifth bits of columns 0 to 3, 4 to 7, ... The
+values of the weights do not change.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ BLOCK = 32  # columns that share a scale
 
 
 class FusedError(ModelError):
-    """A model, a format or a machine that the fused decoder cannot serve."""
+    """A model, a format or a machine that the fused decoder does not support."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def format_of(name: str) -> Format:
 def interleave(blocks: np.ndarray, form: Format) -> np.ndarray:
     """Blocks of rows (rows, columns / 32, bytes) -> (groups, columns / 32, 16 * bytes) uint8.
 
-    Rows that the last group lacks are zeros: with scales of 0 their outputs are 0.
+    The last group is filled up with rows of zeros: their scales are 0, so their outputs are 0.
     """
     rows, columns, nbytes = blocks.shape
     groups = -(-rows // LANES)

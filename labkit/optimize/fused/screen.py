@@ -1,9 +1,9 @@
 """The screen: a copy of the head in five bits, to find the likeliest token with.
 
-Greedy decoding needs one token, not all logits. The copy, read instead of the head, gives each
-logit to within a bound that holds for every input. Only the few rows that may win are then read
-from the head itself. The token is the same, ties included, from fewer bytes. The search is in
-kernel/screen.h.
+Greedy decoding needs one token, not all logits. A pass reads the copy instead of the head. The copy
+gives each logit to within a bound that is valid for every input. Then the pass reads only the few
+rows of the head that may have the largest logit. It finds the same token, ties included, from fewer
+bytes. The search is in kernel/screen.h.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from labkit.optimize.fused.pack import FORMATS, Format, from_blocks, to_blocks
 from labkit.optimize.fused.sources import Weights
 
 SCREEN, SCREEN_ERROR = "screen.weight", "screen.error"
-SCREENED = ("q8_0",)  # formats of a head that a screen is smaller than
+SCREENED = ("q8_0",)  # head formats that are larger than a screen
 _FORM = FORMATS["q5_0"]
 _ROWS = 4096  # converted at a time: as floats they take six times the bytes
 
 
 def screen_of(blocks: np.ndarray, form: Format) -> Iterator[Weights]:
-    """A head's blocks (rows, columns / 32, bytes) -> those of its copy, and the rows' errors.
+    """A head's blocks (rows, columns / 32, bytes) -> the blocks of its copy, and the rows' errors.
 
-    An error (rows,) float32 is the most that a row's logit may be off for an input of length 1.
+    errors (rows,) float32: the largest error of each row's logit for an input of length 1.
     """
     made, errors = [], []
     for start in range(0, len(blocks), _ROWS):
@@ -39,7 +39,7 @@ def row_errors(exact: np.ndarray, copy: np.ndarray) -> np.ndarray:
     """|exact - copy| of each row (rows, columns), plus what rounding may add, (rows,) float32.
 
     A product's blocks are added one after another, each with a relative error of at most 2^-24.
-    Both products are counted, with twice the steps, which covers the bound's own arithmetic too.
+    Both products are counted. Twice the steps are taken, to cover the rounding in the bound itself.
     """
     steps = 2 * (exact.shape[1] / 32 + 4) * 2.0**-24
     lengths = [np.linalg.norm(x.astype(np.float64), axis=1) for x in (exact - copy, exact, copy)]

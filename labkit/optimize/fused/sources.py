@@ -12,7 +12,7 @@ import numpy as np
 from labkit.model.load import read_tensors
 from labkit.optimize.fused.pack import BLOCK, FusedError, format_of, to_blocks
 
-# Names of the two matrices over the vocabulary. Where they are one, it goes by the first.
+# Names of the two matrices over the vocabulary. Where they are tied, only the first is used.
 EMBEDDING, HEAD = "embed_tokens.weight", "lm_head.weight"
 
 

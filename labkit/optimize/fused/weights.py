@@ -47,7 +47,7 @@ class PackedWeights:
     """Weights in memory and their table of contents, by the plain decoder's names.
 
     entries: size and format of each tensor. locations: where each lies in `blob` (bytes,) uint8.
-    threads: as many as it is laid out for.
+    threads: the number of threads that it is laid out for.
     """
 
     config: ModelConfig
@@ -63,14 +63,14 @@ class PackedWeights:
 
     @property
     def has_screen(self) -> bool:
-        """Whether there is a copy of the head to find the likeliest token with (screen.py)."""
+        """Whether there is a smaller copy of the head for screening (screen.py)."""
         return SCREEN in self.entries
 
     def read_bytes(self, screened: bool = False) -> int:
         """Bytes that a decode step reads.
 
-        All but an embedding table that is not the head, and either the head or the screen: the few
-        logits that are computed with the head after screening are not counted.
+        That is all weights but an untied embedding table, with either the head or the screen. The
+        few logits that are computed with the head after screening are not counted.
         """
         left_out = {self.head} if screened else {SCREEN, SCREEN_ERROR}
         left_out |= {EMBEDDING} if HEAD in self.entries else set()
@@ -118,7 +118,7 @@ def _interleaved(
 
 
 def pack(config: ModelConfig, tensors: Iterable[Weights], threads: int) -> PackedWeights:
-    """Pack weights in memory for so many threads; FusedError for what the kernel cannot serve."""
+    """Pack weights in memory for `threads` threads; FusedError if the kernel cannot use them."""
     check_shape(config)
     made = {name: (data, entry) for name, data, entry in _interleaved(tensors, config)}
     entries = {name: entry for name, (_, entry) in made.items()}
@@ -132,7 +132,7 @@ def pack(config: ModelConfig, tensors: Iterable[Weights], threads: int) -> Packe
 def write(raw: dict[str, Any], tensors: Iterable[Weights], folder: Path) -> None:
     """Write a packed model to a folder, all of it or nothing.
 
-    raw: the config as a dict. FusedError for what the kernel cannot serve.
+    raw: the config as a dict. FusedError for a model that the kernel does not support.
     """
     config = config_from_dict(raw)
     check_shape(config)
@@ -155,7 +155,7 @@ def write(raw: dict[str, Any], tensors: Iterable[Weights], folder: Path) -> None
 
 
 def read(folder: Path, threads: int | None = None) -> PackedWeights:
-    """Read a packed model for so many threads, by default one for each core allowed.
+    """Read a packed model for `threads` threads, by default one for each core allowed.
 
     FusedError where the folder is damaged.
     """
@@ -177,7 +177,7 @@ def read(folder: Path, threads: int | None = None) -> PackedWeights:
 
 
 def _fill(blob: np.ndarray, file: BufferedIOBase, entry: Entry, location: Location) -> None:
-    """Read a tensor, from where the file stands, to its location in memory."""
+    """Read a tensor from the file's current position to its location in memory."""
     if not entry.format:
         file.readinto(blob[location.starts[0] :][: entry.nbytes].data)
         return
@@ -197,7 +197,7 @@ def packed(
 
     model: as labkit.model.load.load takes it. weights: "as-is" for a GGUF file's own blocks, or one
     of pack.FORMATS to round to. threads: how many will read them, by default one for each core
-    allowed. Raises FusedError for what the kernel cannot serve.
+    allowed. Raises FusedError for a model or format that the kernel does not support.
     """
     if weights != AS_IS:
         format_of(weights)
@@ -226,7 +226,7 @@ def _source(model: str | Path | None, weights: str) -> Path:
 
 
 def _key(source: Path, weights: str) -> str:
-    """The name of the folder of a packed model: another for other files, or another format."""
+    """The folder name of a packed model. It changes with the source files and the format."""
     files = sorted(source.glob("*.safetensors")) if source.is_dir() else [source]
     if not all(file.exists() for file in files):
         raise FusedError(f"no such file: {source}.")

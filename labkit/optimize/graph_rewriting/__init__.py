@@ -1,8 +1,8 @@
 """Graph rewriting: the same mathematics in fewer, or better, operations.
 
-TensorRT-LLM and torch.compile do the like on the whole graph; here each step stands alone, so that
-it can be measured alone and stacked. Every function takes an unmodified decoder and returns
-another that speaks the same forward contract.
+TensorRT-LLM and torch.compile rewrite the whole graph at once. Here each rewrite is a function of
+its own, so that its gain can be measured alone and several can be combined. Every function leaves
+the decoder it takes as it is, and returns another with the same forward contract.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Rewrites of the graph: the same mathematics in fewer, or better, operations.
 
-Each function takes an unmodified decoder and returns another that speaks the same forward
-contract; weights that a rewrite leaves alone are shared, not copied. TensorRT-LLM and
-torch.compile do the like on the whole graph; here each step stands alone, so that it can be
-measured alone and stacked.
+Each function leaves the decoder it takes as it is, and returns another with the same forward
+contract. Weights that a rewrite does not change are shared, not copied. TensorRT-LLM and
+torch.compile rewrite the whole graph at once; here each rewrite can be measured alone, and several
+can be combined.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class MergedAttention(Attention):
             self.q_norm, self.k_norm = plain.q_norm, plain.k_norm
 
     def project(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries and keys are rotated together: they are neighbours in the product."""
+        """Queries and keys are rotated together: they lie side by side in the product."""
         heads, kv_heads, head_dim = (self.config.heads, self.config.kv_heads, self.config.head_dim)
         out = self.qkv_proj(x).view(x.shape[0], heads + 2 * kv_heads, head_dim)
         if self.config.qk_norm:
@@ -96,7 +96,7 @@ class BareRMSNorm(nn.Module):
 
 
 def _scaled(linear: nn.Linear, scale: Tensor) -> nn.Linear:
-    """A linear layer that takes its input before the norm's weight was applied."""
+    """The same layer for an input without the norm's weight: its matrix contains that weight."""
     folded = copy.copy(linear)
     folded._parameters = dict(linear._parameters)
     weight = (linear.weight.float() * scale.float()).to(linear.weight.dtype)
@@ -112,10 +112,10 @@ def _fold(norm: RMSNorm, owner: nn.Module, names: tuple[str, ...]) -> BareRMSNor
 
 
 def fold_norms(decoder: Decoder) -> Decoder:
-    """Norm weights multiplied into the matrices behind them: one operation less a norm.
+    """Multiply each norm's weight into the matrices after it: one operation less for each norm.
 
-    A tied head becomes a table of its own, since the embedding must stay as it is: the same bytes
-    are read, more are held.
+    A tied head becomes a matrix of its own, because the embedding must not change. A step reads the
+    same bytes as before, but the model takes more memory.
     """
     rewritten = shared_copy(decoder)
     attention, mlp = (
@@ -141,7 +141,7 @@ class TabledDecoder(Decoder):
 
 
 def tabulate_rope(decoder: Decoder, positions: int | None = None) -> Decoder:
-    """Cosines and sines of every position up to `positions` (the model's context), once."""
+    """Compute the cosines and sines of `positions` positions (by default the context) only once."""
     rewritten = shared_copy(decoder)
     every = torch.arange(positions or decoder.config.max_positions, device=decoder.device)
     cos, sin = decoder.rope(every)

@@ -25,9 +25,9 @@ Step = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 class StaticShapes(nn.Module):
     """Decodes one row with tensors whose shapes never change, so that a compiler sees one graph.
 
-    Attention runs over the whole capacity of the cache under a mask, which costs reads that a
-    growing shape would not: that is the price, and the reason to choose the capacity well. Passes
-    of other shapes go to the decoder as it is.
+    Attention reads the whole capacity of the cache and masks what is not filled yet. A growing
+    shape would read less, so choose a capacity no larger than needed. Passes of other shapes run on
+    the plain decoder.
     """
 
     def __init__(self, decoder: Decoder) -> None:
@@ -40,7 +40,7 @@ class StaticShapes(nn.Module):
         return self.decoder.config
 
     def new_cache(self, slots: int, capacity: int) -> StaticCache:
-        """A static cache; its capacity is what every step attends over."""
+        """A static cache. Every step attends over its whole capacity."""
         return self.decoder.new_cache(slots, capacity)
 
     @torch.inference_mode()
@@ -56,7 +56,7 @@ class StaticShapes(nn.Module):
         return self.step(moved.tokens, moved.positions, keys, values)
 
     def _is_step(self, rows: Rows) -> bool:
-        """Whether these rows are the one token that `_step` takes."""
+        """Whether the pass is a single token, as `_step` needs it."""
         one = len(rows) == 1 and len(rows.asked) == 1 and not rows.embedded
         return one and self.config.sliding_window is None
 
@@ -103,10 +103,10 @@ def compile_step(decoder: Decoder, freeze: bool = True) -> StaticShapes:
 
 
 def first_step_seconds(compiled: StaticShapes, capacity: int, fresh: bool = False) -> float:
-    """Seconds until the first step is there: the compile time.
+    """Seconds of the first step, nearly all of them compile time.
 
-    fresh: as if nothing had been compiled on this machine before; torch keeps what it compiles.
-    Raises CompilerError where the compiler that was found cannot build (no Python headers, say).
+    fresh: compile again, even where torch has stored the code of an earlier run. Raises
+    CompilerError where the compiler cannot build the step (without Python's headers, for example).
     """
     from torch._dynamo.exc import TorchDynamoException
     from torch._inductor.utils import fresh_cache
@@ -125,8 +125,9 @@ def first_step_seconds(compiled: StaticShapes, capacity: int, fresh: bool = Fals
 class CapturedStep:
     """A decode step recorded once as a CUDA graph and replayed: one launch for all its kernels.
 
-    A graph knows its tensors by address, so the token and its position are copied into tensors of
-    its own, and a cache at another address is captured anew. Only the latest graph is kept.
+    A graph reads its tensors at fixed addresses. So the token and its position are copied into
+    tensors of the graph, and a cache at another address needs a new graph. Only the latest graph is
+    kept.
     """
 
     def __init__(self, step: Step) -> None:
@@ -142,10 +143,10 @@ class CapturedStep:
         self._token.copy_(token)
         self._position.copy_(position)
         self._graph.replay()
-        return self._logits.clone()  # the next replay writes over its own
+        return self._logits.clone()  # the next replay overwrites self._logits
 
     def _capture(self, token: Tensor, position: Tensor, keys: Tensor, values: Tensor) -> None:
-        """Record the step. Warming up writes what the first replay writes again."""
+        """Record the step. Warm-up writes to the cache; the first replay writes the same again."""
         self._token, self._position = token.clone(), position.clone()
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
@@ -159,9 +160,9 @@ class CapturedStep:
 
 
 def capture_step(decoder: Decoder) -> StaticShapes:
-    """The decode step as a CUDA graph: nothing fused, but no way from one kernel to the next.
+    """The decode step as a CUDA graph: no kernel is fused, but none waits for Python to launch it.
 
-    The first step captures, and each step with another cache does so again: keep to one cache.
+    The first step captures the graph. A step with another cache captures it again: use one cache.
     Raises DeviceError where the model is not on an NVIDIA GPU.
     """
     if decoder.device.type != "cuda":
@@ -175,5 +176,8 @@ def capture_step(decoder: Decoder) -> StaticShapes:
 
 
 def payback_tokens(set_up_seconds: float, before: float, after: float) -> float:
-    """Tokens until a set-up is paid back, from seconds a token before and after; inf if never."""
+    """Tokens until a set-up has paid for itself; inf if never.
+
+    before, after: seconds a token without and with the set-up.
+    """
     return set_up_seconds / (before - after) if after < before else float("inf")

@@ -31,12 +31,12 @@ class Stream:
         self.x = decoder.embed_tokens(self.rows.tokens)  # (rows, hidden)
 
     def through(self, layer: nn.Module) -> Tensor:
-        """The stream after a layer. Calling it twice does no harm: the cache gets the same."""
+        """The stream after a layer. A second call writes the same keys and values to the cache."""
         after: Tensor = layer(self.x, self.rope, self.rows, self.cache.store)
         return after
 
     def inputs(self, layer: nn.Module) -> dict[tuple[str, ...], Tensor]:
-        """Every input (rows, in) of the layer's matrices, by the names of those it goes into."""
+        """The inputs (rows, in) of the layer's matrices. Key: the names of all with this input."""
         found: dict[str, Tensor] = {}
 
         def keep(name: str) -> torch.utils.hooks.RemovableHandle:
@@ -64,7 +64,7 @@ def _together(inputs: dict[str, Tensor]) -> dict[tuple[str, ...], Tensor]:
 def hessians(layer: nn.Module, texts: Sequence[Stream]) -> dict[tuple[str, ...], Tensor]:
     """The sum of x x^T (in, in) over all rows of the texts, for every input of a layer.
 
-    The texts do not move past the layer.
+    The texts stay before the layer: their streams do not change.
     """
     sums: dict[tuple[str, ...], Tensor] = {}
     for text in texts:

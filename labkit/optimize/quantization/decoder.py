@@ -34,11 +34,11 @@ METHODS = (*DATA_FREE, *CALIBRATED)
 
 @dataclass(frozen=True)
 class QuantizedDecoder:
-    """A decoder over dequantized weights, and the integers they stand for.
+    """A decoder with dequantized weights, and the integers that these come from.
 
-    It gives the answers of the quantized model, and fits the forward contract. It is not faster:
-    that needs kernels that read packed integers (`pack`). layers: for each layer, the matrix of
-    each linear layer by name. head: None where the head stayed as it was.
+    It gives the answers of the quantized model and fits the forward contract. It is not faster than
+    the original: only kernels that read packed integers are (`pack`). layers: for each layer, the
+    quantized matrices by name. head: None where the head was not quantized.
     """
 
     decoder: Decoder
@@ -63,7 +63,7 @@ class QuantizedDecoder:
 
     @property
     def weight_bytes(self) -> float:
-        """Bytes that one row would read: packed matrices, 16-bit scales, float vectors."""
+        """Bytes that a pass of one row would read: packed matrices, 16-bit scales, vectors."""
         matrices = sum(found.nbytes for layer in self.layers for found in layer.values())
         weight = self.decoder.lm_head.weight
         head = float(weight.nbytes) if self.head is None else self.head.nbytes
@@ -71,7 +71,7 @@ class QuantizedDecoder:
 
 
 def with_weight(linear: nn.Linear, weight: Tensor) -> nn.Linear:
-    """A linear layer like another, over another matrix."""
+    """A copy of a linear layer with another matrix."""
     made = copy.copy(linear)
     made._parameters = dict(linear._parameters)
     made.weight = nn.Parameter(weight.to(linear.weight.dtype), requires_grad=False)
@@ -79,7 +79,7 @@ def with_weight(linear: nn.Linear, weight: Tensor) -> nn.Linear:
 
 
 def replace(owner: nn.Module, name: str, module: nn.Module) -> None:
-    """Replace a module by another, by its dotted name."""
+    """Put `module` in place of the one with this dotted name."""
     above, _, last = name.rpartition(".")
     setattr(owner.get_submodule(above), last, module)
 
@@ -93,7 +93,7 @@ def quantize(
     calibration: Iterable[Sequence[int]] = (),
     head_bits: int | None = 8,
 ) -> QuantizedDecoder:
-    """Quantize every matrix of the layers by `method`, and the head to nearest, row by row.
+    """Quantize every matrix of the layers by `method`; the head is rounded to nearest by rows.
 
     method: rtn (round to nearest), symmetric (the same around zero), hqq, or gptq. gptq needs
     `calibration`, token ids of real texts; it solves layer by layer, each on the outputs of the
@@ -150,7 +150,7 @@ def _calibrated(
 def _solve(
     layer: nn.Module, names: tuple[str, ...], hessian: Tensor, bits: int, group: int | None
 ) -> dict[str, Quantized]:
-    """Matrices of the same input, solved as one."""
+    """Solve all matrices with the same input as one matrix."""
     weights = [linears(layer)[name].weight for name in names]
     found = gptq(torch.cat(weights), hessian, bits, group)
     sizes = [len(weight) for weight in weights]
@@ -164,7 +164,7 @@ def _solve(
 
 
 def _quantize_head(decoder: Decoder, bits: int) -> Quantized:
-    """Quantize the head, and the embedding with it where they are one."""
+    """Quantize the head, and the embedding too where both are one matrix."""
     found = round_to_nearest(decoder.lm_head.weight, bits, None, symmetric=True)
     tied = decoder.embed_tokens.weight is decoder.lm_head.weight
     decoder.lm_head = with_weight(decoder.lm_head, found.dequantize())

@@ -15,12 +15,12 @@ from torch import Tensor
 from labkit.base.device import threads
 from labkit.optimize.quantization.grid import Quantized, grouped, searched_range, stored
 
-_BLOCK = 32  # inputs whose effect on the rest is one matrix product
+_BLOCK = 32  # inputs; one matrix product applies their effect to all later inputs
 
 
 @dataclass
 class _State:
-    """What is being solved: levels, and scale and zero of each input's group, all (in, out)."""
+    """The solution so far: levels, and scale and zero of each input's group, all (in, out)."""
 
     levels: Tensor
     scale: Tensor
@@ -36,11 +36,12 @@ class _State:
 
 
 def damped(hessian: Tensor, damping: float, shrink: float) -> Tensor:
-    """The Hessian to solve with: smaller correlations, and no input without any value.
+    """The Hessian to solve with: its correlations are shrunk, and its diagonal has no zero.
 
-    The correlations of a thousand inputs, estimated from some thousand tokens, are partly chance;
-    correcting for chance makes unseen text worse. So a share `shrink` is taken off everything but
-    the diagonal (Ledoit and Wolf, 2004), and a share `damping` of its mean is added on it.
+    The correlations of a thousand inputs, estimated from some thousand tokens, are partly chance.
+    Correcting for chance makes the error on unseen text larger. So all entries off the diagonal
+    lose a share `shrink` (Ledoit and Wolf, 2004), and a share `damping` of the diagonal's mean is
+    added to the diagonal.
     """
     diagonal = hessian.diagonal()
     dead = (diagonal == 0).float()
@@ -49,7 +50,10 @@ def damped(hessian: Tensor, damping: float, shrink: float) -> Tensor:
 
 
 def _inverse_factor(hessian: Tensor) -> Tensor:
-    """Upper U with U^T U the inverse: of the matrix read backwards, a Cholesky factor inverted."""
+    """Upper triangular U with U^T U = H^-1.
+
+    H is reversed along both axes, its Cholesky factor is inverted, and that is reversed back.
+    """
     backwards = torch.linalg.cholesky(hessian.flip(0, 1))
     eye = torch.eye(len(hessian), dtype=hessian.dtype, device=hessian.device)
     inverse: Tensor = torch.linalg.solve_triangular(backwards, eye, upper=False)
@@ -57,9 +61,9 @@ def _inverse_factor(hessian: Tensor) -> Tensor:
 
 
 def _compensate(weight: Tensor, hessian: Tensor, state: _State) -> None:
-    """Algorithm 1 of GPTQ: round input after input; the inputs after it correct the error.
+    """Algorithm 1 of GPTQ: round one input after another; later inputs correct its error.
 
-    weight (in, out) and state are in the order of `hessian`; weight is used up.
+    weight (in, out) and state are in the order of `hessian`. weight is overwritten.
     """
     factor = _inverse_factor(hessian)
     for start in range(0, len(weight), _BLOCK):
@@ -73,7 +77,7 @@ def _compensate(weight: Tensor, hessian: Tensor, state: _State) -> None:
 
 
 def _descend(weight: Tensor, hessian: Tensor, state: _State) -> None:
-    """One sweep of coordinate descent: the levels of each input again, all others fixed.
+    """One sweep of coordinate descent: round each input again, with all others fixed.
 
     No step makes the squared error larger (QuantEase, Behdin et al., 2309.01885).
     """
@@ -92,10 +96,10 @@ def _descend(weight: Tensor, hessian: Tensor, state: _State) -> None:
 
 
 def _refit(weight: Tensor, hessian: Tensor, state: _State, group: int) -> None:
-    """Scale and zero of each group again by least squares, levels and other groups fixed.
+    """Fit the scale and zero of each group again, with levels and other groups fixed.
 
-    Two unknowns for each group and output. They are taken only where the error falls, 16-bit
-    rounding included.
+    This is least squares with two unknowns for each group and output. The new pair is kept only
+    where it lowers the error after rounding to 16 bits.
     """
     slope = hessian @ (weight - state.value(slice(None)))
     for start in range(0, len(weight), group):
@@ -128,9 +132,9 @@ def gptq(
 ) -> Quantized:
     """Levels, scales and zero points with a small squared error of the outputs.
 
-    weight (out, in); hessian (in, in), the sum of x x^T over inputs of real text. Scales are
-    searched first; then GPTQ, the inputs with the largest mean square first; then `sweeps` times
-    scales refitted and levels descended.
+    weight (out, in); hessian (in, in): the sum of x x^T over inputs of real text. The steps: search
+    the scales; run GPTQ, starting with the inputs of the largest mean square; then, `sweeps` times,
+    refit the scales and run one sweep of coordinate descent.
     """
     groups = grouped(weight, bits, group)
     solid = damped(hessian.float(), damping, shrink)
@@ -156,7 +160,7 @@ def _solved(
 
 
 def _spread(part: Tensor, group: int) -> Tensor:
-    """(out, groups, 1) -> (in, out): each input gets its group's number."""
+    """(out, groups, 1) -> (in, out): the value of a group is repeated for each of its inputs."""
     return part[..., 0].T.repeat_interleave(group, 0)
 
 

@@ -18,7 +18,7 @@ _SHRINKS = (1.0, 0.93, 0.86, 0.79, 0.72)
 class Quantized:
     """A matrix in groups: integers (out, groups, group) uint8, scale and zero (out, groups, 1).
 
-    A weight is (integer - zero) * scale; scale and zero are float32 that hold 16-bit numbers.
+    A weight is (integer - zero) * scale. Scale and zero are float32, but their values fit 16 bits.
     """
 
     integers: Tensor
@@ -37,7 +37,7 @@ class Quantized:
 
     @property
     def symmetric(self) -> bool:
-        """Whether every zero point is the middle of the grid, so that none need be kept."""
+        """Whether every zero point is the middle of the grid, so that none needs storing."""
         return bool((self.zero == 2 ** (self.bits - 1)).all())
 
     @property
@@ -50,7 +50,7 @@ class Quantized:
 def grouped(weight: Tensor, bits: int, group: int | None) -> Tensor:
     """(out, in) -> (out, groups, group) float32; None makes a row one group.
 
-    Raises ParameterError for a width or a group that cannot be.
+    Raises ParameterError for bits that are not in BITS, or a group that does not divide the inputs.
     """
     size = weight.shape[1] if group is None else group
     if bits not in BITS:
@@ -64,8 +64,8 @@ def grouped(weight: Tensor, bits: int, group: int | None) -> Tensor:
 
 
 def stored(scale: Tensor, zero: Tensor) -> tuple[Tensor, Tensor]:
-    """Scale and zero point as 16 bits hold them."""
-    least = 2.0**-20  # a scale that 16 bits still tell from nothing
+    """Scale and zero point rounded to 16 bits."""
+    least = 2.0**-20  # a scale that is still above 0 in 16 bits
     return scale.clamp_min(least).half().float(), zero.half().float()
 
 
@@ -75,7 +75,7 @@ def _of_range(low: Tensor, high: Tensor, bits: int) -> tuple[Tensor, Tensor]:
 
 
 def full_range(groups: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """Scale and zero (..., 1) that reach from the least to the largest weight of a group."""
+    """Scale and zero (..., 1) for the range of each group's weights, 0 included."""
     low, high = groups.amin(-1, keepdim=True), groups.amax(-1, keepdim=True)
     return _of_range(low.clamp_max(0), high.clamp_min(0), bits)
 
@@ -93,7 +93,7 @@ def to_levels(groups: Tensor, scale: Tensor, zero: Tensor, bits: int) -> Tensor:
 
 
 def fit(groups: Tensor, levels: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Scale and zero that weighted least squares puts through (level, weight) of each group.
+    """Scale and zero of each group, fitted to its (level, weight) pairs by weighted least squares.
 
     weights: (groups, group), how much an error of an input counts.
     """
@@ -108,7 +108,7 @@ def fit(groups: Tensor, levels: Tensor, weights: Tensor) -> tuple[Tensor, Tensor
 
 
 def searched_range(groups: Tensor, bits: int, importance: Tensor) -> tuple[Tensor, Tensor]:
-    """Scale and zero with the least weighted squared error, over clipped and fitted ranges.
+    """The scale and zero with the least weighted squared error, among clipped and fitted ranges.
 
     importance (in,): mean square of each input in real text. A wide range spends its levels on a
     few large weights; a narrow range cuts those off.

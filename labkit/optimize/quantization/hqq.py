@@ -13,8 +13,8 @@ _POWER, _STEPS = 0.7, 20  # p of the norm; most iterations
 def hqq(weight: Tensor, bits: int = 4, group: int | None = 32) -> Quantized:
     """Half-quadratic quantization: zero points that minimize the l_p norm (p < 1) of the error.
 
-    Two steps in turn: a generalized soft threshold on the error, which forgives outliers, and the
-    mean that gives the zero point in closed form (Badri and Shaji 2023, sections 3 and 4).
+    Two steps alternate: a generalized soft threshold on the error, which tolerates outliers, and a
+    mean, which gives the zero point in closed form (Badri and Shaji 2023, sections 3 and 4).
     """
     groups = grouped(weight, bits, group)
     scale, zero = full_range(groups, bits)

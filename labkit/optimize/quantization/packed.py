@@ -1,9 +1,9 @@
 """A quantized decoder over packed integers, run by the kernels that torch itself has.
 
 `torch._weight_int4pack_mm_for_cpu` multiplies by 4-bit integers in groups, and
-`torch._weight_int8pack_mm` by 8-bit ones. They read fewer bytes, which is the whole gain. They are
-fast in bfloat16 only. With float32 inputs the answers are those of the dequantized twin, and take
-ten times as long.
+`torch._weight_int8pack_mm` by 8-bit ones. The whole gain is that they read fewer bytes. They are
+fast in bfloat16 only. With float32 inputs they give the same answers as the dequantized weights,
+but take ten times as long.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from labkit.optimize.graph_rewriting import shared_copy
 from labkit.optimize.quantization.decoder import QuantizedDecoder, linears, replace
 from labkit.optimize.quantization.grid import Quantized
 
-_GROUPS = (32, 64, 128, 256)  # sizes that the 4-bit kernel has
-_ROWS = 32  # it takes multiples of so many outputs
+_GROUPS = (32, 64, 128, 256)  # group sizes that the 4-bit kernel supports
+_ROWS = 32  # the kernel needs a number of outputs that this divides
 
 
 class PackingError(LabkitError):
@@ -64,7 +64,7 @@ class Int8Linear(nn.Module):
         self.scale = matrix.scale.flatten()
 
     def forward(self, x: Tensor) -> Tensor:
-        # The kernel would round the scales too: it gets ones, and the scales are applied after it.
+        # The kernel would round the scales too. So it gets ones; the scales are applied after it.
         ones = torch.ones_like(self.scale, dtype=self.dtype)
         out = torch._weight_int8pack_mm(x.to(self.dtype), self.integers, ones)
         out = (out.float() * self.scale).to(x.dtype)
@@ -89,7 +89,7 @@ class Int8Embedding(nn.Module):
 
 
 class PackedDecoder(Decoder):
-    """A decoder whose matrices are packed; the dtype of its vectors is the one it computes in."""
+    """A decoder whose matrices are packed. It computes in the dtype of its vectors."""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -120,8 +120,8 @@ def _packed(matrix: Quantized, bias: Tensor | None, dtype: torch.dtype) -> nn.Mo
 def pack(quantized: QuantizedDecoder, dtype: torch.dtype = torch.bfloat16) -> PackedDecoder:
     """The same model over packed integers.
 
-    dtype: what goes into the kernels; bfloat16 is what they are fast in, float32 gives the twin's
-    answers. Raises PackingError where torch has no kernel for a matrix.
+    dtype: of the kernels' inputs. bfloat16 is fast; float32 gives the answers of the dequantized
+    weights. Raises PackingError where torch has no kernel for a matrix.
     """
     source = quantized.decoder
     if source.device.type != "cpu":

@@ -1,8 +1,9 @@
 """torchao's own weight-only quantization of the same decoder, as PyTorch users know it.
 
-An optional library (`pip install 'labkit[torchao]'`). It is no dependency: where it is installed,
-every import of a transformers model loads it too, which takes seconds. Its 4-bit path on a CPU
-calls the kernel of `packed`. Its 8-bit path, uncompiled, dequantizes the matrix in every product.
+torchao is optional (`pip install 'labkit[torchao]'`). It is no fixed dependency, because every
+import of a transformers model loads it where it is installed, which takes seconds. Its 4-bit path
+on a CPU calls the same kernel as `packed`. Its 8-bit path, uncompiled, dequantizes the matrix in
+every product.
 """
 
 from __future__ import annotations
@@ -31,11 +32,11 @@ def available() -> str | None:
 
 
 class TorchaoDecoder(Decoder):
-    """A decoder whose linear layers hold torchao's tensors."""
+    """A decoder whose linear layers have torchao's tensors as weights."""
 
     @property
     def weight_bytes(self) -> float:
-        """Bytes of weights that a pass of one row reads, as torchao's tensors hold them."""
+        """Bytes of weights that a pass of one row reads, as torchao stores them."""
         return counted_bytes(self)
 
 
@@ -55,19 +56,17 @@ def _configs(group: int) -> dict[int, Any]:
 
 @torch.inference_mode()
 def quantize_with_torchao(decoder: Decoder, bits: int, group: int = 64) -> TorchaoDecoder:
-    """torchao's int8 (a scale a row) or int4 (in groups) in the layers, int8 in the head.
+    """Quantize the layers to int8 (a scale a row) or int4 (in groups), and the head to int8.
 
-    All else, the KV cache too, is bfloat16.
-
-    The decoder given stays as it is. Raises TorchaoError where torchao is missing, ParameterError
-    for other widths.
+    Everything else is bfloat16, the KV cache included. The original decoder does not change. Raises
+    TorchaoError where torchao is missing, ParameterError for other widths.
     """
     configs = _configs(group)
     if bits not in configs:
         raise ParameterError(f"{bits} bits are not supported by torchao here; allowed: 4, 8.")
     from torchao.quantization import quantize_
 
-    made = copy.deepcopy(decoder).to(torch.bfloat16)  # what its kernels are fast in
+    made = copy.deepcopy(decoder).to(torch.bfloat16)  # its kernels are fast in this dtype
     made.frequencies = decoder.frequencies
     made.tie()
     for layer in made.layers:

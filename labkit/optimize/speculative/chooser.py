@@ -16,10 +16,10 @@ from labkit.optimize.speculative.suffix import SuffixIndex
 
 
 class Chooser(Draft):
-    """Copies where a copy promises more than the head's drafts have gained lately.
+    """Drafts a copy where that promises more than the head's drafts gained lately, else the head's.
 
-    It decides how many tokens to send, so it is used with Fixed(costs.most - 1). Copies cost
-    nothing to make. They are compared with the output whether they were sent or not.
+    It decides itself how many tokens to send, so use it with Fixed(costs.most - 1). A copy costs
+    nothing to make. Each copy is compared with the output, even one that was not sent.
     """
 
     def __init__(

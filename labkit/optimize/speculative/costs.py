@@ -36,11 +36,11 @@ def row_costs(
 ) -> RowCosts:
     """Measure passes of k rows after a context, as verification runs them.
 
-    Every round times all of `ks` in a random order, and divides by its own time of one row; r(k) is
-    the median over rounds. One row is timed after other passes of one row, as in plain decoding:
-    after a larger pass it takes some 4 % longer. The rows continue the target's own output from
-    another position in each round. They are right up to a random row: a decoder that screens for
-    the likeliest token spends more on a right row than on one after a wrong row. text: the context;
+    Each round times all of `ks` in a random order and divides by the round's time of one row; r(k)
+    is the median over rounds. One row is timed after other passes of one row, as in plain decoding:
+    after a larger pass it takes some 4 % longer. The rows are the target's own output, from another
+    position in each round. In most passes a random row is wrong: a decoder that screens for the
+    likeliest token spends more on the rows before it than on those after it. text: the context;
     random tokens fill it up. Raises ModelError where it does not fit the model's context.
     """
     ks = sorted({1, *ks})
@@ -90,7 +90,7 @@ def limit_costs(
 ) -> RowCosts:
     """r(k) at the limit, for this machine, or for one with `arithmetic` times its matrix rate.
 
-    weight_bytes: what quantized weights really take.
+    weight_bytes: the bytes that quantized weights really take.
     """
     faster = {name: replace(rate, best=rate.best * arithmetic, median=rate.median * arithmetic)
               for name, rate in hardware.matrix.items()}  # fmt: skip

@@ -1,7 +1,7 @@
-"""Prompt lookup: what followed the last few tokens where the context had them before.
+"""Prompt lookup: find the last few tokens earlier in the context, and draft what followed there.
 
-Saxena 2023 (prompt-lookup-decoding). Unlike assisted generation in transformers it takes the
-longest n-gram first, and of its occurrences the latest, not the first.
+Saxena 2023 (prompt-lookup-decoding). The longest n-gram is tried first. Of several occurrences the
+latest is taken; assisted generation in transformers takes the first.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from labkit.engine.draft import NOTHING, Draft, Proposal
 from labkit.errors import ParameterError
 
-_FURTHEST = 64  # a match is measured up to this length
+_FURTHEST = 64  # matches are not measured beyond this length
 
 
 def match_length(context: Sequence[int], end: int, most: int = _FURTHEST) -> int:
@@ -26,7 +26,7 @@ def match_length(context: Sequence[int], end: int, most: int = _FURTHEST) -> int
 class PromptLookup(Draft):
     """N-grams of prompt and output, from `longest` tokens down to `shortest`.
 
-    It keeps where every n-gram occurred last: a token costs a few dictionary entries, and a
+    It stores where every n-gram occurred last. So a token costs a few dictionary entries, and a
     proposal a few lookups, however long the context is.
     """
 
@@ -53,7 +53,7 @@ class PromptLookup(Draft):
         return NOTHING
 
     def _index(self, context: Sequence[int]) -> None:
-        """Note all n-grams that a token follows: not the one at the very end."""
+        """Store all n-grams but the one at the very end, which no token follows yet."""
         ends, sizes = self._ends, self._sizes
         for end in range(max(self._read, 1), len(context)):
             for size in sizes:

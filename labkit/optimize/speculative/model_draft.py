@@ -21,7 +21,7 @@ from labkit.optimize.graph_rewriting import shared_copy
 
 
 def check_tokenizers(target: LoadedModel, draft: LoadedModel) -> None:
-    """Raise ParameterError unless both models mean the same text by the same numbers."""
+    """Raise ParameterError unless both models give every token the same id."""
     ours, theirs = target.tokenizer.get_vocab(), draft.tokenizer.get_vocab()
     if ours == theirs:
         return
@@ -37,10 +37,10 @@ def check_tokenizers(target: LoadedModel, draft: LoadedModel) -> None:
 class ModelDraft(Draft):
     """Drafts token by token with a decoder and a cache of its own (Leviathan et al., 2211.17192).
 
-    Without a sampler it proposes its likeliest tokens. With one it draws from its own distribution
-    and gives that along: the rejection rule needs it where the target samples. The sampler must be
-    the draft's own: with a random stream shared with the target, the two would depend on each
-    other.
+    Without a sampler it proposes its likeliest tokens. With one it samples from its distribution
+    and adds that to the proposal: the rejection rule needs it where the target samples. The sampler
+    must be the draft's own. If draft and target shared random numbers, their samples would depend
+    on each other.
     """
 
     _cache: Cache  # made when a request begins
@@ -49,9 +49,9 @@ class ModelDraft(Draft):
         self, decoder: Forward, sampler: Sampler | None = None, name: str = "draft model"
     ) -> None:
         self.decoder, self.sampler, self.name = decoder, sampler, name
-        self._room = 0  # most tokens of the cache
+        self._room = 0  # capacity of the cache in tokens
         self._fed: list[int] = []  # the tokens in the cache
-        self._sure = 0  # so many of them are certainly the context's
+        self._sure = 0  # how many of them are known to equal the context's first tokens
 
     def check(self, config: ModelConfig) -> None:
         theirs, ours = self.decoder.config.vocab_size, config.vocab_size
@@ -85,7 +85,7 @@ class ModelDraft(Draft):
             new = tokens[-1:]
 
     def _take_back(self, context: Sequence[int]) -> None:
-        """Keep what the target accepted; the context's last token is always fed again."""
+        """Drop what the target rejected; the context's last token is always fed again."""
         same, most = self._sure, min(len(self._fed), len(context) - 1)
         while same < most and self._fed[same] == context[same]:
             same += 1
@@ -95,7 +95,7 @@ class ModelDraft(Draft):
         self._sure = same
 
     def _draw(self, logits: Tensor, probs: list[Tensor]) -> int:
-        """The next token of logits (1, vocab); with a sampler its distribution is noted."""
+        """The next token from logits (1, vocab); a sampler's distribution is added to `probs`."""
         if self.sampler is None:
             return greedy(logits[-1])
         probs.append(self.sampler.probs(logits[-1:]).cpu())
@@ -125,7 +125,7 @@ def keep_layers(decoder: Decoder, kept: Sequence[int]) -> Decoder:
 
 
 def agreement(decoder: Decoder, draft: Decoder, ids: Sequence[int]) -> float:
-    """Share of positions where both pick the same next token: a draft's acceptance, greedily."""
+    """Share of positions where both pick the same next token: the acceptance rate when greedy."""
     picks = [
         model(Rows.prefill(ids, all_logits=True), model.new_cache(1, len(ids))).argmax(-1)
         for model in (decoder, draft)
@@ -134,7 +134,7 @@ def agreement(decoder: Decoder, draft: Decoder, ids: Sequence[int]) -> float:
 
 
 def least_missed(decoder: Decoder, ids: Sequence[int]) -> list[int]:
-    """All layers; first the one whose absence changes the next token of a text least often."""
+    """All layer numbers. Those come first without which a text's next tokens change least often."""
     count = len(decoder.layers)
     without = [[i for i in range(count) if i != gone] for gone in range(count)]
     scores = [agreement(decoder, keep_layers(decoder, kept), ids) for kept in without]

@@ -1,8 +1,9 @@
 """How much a draft should gain, before it is run.
 
-Leviathan et al. (2211.17192): tokens a pass (1 - a^(n+1)) / (1 - a), speedup that over (n c + 1),
-with acceptance a, draft length n and draft cost c. Here r(n + 1) stands for the 1, because n + 1
-rows may cost more than one; and acceptance may differ from position to position.
+Leviathan et al. (2211.17192): a pass gives (1 - a^(n+1)) / (1 - a) tokens, and the speedup is this
+number over (n c + 1), with acceptance rate a, draft length n and draft cost c. Here r(n + 1)
+replaces the 1, because n + 1 rows may cost more than one row. The acceptance rate may also differ
+from position to position.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from labkit.engine.row_costs import RowCosts
 
 
 def expected_tokens(acceptance: float, length: int) -> float:
-    """Tokens a pass yields with `length` drafted ones, each accepted with the same probability."""
+    """Expected tokens a pass, if each of `length` drafted ones has this acceptance rate."""
     return expected_in_chain([acceptance] * length)
 
 
 def expected_in_chain(acceptance: Sequence[float]) -> float:
-    """The same with a probability for each position, given that those before were accepted."""
+    """Expected tokens a pass. acceptance: of each position, given that all before are accepted."""
     survives: Iterable[float] = accumulate(acceptance, mul)
     return 1.0 + sum(survives)
 
@@ -37,7 +38,7 @@ def mixed_speedup(
     """Expected speedup of passes with different draft lengths, each with its own acceptance.
 
     One acceptance for all lengths would be wrong: a control drafts more where more is accepted.
-    asking: the whole cost of a source in plain passes, where that is not proportional to tokens.
+    asking: the whole cost of drafting in plain passes, where it is not proportional to tokens.
     """
     lengths = account.lengths.items()
     tokens = sum(n * expected_in_chain(account.acceptance_at(length)) for length, n in lengths)

@@ -1,8 +1,8 @@
-"""A suffix index: the longest end of the context that occurred before, and what followed it.
+"""A suffix index: find the longest end of the context that occurred before; draft what followed it.
 
-A suffix automaton (Blumer et al. 1985) over prompt, output and the session's earlier outputs grows
-by a token in amortized constant time and always knows the longest repeated suffix. SuffixDecoding
-(Oliaro et al., 2411.04975) drafts from suffix trees over the same texts.
+A suffix automaton (Blumer et al. 1985) contains the prompt, the output and the session's earlier
+outputs. It adds a token in amortized constant time and always knows the longest repeated suffix.
+SuffixDecoding (Oliaro et al., 2411.04975) drafts from suffix trees over the same texts.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from collections.abc import Sequence
 from labkit.engine.draft import NOTHING, Draft, Proposal
 from labkit.errors import ParameterError
 
-_CLIMB = 24  # for every token, so many shorter suffixes get their latest end
+_CLIMB = 24  # suffixes whose latest end is updated for each token
 
 
 class SuffixAutomaton:
     """All substrings of a growing sequence of tokens.
 
-    A state stands for the substrings that end at the same places; `link` leads to the longest of
-    their suffixes that ends at more places. Numbers below 0 separate texts: each occurs once, so
-    no match reaches across.
+    A state represents all substrings that end at the same positions. `link` leads to their longest
+    suffix that also ends at other positions. Numbers below 0 separate texts: each occurs only once,
+    so no match crosses it.
     """
 
     def __init__(self) -> None:
-        # Arrays: a pass empties the processor's caches, and every number of a list would be a miss.
+        # Arrays, not lists: each number of a list is an object, and a cache miss after a pass.
         self.tokens = array("q")
         self._next: list[dict[int, int]] = [{}]
         self._link = array("q", [-1])
@@ -40,8 +40,8 @@ class SuffixAutomaton:
     def match(self) -> tuple[int, int]:
         """(length, end) of the longest suffix that occurs earlier too; (0, 0) where none does.
 
-        tokens[end:] is how the text went on there. It is the latest occurrence, but for very short
-        suffixes of very repetitive texts.
+        tokens[end:] is how the text went on there. It is the latest occurrence, except that very
+        short suffixes of very repetitive texts may give an earlier one.
         """
         state = self._link[self._last]
         if state <= 0:
@@ -61,7 +61,7 @@ class SuffixAutomaton:
         self._last = new
 
     def _settle(self) -> None:
-        """Note for the suffixes of the text that they end here: the next token follows them."""
+        """Record for the text's suffixes that they end here; the next token will follow them."""
         end, state = len(self.tokens), self._last
         for _ in range(_CLIMB):
             if state <= 0:
@@ -77,7 +77,7 @@ class SuffixAutomaton:
         return len(self._length) - 1
 
     def _reach(self, at: int, token: int) -> int:
-        """The state of the longest known suffix; split off where it shares one with longer ones."""
+        """The state of the longest known suffix. If longer ones share it, it gets its own first."""
         found = self._next[at][token]
         if self._length[at] + 1 == self._length[found]:
             return found

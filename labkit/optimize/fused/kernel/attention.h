@@ -1,8 +1,8 @@
 // Attention of a few query vectors over a chunk of positions, and the merge of chunks.
 //
-// A vector's chunks depend on what it sees alone and are merged in order. Its result is therefore
-// the same whatever else shares the pass, and however chunks are spread over threads (the split of
-// Flash-Decoding, Dao et al. 2023).
+// The chunks of a query vector depend only on what it sees, and they are merged in order. So its
+// result is the same whatever else is in the pass, and however chunks are spread over threads (the
+// split of Flash-Decoding, Dao et al. 2023).
 #pragma once
 #include <algorithm>
 #include <type_traits>
@@ -33,9 +33,9 @@ struct Partial {
     float highest, weight;
 };
 
-// Where the keys and values of a row's positions lie in its slot. A position's entry has its own
-// number, but from `start` on a row of a tree follows its path. Scores and sums go by position, so
-// that a row of a tree gets the bits that it would get in a chain.
+// Where the keys and values of a row's positions lie in its slot. Position p is entry p, except for
+// a row of a tree: from `start` on, its entries are those of its path. Scores and sums are ordered
+// by position, so that a row of a tree gets the same bits as in a chain.
 struct TreePath {
     const int32_t* steps = nullptr; // the row of the tree at each position from start on
     int start = 0, end = 0;         // positions start..end - 1 are on the path
@@ -54,8 +54,9 @@ struct KeysValues {
     const T* next_keys = nullptr; // the keys that are read after these values, or null
     bool fresh = false;           // first read of this pass; later ones find them in the cache
 
-    // What is read kPrefetchPositions after the i-th of `count` positions from `here` on, where
-    // `next` comes after them. Null where there is nothing to prefetch.
+    // The address to prefetch while the i-th of `count` positions from `here` on is read: it lies
+    // kPrefetchPositions ahead, and beyond the last position it is in `next`. Null where there is
+    // nothing to prefetch.
     const T* ahead(const T* here, const T* next, int i, int count) const {
         const int to = i + kPrefetchPositions;
         if (!fresh) return nullptr;
@@ -65,8 +66,8 @@ struct KeysValues {
     }
 };
 
-// How many times sixteen sums to run for each of `vectors`: as many as the registers hold. With
-// fewer the multipliers would idle, since each sum waits for its last addition.
+// How many groups of sixteen sums to run for each of `vectors`: as many as fit the registers. With
+// fewer, the multipliers would idle, because each addition to a sum waits for the one before.
 constexpr int sums_at_once(int vectors) { return vectors <= 3 ? kSumsAtOnce : 1; }
 
 // How many of `left` vectors to take at once.

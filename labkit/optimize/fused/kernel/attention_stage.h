@@ -13,8 +13,8 @@ public:
     AttentionStage(Stages& stages, const Layer& layer, int number)
         : s_(stages), model_(stages.model), plan_(stages.plan), layer_(layer), number_(number) {}
 
-    // From `projected` to the scratch's `attended`. Where nobody asks for more than keys and
-    // values, only those are made.
+    // From `projected` to the scratch's `attended`. Unless `asked`, it only writes keys and values
+    // to the cache.
     void run(int me, bool asked) {
         if (plan_.replicated) rotate_all(me);
         else rotate_and_write(me, asked);
@@ -35,7 +35,7 @@ private:
                 model_.head_dim};
     }
 
-    // Every thread all rows, in its own scratch; `task` writes keys and values.
+    // Every thread rotates all rows in its own scratch. `task` writes keys and values later.
     void rotate_all(int me) {
         for (int r = 0; r < s_.count(); r++) {
             float* row = s_.rotated(me, r);
@@ -45,7 +45,7 @@ private:
         }
     }
 
-    // Head by head, in place; where queries are not asked for, the keys' heads alone.
+    // Head by head, in place. Unless `asked`, only the heads of the keys.
     void rotate_and_write(int me, bool asked) {
         const int without = asked ? 0 : model_.heads;
         const int heads = model_.heads + model_.kv_heads - without;
@@ -132,8 +132,8 @@ private:
         for (int v = 0; v < piece.count; v++) s_.work.partials[to[v]] = found[v];
     }
 
-    // A row's heads that fill a unit of blocks, merged from their chunks into where the queries
-    // were, and quantized for the output product.
+    // For a row's heads that fill a unit of blocks: merge their chunks, overwriting the queries,
+    // and quantize the result for the output product.
     void gather(int me, const Activations& out, int r, int unit) {
         const Range sees = plan_.rows[r].sees;
         const int first = sees.first / kChunk, chunks = sees.last / kChunk - first + 1;

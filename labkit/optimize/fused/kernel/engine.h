@@ -67,7 +67,8 @@ inline Status check(const Rows& rows, const Model& model, const Cache& cache) {
     return kDone;
 }
 
-// The depth of each row of a tree, and its path (count, count), -1 beyond it. Whether it is a tree.
+// The depth of each row of a tree, and its path (count, count), filled up with -1. Returns false if
+// it is no tree.
 inline bool tree_paths(const int64_t* parents, int count, std::vector<int64_t>& depths,
                        std::vector<int32_t>& paths) {
     depths.assign(count, 0);
@@ -82,7 +83,7 @@ inline bool tree_paths(const int64_t* parents, int count, std::vector<int64_t>& 
     return true;
 }
 
-// The rows of a continuation, which fit each other by construction: what is checked is the rest.
+// The rows of a continuation. They fit each other by construction; everything else is checked.
 // `span`, and vectors of the workspace, must live as long as the rows.
 inline Status rows_of(const Continuation& next, const Model& model, const Cache& cache,
                       Workspace& work, Span& span, Rows& rows) {
@@ -115,11 +116,11 @@ inline Status rows_of(const Continuation& next, const Model& model, const Cache&
 }
 
 // A pass over rows that were checked. logits: (wanted_rows, the head's rows rounded up to sixteen),
-// or null where only the likeliest tokens are asked for.
+// or null where only the likeliest tokens are wanted.
 inline void run(Engine& engine, const Model& model, const Cache& cache, const Rows& rows,
                 float* logits) {
     const int64_t width = whole(model.head.rows);
-    // For one row, or few drafted ones: with more, arithmetic costs more than bytes.
+    // Screen for one row or a few drafted rows. With more, arithmetic takes longer than reading.
     const bool few = rows.wanted_rows == 1 || (rows.guesses && rows.rows <= kScreenRows);
     const bool screened = model.screen.starts && few && !logits && !rows.chances;
     if (!logits) {

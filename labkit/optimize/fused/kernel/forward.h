@@ -71,7 +71,7 @@ private:
 
     void layer(int number, int me) {
         const Layer& layer = s_.model.layer[number];
-        // In the last layer, a slice that nobody asks about leaves only its keys and values.
+        // In the last layer, a slice without wanted rows or streams only writes keys and values.
         const bool asked = number + 1 < s_.model.layers || s_.plan.asked;
         const auto stream = [&](int r) { return s_.stream(r); };
         Scratch& scratch = s_.scratch(me);
@@ -88,7 +88,7 @@ private:
         add(me, layer.down, s_.work.middle.view);
     }
 
-    // Queries, keys and values, side by side in `projected`; where not asked, no queries.
+    // Queries, keys and values, side by side in `projected`. Unless `asked`, no queries.
     void project(int me, const Layer& layer, bool asked) {
         const auto side_by_side = [&](const Matrix& m, int g) {
             const int keys = s_.queries, values = s_.queries + s_.kv;
@@ -109,7 +109,7 @@ private:
         });
     }
 
-    // Gate and up side by side: a block of their product is quantized where it arises.
+    // Gate and up side by side: a block of their product is quantized as soon as it is computed.
     void feed_forward(int me, const Layer& layer) {
         const auto blocks = [&](int owner) { return layer.gate.count(owner) / 2; };
         s_.products(me, blocks, [&](int owner, int begin, int end) {

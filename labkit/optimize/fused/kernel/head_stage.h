@@ -29,8 +29,8 @@ public:
 private:
     const Activations& input(int me) const { return s_.scratch(me).last.view; }
 
-    // Of drafted rows only those that the likeliest tokens lead to. After a wrong guess the screen
-    // favours no token, and most groups would be left to the head.
+    // Of the drafted rows, search those that the likeliest tokens lead to. After a wrong guess no
+    // token stands out in the screen, and most groups would have to be computed with the head.
     void search(int me) {
         for (int row = 0; row >= 0;) {
             const int64_t best = likeliest_token(me, row);
@@ -39,9 +39,9 @@ private:
         }
     }
 
-    // Each thread looks through its share of the groups. First it computes the most promising one:
-    // the best logit of any thread's is a floor for all. Then it computes all groups that may hold
-    // a logit above the floor.
+    // Each thread searches its share of the groups. First it computes the most promising one. The
+    // best logit that any thread finds there is a floor for all threads. Then it computes all its
+    // groups that may contain a logit above the floor.
     int64_t likeliest_token(int me, int row) {
         const int first = model_.screen.begin(me), end = model_.screen.begin(me + 1);
         const Estimate estimate{logits_ + row * width_, model_.screen_error,
@@ -69,7 +69,7 @@ private:
         return best;
     }
 
-    // A group of sixteen logits with the head itself.
+    // Compute a group of sixteen logits with the head itself.
     void compute(int me, Best& best, int group, int row) {
         F sum[kMaxTile];
         multiply_group(sum, model_.head, group, input(me), row, 1);

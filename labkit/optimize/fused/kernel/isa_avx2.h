@@ -10,7 +10,7 @@ constexpr int kTile = 4,
                   6; // most tokens that a weight is multiplied with at once; for few in one tile
 constexpr int kTogether = 2;     // vectors of outputs that share a read of a token
 constexpr int kPrefetchFrom = 1; // tokens from which weights are prefetched (product.cpp)
-constexpr int kSumsAtOnce = 2; // times sixteen sums of attention at once for each of a few vectors
+constexpr int kSumsAtOnce = 2;   // groups of sixteen attention sums that each vector runs at once
 constexpr const char* kIsa = "avx2";
 
 using V = __m256;
@@ -86,7 +86,7 @@ inline VI vpairs(__m256i words) { return _mm256_madd_epi16(words, _mm256_set1_ep
 using VN = __m256i;
 inline VN vnibbles(VN sum, VB w, VQ q) {
     sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(w, q));
-    // Integer sums may be reordered, and g++ does: all products first, spilled, then their sums.
+    // g++ may reorder integer sums: it would compute and spill all products first, then add them.
     asm("" : "+x"(sum));
     return sum;
 }

@@ -10,7 +10,7 @@ constexpr int kTile = 12,
                   12; // most tokens that a weight is multiplied with at once; for few in one tile
 constexpr int kTogether = 1;     // vectors of outputs that share a read of a token
 constexpr int kPrefetchFrom = 3; // tokens from which weights are prefetched (product.cpp)
-constexpr int kSumsAtOnce = 4; // times sixteen sums of attention at once for each of a few vectors
+constexpr int kSumsAtOnce = 4;   // groups of sixteen attention sums that each vector runs at once
 constexpr const char* kIsa = "avx512vnni";
 
 using V = __m512;   // kLanes floats

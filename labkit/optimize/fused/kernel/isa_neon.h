@@ -8,7 +8,7 @@ constexpr int kLanes = 4;
 constexpr int kTile = 8, kMaxTile = 8;
 constexpr int kTogether = 2;     // vectors of outputs that share a read of a token
 constexpr int kPrefetchFrom = 1; // tokens from which weights are prefetched (product.cpp)
-constexpr int kSumsAtOnce = 2; // times sixteen sums of attention at once for each of a few vectors
+constexpr int kSumsAtOnce = 2;   // groups of sixteen attention sums that each vector runs at once
 constexpr const char* kIsa = "neon";
 
 using V = float32x4_t;

@@ -1,5 +1,5 @@
-// The C interface: all that Python calls. Whatever it hands over is checked before memory is
-// touched.
+// The C interface: all functions that Python calls. Everything that Python passes is checked before
+// memory is touched.
 #include "engine.h"
 
 extern "C" {
@@ -22,11 +22,11 @@ void* lk_new(int threads) { return new lk::Engine(threads); }
 
 void lk_free(void* engine) { delete static_cast<lk::Engine*>(engine); }
 
-// Groups of sixteen logits that screening left to the head itself, since the start.
+// Groups of sixteen logits that screening had to compute with the head, since the start.
 int64_t lk_exact_groups(void* engine) { return static_cast<lk::Engine*>(engine)->exact_groups; }
 
 // A pass. logits: (wanted_rows, the head's rows rounded up to sixteen), or null where only the
-// likeliest tokens are asked for. Returns a Status.
+// likeliest tokens are wanted. Returns a Status.
 int lk_forward(void* handle, const lk::Model* model, const lk::Cache* cache, const lk::Rows* rows,
                float* logits) {
     if (const lk::Status status = lk::check(*rows, *model, *cache)) return status;

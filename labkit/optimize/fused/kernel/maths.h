@@ -60,8 +60,8 @@ inline F ffma(const F& a, const F& b, const F& c) {
     return wide([&](int i) { return vfma(a.part[i], b.part[i], c.part[i]); });
 }
 
-// Halves hold up to 65504. Larger values are cut there: an infinity times a masked-out weight of 0
-// would be no number.
+// Half floats end at 65504, so larger values are cut to that. They would become infinity, and
+// infinity times the weight 0 of a masked position is NaN.
 inline void fstore(uint16_t* p, const F& x) {
     for (int i = 0; i < kParts; i++)
         vstore_half(p + i * kLanes, vmin(vmax(x.part[i], vset(-65504.0f)), vset(65504.0f)));
@@ -133,7 +133,7 @@ inline void prefetch(const void* from, int bytes) {
         __builtin_prefetch(static_cast<const char*>(from) + line, 0, 4 - kCache);
 }
 
-// The place of the largest of `count` values, the first among equals.
+// The index of the largest of `count` values, the first among equals.
 inline int likeliest(const float* x, int count) {
     F top = fset(x[0]);
     int i = 0;
@@ -145,7 +145,7 @@ inline int likeliest(const float* x, int count) {
     return 0; // nothing but NaN
 }
 
-// The places of the `wanted` largest of `count` values, the first among equals, and their softmax
+// The indices of the `wanted` largest of `count` values, the first among equals, and their softmax
 // over all values.
 inline void likely(const float* x, int count, int wanted, int64_t* at, float* chances) {
     int found = 0;

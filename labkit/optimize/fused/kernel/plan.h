@@ -9,8 +9,8 @@
 namespace lk {
 
 constexpr int kSliceRows = 128; // rows that go through a layer together
-// Up to so many numbers, every thread norms, rotates and quantizes a whole slice for itself. That
-// is some 0.4 us of work; a barrier on two cores, which spares it, takes twice as long.
+// In a slice of up to so many numbers, every thread norms, rotates and quantizes all rows itself.
+// That takes some 0.4 us. Sharing the work needs a barrier, which takes twice as long on two cores.
 constexpr int kReplicatedNumbers = 2048;
 
 // entry: where the row's key and value lie in its slot. In a tree that is not its position.
@@ -53,10 +53,10 @@ public:
     std::vector<SliceRow> rows;
     std::vector<Piece> pieces;
     std::vector<Task> tasks;
-    std::vector<int> wanted; // places in the pass's `wanted` of the slice's rows
+    std::vector<int> wanted; // indices of the slice's rows in the pass's `wanted`
     int begin = 0;           // the slice's first row in the pass
     int chunks = 0;          // that any row of the slice sees
-    bool asked = false;      // whether anyone asks for more than keys and values
+    bool asked = false;      // whether more than keys and values is needed
     bool replicated = false; // whether every thread does the small stages itself
 
     int count() const { return static_cast<int>(rows.size()); }

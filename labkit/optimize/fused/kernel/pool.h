@@ -83,15 +83,15 @@ public:
             [&](int owner, int begin, int end) { body(first(owner) + begin, first(owner) + end); });
     }
 
-    // What any thread wrote before it, every thread sees after it. Each thread raises its own flag
-    // and reads the others': one cache line travels each way, and no two threads write to one.
+    // After a barrier every thread sees what any thread wrote before it. Each thread raises its own
+    // flag and reads the others': one cache line travels each way, and no two threads write to one.
     void barrier(int me) {
         const uint32_t round = flags_[me].round.load(std::memory_order_relaxed) + 1;
         // Reset the counter of the stage after next: nobody has used it for two barriers.
         flags_[me].taken[(round + 1) % kStages].store(0, std::memory_order_relaxed);
         // Sequentially consistent, here and in `run`. notify_all skips the system call where it
-        // sees nobody asleep. Were the store not visible by then, a thread that falls asleep in
-        // between would never be woken.
+        // sees no sleeping thread. If the store were not visible by then, a thread could fall
+        // asleep in between and never be woken.
         flags_[me].round.store(round);
         flags_[me].round.notify_all();
         for (int other = 0; other < threads_; other++)

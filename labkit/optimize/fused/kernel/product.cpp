@@ -13,10 +13,10 @@ inline V offset(const uint8_t* block, int part, const V& d) {
     else return vmul(d, vset(-8.0f));
 }
 
-// Weights are prefetched from kPrefetchFrom tokens on. For one or two tokens and vectors of 64
-// bytes the processor itself looks some 3 kB ahead, and reads a large matrix a fifth faster when
-// left alone. For more tokens the product is slower than the memory. Prefetching further ahead as
-// well keeps the memory busy meanwhile: a pass of eight rows took 3 to 8 % less.
+// Weights are prefetched from kPrefetchFrom tokens on. With one or two tokens and vectors of 64
+// bytes, the processor prefetches some 3 kB ahead by itself, and reads a large matrix a fifth
+// faster without our prefetch. With more tokens the product is slower than the memory. Prefetching
+// further ahead as well then keeps the memory busy: a pass of eight rows took 3 to 8 % less time.
 constexpr int kPrefetchFar = 8192, kPrefetchFarFrom = 3;
 
 // Integer sums of a block: rows of the kCount parts from kFirst on, times kTokens tokens. Four

@@ -20,8 +20,8 @@ struct TokenBlock {
     int32_t sum, unused;
 };
 
-// Tokens as blocks, four tokens side by side. What a product reads of several tokens then lies at
-// fixed distances from one address, and addressing takes no registers.
+// Tokens as blocks, four tokens side by side. So the data of several tokens that a product reads
+// lie at fixed distances from one address, and addressing takes no more registers.
 struct Activations {
     TokenBlock* data;
     int blocks; // of a token

@@ -9,7 +9,7 @@ enum Status : int32_t {
     kDone = 0,
     kTokenOutside = 1,  // a token outside the vocabulary
     kRowsDoNotFit = 2,  // rows that do not fit the cache, or spans that do not cover the rows
-    kWantedOutside = 3, // a wanted row that is none, or more likely tokens than there are
+    kWantedOutside = 3, // a wanted row outside the pass, or more likely tokens than there are
     kNoMemory = 4,
     kFeaturesDiffer = 5, // features where the model reads none, or none where it reads them
     kNoTree = 6,         // parents that make no tree
@@ -20,8 +20,8 @@ enum Status : int32_t {
 // What a pass may leave out, so that its share of the time can be measured.
 enum Skip : int32_t { kSkipAttention = 1, kSkipHead = 2, kSkipProducts = 4, kSkipRest = 8 };
 
-// `count` rows from first_row on, which the slot holds from entry `start` on. A row sees the rows
-// of its span up to itself; where the span is not causal, all of them.
+// `count` rows of the pass from first_row on. In the slot they are the entries from `start` on. A
+// row sees the rows of its span up to itself; where the span is not causal, all of them.
 struct Span {
     int64_t slot, start, count, first_row, causal;
 
@@ -45,8 +45,8 @@ struct Rows {
     int32_t rows, wanted_rows, span_count;
     int32_t skip; // a sum of Skip
     int32_t path_width, likely;
-    // Whether all rows but the first are a draft's, and all are wanted. For what follows a wrong
-    // one `best` may keep what stood there.
+    // Whether all rows but the first are drafted, and all are wanted. After a wrong one, `best` may
+    // keep its old values.
     int32_t guesses, unused;
 
     const float* embedding(int64_t row) const { return embeddings ? embeddings[row] : nullptr; }
@@ -69,7 +69,8 @@ struct Rows {
 
 // `count` tokens that go to the end of a slot, which holds `position` tokens: all that greedy
 // decoding, verifying and drafting need. A chain, or with `parents` (the row that each row follows,
-// -1 for the first) a tree. The last `wanted` rows are asked for their `likely` likeliest tokens.
+// -1 for the first) a tree. The pass finds the `likely` likeliest tokens after each of the last
+// `wanted` rows.
 // What best, chances, features and streams are: see Rows.
 struct Continuation {
     const int64_t *tokens, *parents;

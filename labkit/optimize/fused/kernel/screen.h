@@ -2,8 +2,9 @@
 //
 // The screen is a copy of the head in fewer bits. It gives every logit to within a known bound:
 // with weights w, their copy s and an input x, |(w - s) x| <= |w - s| |x| (Cauchy and Schwarz). The
-// first factor is kept for each row, rounding errors of both products included (screen.py). So the
-// head itself is read only for groups of sixteen logits that may hold one above the best found.
+// first factor is stored for each row, rounding errors of both products included (screen.py). So
+// the head itself is read only for groups of sixteen logits that may contain one above the best
+// logit found so far.
 #pragma once
 #include <algorithm>
 #include <limits>
@@ -13,7 +14,7 @@
 namespace lk {
 
 // The most drafted rows whose likeliest tokens are found with the screen. For more, the product
-// with the screen takes as long as that with the head, and each row's search some 60 us besides.
+// with the screen takes as long as that with the head, and each row's search adds some 60 us.
 constexpr int kScreenRows = 4;
 
 struct Best {
@@ -60,8 +61,8 @@ private:
 
 constexpr int kScreenStep = 8; // groups looked at together: few of them hold a candidate
 
-// visit(group, the most it may be) for every group that may reach floor(), which may rise on the
-// way.
+// Calls visit(group, the most that a logit of it may be) for every group that may reach floor().
+// floor() may rise meanwhile.
 template <class Floor, class Visit>
 inline void candidates(const Estimate& estimate, int first, int end, Floor floor, Visit visit) {
     for (int from = first; from < end; from += kScreenStep) {

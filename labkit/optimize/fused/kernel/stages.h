@@ -72,8 +72,8 @@ public:
         });
     }
 
-    // Norm and quantization, block by block: even one row has work for all threads. from(row) is
-    // what a row is read from. Each thread takes the mean square for itself.
+    // Norm and quantization, block by block, so that even one row has work for all threads.
+    // from(row): the input of a row. Each thread computes a row's mean square for itself.
     template <class From>
     void normalize(int me, const Activations& out, int tokens, const float* weight, From from) {
         F scales[kTokenGroup]; // of the group at hand

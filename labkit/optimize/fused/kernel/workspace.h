@@ -1,6 +1,6 @@
 // The memory that passes work in. An engine makes it once; it grows where a pass needs more, and
-// serves models of any shape in any order: no stage reads what it, or a stage before it, did not
-// write in the same pass.
+// serves models of any shape in any order: a stage reads only what it, or an earlier stage, wrote
+// in the same pass.
 #pragma once
 #include <cstddef>
 #include <memory>
@@ -13,7 +13,7 @@
 
 namespace lk {
 
-// Memory for `count` values or more, at the start of a cache line. Growing forgets what it held.
+// Memory for `count` values or more, at the start of a cache line. Growing loses the contents.
 template <class T>
 class Buffer {
 public:

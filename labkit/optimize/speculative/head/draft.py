@@ -1,4 +1,4 @@
-"""The learned head at work: drafts from the target's streams, as long as a token is worth it."""
+"""A draft by the learned head: from the target's streams, as long as one more token pays."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from labkit.optimize.speculative.head.forward import HeadForward
 from labkit.optimize.speculative.head.outcomes import Drafted, Guess, Outcomes
 from labkit.optimize.speculative.head.worth import worth_a_pass, worth_verifying
 
-# The most tokens that the head reads at once: of a prompt its end, or what came while another draft
-# served. With 128 tokens of a prompt, no more of its drafts are accepted.
+# The most tokens that the head reads at once: a prompt's end, or tokens that another source
+# drafted. Reading 128 tokens of a prompt instead does not raise the acceptance rate.
 _WINDOW = 16
-_BRANCHES = 3  # tokens that a pass of the head offers
+_BRANCHES = 3  # candidate tokens from each pass of the head
 
 
 class LearnedHead(Draft):
     """Drafts with a learned head, one token after another from its own predicted streams.
 
-    ids (words,): the tokens that its logits stand for. costs: of rows; cost: the head's own. With
-    them it stops where one more pass would lower the expected gain, and sends the likeliest tokens,
-    which may be a tree. The head's own probability is a good guess of acceptance; how good is
-    learned on the way. Without costs it drafts a chain of as many tokens as it is asked for.
-    spare: (room, cache) of caches that no request uses. A new cache's first use takes as long as a
-    pass of the target.
+    ids (words,): the token id of each logit. costs: of the target's rows. cost: of the head's
+    passes. With costs, it stops where one more pass would lower the expected gain, and sends the
+    likeliest tokens as a chain or a tree. The head's probability of a token estimates how likely
+    its acceptance is; the request's outcomes correct this estimate. Without costs, it drafts a
+    chain of `limit` tokens. spare: (capacity, cache) of caches that no request uses now. They are
+    reused because the first use of a new cache takes as long as a pass of the target.
     """
 
     def __init__(
@@ -47,9 +47,9 @@ class LearnedHead(Draft):
         self.ids: list[int] = ids.tolist()
         self.costs, self.cost = costs, cost
         self.drafts = self.passes = 0  # since this draft was made
-        self.caught_up = 0  # tokens read besides: the prompt's, and those that came since
+        self.caught_up = 0  # other tokens read: the prompt's, and accepted ones
         self._cache: Cache | None = None
-        self._room = 0  # tokens that the cache holds
+        self._room = 0  # capacity of the cache in tokens
         self._start_over()
 
     def _start_over(self) -> None:
@@ -60,14 +60,14 @@ class LearnedHead(Draft):
 
     @property
     def asked(self) -> tuple[int, int, int]:
-        """So far: first tokens of drafts, further ones, and tokens read besides."""
+        """Counts so far: first tokens of drafts, further tokens, other tokens read."""
         return self.drafts, self.passes - self.drafts, self.caught_up
 
     @property
     def gain(self) -> float:
-        """Tokens that its passes lately gave, over their cost in passes of the target.
+        """Tokens that recent drafts gave, over their cost in passes of the target.
 
-        1.1 before a request has shown anything.
+        It is 1.1 at the start of a request.
         """
         return self.outcomes.gain
 
@@ -93,7 +93,7 @@ class LearnedHead(Draft):
         self._room, self._cache = 0, None
 
     def watch(self, streams: Tensor) -> None:
-        """The target's streams (most, hidden), filled as it reads."""
+        """The target's streams (most, hidden), filled row by row as the target reads."""
         self._streams = streams
         self._own = streams.new_empty(_WINDOW, streams.shape[1])  # the head's, of its last pass
 
@@ -136,7 +136,7 @@ class LearnedHead(Draft):
             features, first, tokens = self._own, len(tokens) - 1, chain[-1].tokens[:1]
 
     def _guess(self, words: list[int], chances: list[float], reached: float) -> Guess:
-        """What a pass offers, where the output comes to its tokens' parent with `reached`."""
+        """What a pass offers. reached: the probability that the output reaches its parent."""
         self.passes += 1
         self.outcomes.note_chance(chances[0])
         trust = self.outcomes.trust

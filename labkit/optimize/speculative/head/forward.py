@@ -39,6 +39,6 @@ class HeadForward(Protocol):
     ) -> tuple[list[int], list[float]]:
         """The `count` likeliest words after the last of `tokens`, and their probabilities.
 
-        The tokens go to the end of slot 0. streams (room, hidden) takes their streams. features
-        (any, hidden) holds theirs from row `first` on.
+        The tokens are appended to slot 0. Their streams are written to streams (room, hidden).
+        Their features are read from features (any, hidden), from row `first` on.
         """

@@ -23,8 +23,8 @@ class FusedHead:
     """A head over its target's embedding, on its target's threads (HeadForward says what each call
     does).
 
-    packed: laid out for as many threads as the target's weights are (else ValueError), with the
-    matrix that joins token and feature (else FusedError).
+    packed: the head's weights. They must be laid out for as many threads as the target's (else
+    ValueError) and include the matrix that joins token and feature (else FusedError).
     """
 
     def __init__(self, packed: PackedWeights, target: FusedDecoder) -> None:
@@ -74,8 +74,8 @@ class FusedHead:
 def fused_head(head: Head, target: FusedDecoder, form: str = "q4_1") -> FusedHead:
     """A head packed beside its target.
 
-    form: of its matrices. At 4 bits a pass costs half as much as at 8, and its drafts are accepted
-    as often to within a few percent.
+    form: the block format of its matrices. With 4 bits a pass costs half as much as with 8, and the
+    acceptance rate stays within a few percent.
     """
 
     def tensors() -> Iterator[Weights]:

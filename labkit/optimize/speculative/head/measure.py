@@ -14,7 +14,7 @@ from labkit.optimize.speculative.head.cost import HeadCost
 from labkit.optimize.speculative.head.draft import LearnedHead
 from labkit.optimize.speculative.head.forward import HeadForward
 
-_CATCH_UP, _CHAIN = 8, 3  # tokens read at once, and tokens drafted, in what is timed
+_CATCH_UP, _CHAIN = 8, 3  # tokens read at once and tokens drafted in the timed calls
 
 
 def head_cost(
@@ -22,9 +22,9 @@ def head_cost(
 ) -> HeadCost:
     """What drafting costs, in passes of one row of the target: medians of `repeats`.
 
-    costs: of rows, for the seconds of such a pass. context: tokens before the first draft. Each
-    draft is timed after a pass of the target, as in a request: that leaves nothing of the head in
-    the processor's caches.
+    costs: of rows; they contain the seconds of such a pass. context: tokens before the first draft.
+    Each draft is timed after a pass of the target, as in a request: the target's weights have then
+    pushed the head's out of the processor's caches.
     """
     draft = LearnedHead(head, torch.arange(head.config.vocab_size))
     text, most = [0] * (context + 1), context + repeats * (2 + _CATCH_UP) + _CHAIN + 1
@@ -33,7 +33,7 @@ def head_cost(
     streams[:context] = target.traced(Rows.prefill(text[:-1]), cache)[1]
     draft.begin(text[:-1], most)
     draft.watch(streams)
-    draft.propose(text, 1)  # which reads the prompt
+    draft.propose(text, 1)  # reads the prompt
     taken: dict[tuple[int, int], list[float]] = {(1, 1): [], (1, _CHAIN): [], (_CATCH_UP, 1): []}
     for count, length in [*taken] * repeats:
         last = len(text) - 1

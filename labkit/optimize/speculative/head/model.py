@@ -24,7 +24,7 @@ from labkit.model.decoder import Decoder, Layer, RMSNorm
 
 
 class Head(nn.Module):
-    """The head in PyTorch: the one that is trained, and the plain twin of the fused one.
+    """The head in PyTorch: the one that is trained, and the reference for the fused one.
 
     config: the target's; the head's own has one layer. ids (words,) int64: the tokens that it can
     draft, in the order of its logits.
@@ -46,7 +46,7 @@ class Head(nn.Module):
 
     @staticmethod
     def of(target: Decoder, ids: Tensor) -> Head:
-        """A head before training: the target's last layer, which sees only the feature."""
+        """A head before training: the target's last layer, which reads the feature almost alone."""
         head = Head(target.config, ids)
         with torch.no_grad():
             head.layer.load_state_dict(target.layers[-1].state_dict())
@@ -60,7 +60,7 @@ class Head(nn.Module):
         return head
 
     def streams(self, embedded: Tensor, features: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
-        """The predicted streams of whole texts, (texts, length, hidden), from the same shape.
+        """The predicted streams of whole texts; inputs and result are (texts, length, hidden).
 
         Position i has the feature of token i and the embedding of token i + 1; its result is the
         feature of token i + 1. rope: as Decoder.rope gives it.
@@ -91,7 +91,7 @@ def save_head(head: Head, path: Path, recipe: dict[str, Any]) -> None:
     """Write the weights as safetensors, with the recipe in the file's metadata."""
     from safetensors.torch import save
 
-    # Not the words: they are rows of the target's own head, and are taken from there on loading.
+    # `words` is left out: it is rows of the target's head, and loading copies them from there.
     tensors = {k: v.contiguous() for k, v in head.state_dict().items() if k != "words"}
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(path, save(tensors, metadata={"recipe": json.dumps(recipe)}))

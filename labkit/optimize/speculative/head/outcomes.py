@@ -8,13 +8,14 @@ from typing import NamedTuple
 from labkit.engine.draft import Proposal
 
 _LONGEST_REST = 16  # most passes without a draft, while drafts do not pay
-_TRUST_FADES, _GAIN_FADES = 0.97, 0.95  # what an older outcome still counts after each newer one
+_TRUST_FADES, _GAIN_FADES = 0.97, 0.95  # factors on older outcomes at each new one
 
 
 class Guess(NamedTuple):
     """What one pass of the head offers, likeliest first.
 
-    tokens; chances: the head's probabilities; reaches: the chances that the output comes to them.
+    chances: the head's probabilities of the tokens. reaches: the probabilities that the output
+    reaches them.
     """
 
     tokens: list[int]
@@ -34,8 +35,9 @@ class Drafted(NamedTuple):
 class Outcomes:
     """Running averages over the drafts of a request.
 
-    trust: tokens that came, over the probability that the head gave them. usual: the probability of
-    a pass's likeliest token. gain: tokens a pass, over its cost in passes of the target.
+    trust: number of drafted tokens that came, over the sum of their probabilities by the head.
+    usual: the head's probability of its likeliest token. gain: tokens that a draft gave, over its
+    cost in passes of the target.
     """
 
     def __init__(self) -> None:
@@ -53,13 +55,13 @@ class Outcomes:
         return self._came / self._paid
 
     def note_chance(self, chance: float) -> None:
-        """The probability of a pass's likeliest token."""
+        """Add the head's probability of its likeliest token to the average."""
         self.usual = 0.95 * self.usual + 0.05 * chance
 
     def rests(self) -> bool:
-        """Whether to leave this draft out.
+        """Whether to skip this draft.
 
-        Drafts that do not pay are left out for longer and longer, but always tried again.
+        While drafts do not pay, the pauses between them grow, up to 16 passes.
         """
         if self._resting > 0:
             self._resting -= 1
@@ -75,6 +77,6 @@ class Outcomes:
         for hit, guess in zip(likeliest.outcomes(came), drafted.chain, strict=False):
             self._hits = 4 + _TRUST_FADES * (self._hits - 4) + hit
             self._expected = 4 + _TRUST_FADES * (self._expected - 4) + guess.chances[0]
-        tokens = len(drafted.sent.rows_of(came))  # those that stand, and the target's own
+        tokens = len(drafted.sent.rows_of(came))  # the accepted ones, and the target's own
         self._came = _GAIN_FADES * self._came + tokens
         self._paid = _GAIN_FADES * self._paid + drafted.cost

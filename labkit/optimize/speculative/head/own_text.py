@@ -1,8 +1,8 @@
 """The target's own text, with its streams: what a draft head learns from.
 
-No dataset is needed. A chat model that is given only the tokens that open a user's turn writes that
-turn itself (Magpie, Xu et al., 2406.08464). Then it answers, as it does in use. Many texts grow at
-once, in the slots of one cache.
+No dataset is needed. Given only the tokens that open a user's turn, a chat model writes the user's
+question itself (Magpie, Xu et al., 2406.08464). Then it answers, as in normal use. Many texts are
+written at once, each in its own slot of one cache.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ class Writing:
     """A request that writes a text in a slot: a question, then the answer to it.
 
     opening, between: token ids that open a user's turn, and those that end it and open the answer.
-    question, answer: the most tokens of each. streams (room, hidden): takes the text's streams. A
-    question is drawn with `draw`, so that no two are alike; an answer takes the likeliest tokens.
+    question, answer: the most tokens of each. streams (room, hidden): the text's streams are
+    written here. Questions are sampled with `draw`, so that they differ; answers are greedy.
     """
 
     greedy = False

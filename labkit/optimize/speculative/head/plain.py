@@ -1,4 +1,4 @@
-"""The head in PyTorch over a cache: the twin of the fused one, and what runs elsewhere."""
+"""The head in PyTorch with a cache: the reference for the fused one, and its substitute."""
 
 from __future__ import annotations
 

@@ -33,24 +33,23 @@ from labkit.optimize.speculative.head.own_text import OwnText, Writer
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_SAMPLE = 65536  # bytes at either end of a file of weights, by which it is recognized
-_KIND = b"2"  # version of the heads that are kept: one of another version is not read
-_UNSEEN = 100  # texts kept from training, to measure how well the head predicts others
-_FASTER = 1.5  # how much faster products in bfloat16 must be before it is used for training
+_SAMPLE = 65536  # bytes at each end of a weight file, which identify it
+_KIND = b"2"  # version of the head files; files of another version are not read
+_UNSEEN = 100  # texts left out of training, to measure how well the head predicts new ones
+_FASTER = 1.5  # training uses bfloat16 where its products are faster by this factor
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a head is made: `tokens` of text, or what is written in `writing` minutes; then `minutes`
-    of training.
+    """How a head is made: write `tokens` of text for at most `writing` minutes, then train.
 
-    words: tokens that it can draft. length: tokens of a text that are used. texts: of a batch.
-    rate: the highest learning rate. steps: where given, training ends after so many and not after
-    its minutes. own: the share of positions where it reads its own predicted
+    minutes: of training. words: how many different tokens it can draft. length: tokens used of each
+    text. texts: texts in a batch. rate: the highest learning rate. steps: if given, train so many
+    steps instead of `minutes`. own: the share of positions where the head reads its own predicted
     stream instead of the target's, as it does from the second drafted token on.
 
-    More text helps more than more passes over it. After 400,000 tokens, each seen 13 times, a head
-    predicted 70 % of the tokens of its own texts and 55 % of others'.
+    More text helps more than more passes over it. Trained on 400,000 tokens, each seen 13 times, a
+    head predicted 70 % of the tokens in its training texts and 55 % in other texts.
     """
 
     tokens: int = 1_500_000
@@ -135,7 +134,7 @@ def share_predicted(head: Head, target: Decoder, texts: Sequence[OwnText]) -> fl
 
 
 def half_pays() -> bool:
-    """Whether this machine multiplies so much faster in bfloat16 that training should use it."""
+    """Whether products in bfloat16 are fast enough on this machine to train with them."""
     bfloat16, float32 = (max(matrix_rates(d, 768)) for d in (torch.bfloat16, torch.float32))
     return bfloat16 > _FASTER * float32
 
@@ -145,8 +144,8 @@ def train(
 ) -> tuple[Head, list[tuple[float, float]]]:
     """A head after the recipe's minutes or steps, and (loss, agreement) of every step.
 
-    half: multiply in bfloat16; weights and sums stay float32. Over its minutes
-    the rate falls with time: a slow machine takes fewer steps, but ends at the same rate.
+    half: multiply in bfloat16; weights and sums stay float32. Where the recipe gives minutes, the
+    learning rate falls with time: a slow machine takes fewer steps, but ends at the same rate.
     """
     torch.manual_seed(recipe.seed)
     head = Head.of(target, frequent(texts, recipe.words, target.config.vocab_size))
@@ -198,10 +197,10 @@ def write_texts(
 
 
 def head_path(loaded: LoadedModel) -> Path:
-    """Where a model's head is kept: under a name made from the model's weights, wherever they lie.
+    """The file of a model's head. Its name comes from the model's weights, not from their path.
 
-    The name is made from their first and last bytes. A head of other weights would gain less, but
-    change no answer.
+    Only the first and last bytes of the weights are read. If two models got the same name, the
+    wrong head would gain less, but change no answer.
     """
     key = hashlib.sha256(_KIND)
     for path in sorted(loaded.directory.glob("*.safetensors")):

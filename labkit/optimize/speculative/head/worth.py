@@ -15,10 +15,10 @@ from labkit.optimize.speculative.head.outcomes import Guess
 
 def worth_a_pass(reaches: Sequence[float], next_chance: float, costs: RowCosts,
                  cost: HeadCost) -> bool:  # fmt: skip
-    """Whether the token that one more pass is likely to find repays the pass and its row.
+    """Whether the next likely token is worth its cost: one more pass of the head, one more row.
 
-    reaches: the chances that the output comes to each token of the chain so far. next_chance: that
-    the next token comes once they all have.
+    reaches: for each token of the chain so far, the probability that the output reaches it.
+    next_chance: the probability of the next token, given that all of these came.
     """
     rows = len(reaches) + 1
     if rows >= costs.most:
@@ -31,10 +31,11 @@ def worth_a_pass(reaches: Sequence[float], next_chance: float, costs: RowCosts,
 def worth_verifying(
     chain: Sequence[Guess], limit: int, costs: RowCosts, cost: HeadCost
 ) -> Proposal:
-    """The likeliest of all guesses, as long as one more row raises tokens over cost.
+    """The likeliest of all guesses, as long as one more row raises the ratio of tokens to cost.
 
-    The head's passes are paid, whatever is sent. No token is likelier to be reached than the one it
-    follows, so what is taken hangs together: a chain or a tree (EAGLE-2, Li et al., 2406.16858).
+    The cost of the head's passes counts in full: they have run already. No token is likelier than
+    the one it follows, so the chosen tokens form a chain or a tree (EAGLE-2, Li et al.,
+    2406.16858).
     """
     guesses = sorted(
         ((reach, -depth, -rank)
