@@ -229,3 +229,10 @@ def test_rows_before_the_first_position_cannot_be_kept() -> None:
     with pytest.raises(CacheError, match="cannot keep rows"):
         cache.keep(0, -2, [0, 3])
     assert cache.length(0) == 5
+
+
+def test_a_cache_is_not_extended_by_less_than_a_row() -> None:
+    cache = StaticCache(CONFIG, 1, 5)
+    with pytest.raises(CacheError, match="at least one row; -3 given"):
+        cache.extend(0, -3)
+    assert cache.length(0) == 0

@@ -78,3 +78,11 @@ def test_the_real_model_gives_the_same_tokens():
 def test_contexts_that_are_none_are_refused_before_a_model_is_loaded(contexts: list[int]) -> None:
     with pytest.raises(ParameterError, match="contexts must be some numbers from 1 on"):
         study.run(contexts=contexts, model="/none")
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"window": 0}, {"quality_tokens": 1}, {"rounds": 2}, {"new_tokens": 0}]
+)
+def test_numbers_that_no_study_can_use_are_refused_before_anything_is_loaded(wrong):
+    with pytest.raises(ParameterError, match="allowed are at least"):
+        study.Study(model="/nowhere", **wrong)
