@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import nbformat
@@ -36,8 +37,9 @@ def name_of(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+@cache
 def tree_of(path: Path) -> ast.Module:
-    """A Python file, parsed."""
+    """A Python file, parsed once for all tests."""
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
@@ -49,10 +51,11 @@ def _names(node: ast.AST, path: Path) -> Iterator[str]:
         yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def every_import(path: Path) -> Iterator[str]:
+@cache
+def every_import(path: Path) -> tuple[str, ...]:
     """Dotted names that a file imports from labkit, also within functions and for types."""
-    for node in ast.walk(tree_of(path)):
-        yield from (name for name in _names(node, path) if name.startswith("labkit."))
+    names = (name for node in ast.walk(tree_of(path)) for name in _names(node, path))
+    return tuple(name for name in names if name.startswith("labkit."))
 
 
 def first_imports(path: Path) -> Iterator[str]:

@@ -42,7 +42,8 @@ def test_a_study_runs_without_a_notebook(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("LABKIT_RUN_DIR", str(tmp_path))
     from labkit.studies import kv_cache
 
-    findings = kv_cache.run(model=str(save_tiny_model(folder)), device="cpu", **TINY["02_kv_cache"])
+    small = TINY["02_kv_cache"] | {"contexts": [8]}
+    findings = kv_cache.run(model=str(save_tiny_model(folder)), device="cpu", **small)
     assert {(finding.variant, finding.phase) for finding in findings} == FINDS["02_kv_cache"]
     assert (tmp_path / "findings" / "02_kv_cache.json").exists()
     assert list((tmp_path / "traces" / "02_kv_cache").glob("*.json"))
