@@ -11,7 +11,7 @@ from labkit.engine.sequence import Answer, Request
 from labkit.errors import ParameterError
 from labkit.model.cache.table import Cache
 from labkit.model.forward import Forward, Greedy, Traced, offers
-from labkit.model.rows import Part, Rows
+from labkit.model.rows import Part, Rows, check_streams, fill_streams
 from labkit.model.sampling import likeliest
 
 
@@ -53,21 +53,10 @@ class Passes:
         """The wanted logits of a pass; also fills the `streams` of parts that have them."""
         if all(part.streams is None for part in parts):
             return self.decoder(rows, self.cache)
-        _check_streams(parts, self.decoder.config.hidden_size)
+        check_streams(parts, self.decoder.config.hidden_size)
         logits, streams = traced(self._traced, self.decoder).traced(rows, self.cache)
-        for part, span in zip(parts, rows.spans, strict=True):
-            if part.streams is not None:
-                part.streams[: span.count] = streams[span.rows]
+        fill_streams(parts, rows, streams)
         return logits
-
-
-def _check_streams(parts: Sequence[Part], hidden: int) -> None:
-    """ValueError for `streams` of a part that cannot take its rows, before the pass is run."""
-    for part in parts:
-        if part.streams is not None:
-            count, room = len(part.tokens), tuple(part.streams.shape)
-            if len(room) != 2 or room[0] < count or room[1] != hidden:
-                raise ValueError(f"streams {room} for {count} rows of {hidden} numbers.")
 
 
 def traced(found: Traced | None, decoder: object) -> Traced:

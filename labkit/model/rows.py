@@ -196,3 +196,19 @@ def _check(part: Part) -> None:
         raise ValueError(
             f"streams has room for {part.streams.shape[0]} rows; the part has {count}."
         )
+
+
+def check_streams(parts: Sequence[Part], hidden: int) -> None:
+    """ValueError for `streams` of a part that cannot take its rows, before the pass is run."""
+    for part in parts:
+        if part.streams is not None:
+            count, room = len(part.tokens), tuple(part.streams.shape)
+            if len(room) != 2 or room[0] < count or room[1] != hidden:
+                raise ValueError(f"streams {room} for {count} rows of {hidden} numbers.")
+
+
+def fill_streams(parts: Sequence[Part], rows: Rows, streams: Tensor) -> None:
+    """Give each part that wants them its rows' streams, from those of all rows (rows, hidden)."""
+    for part, span in zip(parts, rows.spans, strict=True):
+        if part.streams is not None:
+            part.streams[: span.count] = streams[span.rows]

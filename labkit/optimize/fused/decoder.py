@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from labkit.model.cache.table import Cache
-from labkit.model.rows import Part, Rows
+from labkit.model.rows import Part, Rows, check_streams, fill_streams
 from labkit.optimize.fused.cache import FusedCache
 from labkit.optimize.fused.engine import Engine
 from labkit.optimize.fused.native_model import NativeModel
@@ -106,23 +106,12 @@ class FusedDecoder:
         if len(parts) == 1 and parts[0].embeddings is None and parts[0].causal:
             return [self.engine.extend(self.model, cache, parts[0])]
         rows = Rows.of(parts)
-        streams = self._room(parts, len(rows))
+        check_streams(parts, self.config.hidden_size)
+        wanted = any(part.streams is not None for part in parts)
+        streams = torch.empty(len(rows), self.config.hidden_size) if wanted else None
         found = (ctypes.c_int64 * len(rows.asked))()
         self.engine.forward(self.model, rows, cache, best=found, streams=streams)
         if streams is not None:
-            for part, span in zip(parts, rows.spans, strict=True):
-                if part.streams is not None:
-                    part.streams[: span.count] = streams[span.rows]
+            fill_streams(parts, rows, streams)
         tokens = iter(found)
         return [list(itertools.islice(tokens, part.wanted)) for part in parts]
-
-    def _room(self, parts: Sequence[Part], rows: int) -> Tensor | None:
-        """Memory for the streams of all rows, (rows, hidden); None where no part wants them."""
-        wanting = [part for part in parts if part.streams is not None]
-        for part in wanting:
-            assert part.streams is not None
-            count, hidden = len(part.tokens), self.config.hidden_size
-            room = part.streams.shape
-            if len(room) != 2 or room[0] < count or room[1] != hidden:
-                raise ValueError(f"streams {tuple(room)} for {count} rows of {hidden} numbers.")
-        return torch.empty(rows, self.config.hidden_size) if wanting else None
