@@ -11,6 +11,7 @@ import signal
 import subprocess
 import tempfile
 import threading
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import IO, Any
 import numpy as np
 
 from labkit.base.paths import cache_dir, project_root
+from labkit.bench.install import built, link_of
 from labkit.bench.variants import Variant
 from labkit.errors import LabkitError
 
@@ -73,7 +75,12 @@ class Sample:
 
 @dataclass(frozen=True)
 class Loaded:
-    """What a worker answers once it has loaded: seconds, and the bytes that a decode step reads."""
+    """What a worker answers once it has loaded.
+
+    Seconds of its start, and the bytes that a decode step reads. build: how the engine was built.
+    link: its project's page. weights: the format as it is run, in words. same_weights: whether they
+    are the file's own values, so that answers differ by arithmetic alone.
+    """
 
     prepare_s: float
     load_s: float
@@ -81,6 +88,10 @@ class Loaded:
     weight_bytes: int | None
     kv_element_bytes: float
     version: str
+    build: str
+    link: str
+    weights: str
+    same_weights: bool
     note: str | None = None
 
 
@@ -91,6 +102,16 @@ def gguf_read_bytes(path: Path) -> int:
     sizes = {tensor.name: int(tensor.n_bytes) for tensor in GGUFReader(path).tensors}
     looked_up = sizes["token_embd.weight"] if "output.weight" in sizes else 0
     return sum(sizes.values()) - looked_up
+
+
+def gguf_format(path: Path) -> str:
+    """The format of most bytes of a GGUF file's tensors, as "Q4_1"."""
+    from gguf import GGUFReader
+
+    sizes: Counter[str] = Counter()
+    for tensor in GGUFReader(path).tensors:
+        sizes[tensor.tensor_type.name] += int(tensor.n_bytes)
+    return sizes.most_common(1)[0][0]
 
 
 def _environment(variant: Variant, threads: int) -> dict[str, str]:
@@ -192,6 +213,8 @@ class Worker:
         if answer.get("weight_bytes") is None and file:
             answer["weight_bytes"] = gguf_read_bytes(Path(file))
         self._cpu_end = answer.get("cpu_end")
+        if peer := self.variant.peer:
+            answer |= {"build": built(peer, answer.get("build", "")), "link": link_of(peer)}
         try:
             return Loaded(**{name: answer[name] for name in Loaded.__dataclass_fields__})
         except KeyError as error:
@@ -249,13 +272,12 @@ class Worker:
 def load_options(
     variant: Variant, source: Source, threads: int, context: int, device: str, dtype: str
 ) -> dict[str, Any]:
-    """The options for a driver; WorkerError for what the variant cannot run."""
+    """The options for a driver, the variant's own last; WorkerError for what it cannot run."""
     if variant.peer and device not in ("cpu", "auto"):
         raise WorkerError(f"{variant.peer} runs on the CPU only here, not on {device!r}.")
     if variant.needs_gguf and source.gguf is None:
         raise WorkerError(f"{variant.peer} reads GGUF files only; {source.model} is none.")
     return {
-        **variant.options,
         "model": source.model,
         "directory": str(source.directory),
         "gguf": str(source.gguf) if source.gguf else None,
@@ -264,4 +286,6 @@ def load_options(
         "context": context,
         "device": device,
         "dtype": dtype,
+        "file_format": gguf_format(source.gguf) if source.gguf else None,
+        **variant.options,
     }

@@ -19,6 +19,7 @@ import time
 import venv
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ import yaml
 from tqdm.auto import tqdm
 
 from labkit.base.paths import atomic_write, project_root
+from labkit.bench import amx
 from labkit.errors import LabkitError, ParameterError
 
 PINS = Path(__file__).with_name("pins.yaml")
@@ -47,6 +49,8 @@ class Pin:
     without: tuple[str, ...] = ()
     cmake: str = ""
     minutes: int = 1
+    link: str = ""
+    amx: bool = False
 
     def stamp(self) -> dict[str, Any]:
         """What an environment was made from: another stamp makes it anew."""
@@ -55,6 +59,7 @@ class Pin:
             "build": list(self.build),
             "cmake": self.cmake,
             **({"without": list(self.without)} if self.without else {}),
+            **({"amx": amx_of_build().says, "flags": amx_of_build().flags} if self.amx else {}),
             "python": platform.python_version(),
             "machine": platform.machine(),
         }
@@ -71,6 +76,8 @@ def read_pins(path: Path = PINS) -> dict[str, Pin]:
             tuple(entry.get("without", ())),
             entry.get("cmake", ""),
             entry.get("minutes", 1),
+            entry.get("link", ""),
+            entry.get("amx", False),
         )
         for peer, entry in raw.items()
     }
@@ -102,10 +109,41 @@ def is_current(pin: Pin) -> bool:
     return bool(kept == pin.stamp()) and peer_python(pin.peer).exists()
 
 
+def built(peer: str, says: str = "") -> str:
+    """How an installed peer came about: as a wheel or compiled here, and with which flags.
+
+    says: what the engine itself says of its build.
+    """
+    try:
+        kept = json.loads((peers_root() / peer / _STAMP).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return says
+    here = f"compiled here with {kept['cmake']}" if kept.get("build") else "ready-made wheel"
+    with_amx = f"; {kept['amx']}" if kept.get("flags") else ""
+    return f"{here}{with_amx}" + (f"; {says}" if says else "")
+
+
+def link_of(peer: str) -> str:
+    """The page of a peer's project; "" for none in the pins."""
+    pin = read_pins().get(peer)
+    return pin.link if pin else ""
+
+
+def compiler() -> str | None:
+    """The C++ compiler that a build here takes."""
+    names = [os.environ.get("CXX", ""), "c++", "g++", "clang++"]
+    return next((name for name in names if name and shutil.which(name)), None)
+
+
+@cache
+def amx_of_build() -> amx.Amx:
+    """What a build here does with AMX."""
+    return amx.probe(compiler() or "c++")
+
+
 def check_tools(pin: Pin) -> None:
     """InstallError when a peer is built here and there is no C++ compiler."""
-    compilers = [os.environ.get("CXX", ""), "c++", "g++", "clang++"]
-    if pin.build and not any(shutil.which(name) for name in compilers if name):
+    if pin.build and not compiler():
         raise InstallError(
             f"{pin.peer} is built from source and no C++ compiler is here (looked for $CXX, c++, "
             "g++, clang++). Install one, say the packages g++ or clang, and run this again. "
@@ -128,6 +166,10 @@ def _build_environment(pin: Pin) -> dict[str, str]:
     if pin.cmake:
         changed["CMAKE_ARGS"] = pin.cmake.format(folder=PINS.parent)
         changed.setdefault("CMAKE_BUILD_PARALLEL_LEVEL", str(os.cpu_count() or 1))
+    if pin.amx:
+        flags = amx_of_build().flags.format(folder=PINS.parent)
+        for name in ("CFLAGS", "CXXFLAGS"):
+            changed[name] = f"{changed.get(name, '')} {flags}".strip()
     return changed
 
 
@@ -167,7 +209,8 @@ def install(pin: Pin) -> None:
         venv.create(folder, with_pip=True, clear=True)
     except (OSError, subprocess.CalledProcessError) as error:
         raise InstallError(f"{pin.peer}: no virtual environment could be made: {error}") from error
-    title = f"{pin.peer}: installing (about {pin.minutes} min on two cores)"
+    how = f"; {amx_of_build().says}" if pin.amx else ""
+    title = f"{pin.peer}: installing (about {pin.minutes} min on two cores{how})"
     commands = [_pip_command(pin)]
     if pin.without:
         pip = [str(peer_python(pin.peer)), "-m", "pip"]
@@ -175,7 +218,12 @@ def install(pin: Pin) -> None:
     if any(_run(command, _build_environment(pin), log, title) for command in commands):
         tail = last_lines(log.read_text(encoding="utf-8", errors="replace"))
         raise InstallError(f"{pin.peer} could not be installed; all of it is in {log}:\n{tail}")
-    atomic_write(folder / _STAMP, json.dumps(pin.stamp(), indent=1))
+    write_stamp(pin)
+
+
+def write_stamp(pin: Pin) -> None:
+    """Say that the peer was installed to the end, and from what."""
+    atomic_write(peers_root() / pin.peer / _STAMP, json.dumps(pin.stamp(), indent=1))
 
 
 def select(names: Sequence[str], pins: dict[str, Pin]) -> list[Pin]:

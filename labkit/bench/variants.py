@@ -73,6 +73,7 @@ def _table() -> list[Variant]:
     every = {"kind": "fused", "weights": "as-is", "screened": False}
     return [
         Variant("transformers", "ours", {"kind": "transformers"}),
+        Variant("transformers:bf16", "ours", {"kind": "transformers", "dtype": "bfloat16"}),
         Variant("transformers:compiled", "ours", {"kind": "compiled"}),
         Variant("plain", "ours", {"kind": "plain"}),
         *(
@@ -88,6 +89,8 @@ def _table() -> list[Variant]:
         Variant("onnxruntime-genai:int4", "ort", {"format": "int4"}, peer="onnxruntime-genai"),
         Variant("openvino-genai:int4", "ov", {"format": "int4"}, peer="openvino-genai"),
         Variant("openvino-genai:int8", "ov", {"format": "int8"}, peer="openvino-genai"),
+        Variant("mnn:int4", "mnn", {"block": 64, "head_bits": 4}, peer="mnn"),
+        Variant("mnn:int4-fine", "mnn", {"block": 32, "head_bits": 8}, peer="mnn"),
     ]
 
 

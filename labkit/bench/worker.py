@@ -2,7 +2,7 @@
 
     {"op": "load", "options": {...}, "prompt": [ids]}
         -> {"ok": true, "prepare_s", "load_s", "first_call_s", "weight_bytes", "weights_file",
-            "kv_element_bytes", "version", "note"}
+            "kv_element_bytes", "version", "build", "link", "weights", "same_weights", "note"}
     {"op": "run", "prompt": [ids], "new_tokens": n}
         -> {"ok": true, "due": t0, "times": [t of each token], "tokens": [ids]}
     {"op": "logits", "tokens": [ids], "path": "x.npy"}
@@ -14,10 +14,12 @@ others are measured. Times are time.monotonic(). The interpreter may be a peer's
 of ours: this file uses the standard library, and a driver its engine.
 
 A driver is a file with `prepare(options)` (slow, kept work: converting a model; optional) and a
-class `Engine(options)`. That has `weight_bytes`, `kv_element_bytes` and `version`;
+class `Engine(options)`. That has `weight_bytes`, `kv_element_bytes` and `version`; `weights`, the
+format as it is run, in words, and `same_weights`, whether these are the file's own values;
 `run(prompt, new_tokens, emit)`, which forgets earlier prompts, calls emit(token) as soon as a token
 is known, and returns the time at which it began; and `logits(tokens)`, (tokens, vocab) float32. It
-may have `check(prompt)`, which tests the engine's answers and returns a note on them, or None.
+may have `build` (what the engine says of its own build), `link` (the project's page; a peer's is in
+pins.yaml), and `check(prompt)`, which tests the engine's answers and returns a note, or None.
 """
 
 from __future__ import annotations
@@ -83,6 +85,10 @@ class Session:
             "weights_file": getattr(self.engine, "weights_file", None),
             "kv_element_bytes": self.engine.kv_element_bytes,
             "version": self.engine.version,
+            "build": getattr(self.engine, "build", ""),
+            "link": getattr(self.engine, "link", ""),
+            "weights": self.engine.weights,
+            "same_weights": self.engine.same_weights,
             "note": self.engine.check(prompt) if hasattr(self.engine, "check") else None,
         }
 

@@ -19,7 +19,9 @@ Logits = Callable[[Sequence[int]], Tensor]
 _BLOCK = 64  # rows compared at once: their logits fit into a processor's cache
 # The bootstrap draws blocks of this many neighbouring positions, this many times.
 _NEIGHBOURS = 256
+_FEWEST_BLOCKS = 32  # where the text is short, blocks are shorter: a few of them say little
 _DRAWS = 2000
+_95 = (0.025, 0.975)
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,25 @@ class Divergence:
             "perplexity": self.perplexity[1],
             "perplexity_ratio": 1 + self.excess,
         }
+
+    def judged(self) -> dict[str, float]:
+        """`kl_mean`, `kl_p99`, `top1_agreement` and `perplexity_ratio`, and `positions`.
+
+        Each has its 95 % interval (`kl_mean_low`, `kl_mean_high`, `kl_p99_low`, ..., `top1_low`,
+        `top1_high`, `perplexity_low`, `perplexity_high`): a bootstrap over blocks of neighbouring
+        positions. It says how much another text of this kind could change the number.
+        """
+        found: dict[str, float] = dict(self.quality())
+        excess = self.variant_loss - self.baseline_loss
+        intervals = {
+            "kl_mean": _interval_of_mean(self.kl),
+            "kl_p99": _interval_of_quantile(self.kl, 0.99),
+            "top1": _interval_of_mean(self.same_top.astype(float)),
+            "perplexity": tuple(np.exp(_interval_of_mean(excess))),
+        }
+        for name, (low, high) in intervals.items():
+            found |= {f"{name}_low": float(low), f"{name}_high": float(high)}
+        return found
 
 
 def _kl(expected: Tensor, found: Tensor) -> Tensor:
@@ -113,6 +134,39 @@ def share_of_kl(one: Divergence, other: Divergence) -> tuple[float, float, float
     return (float(one.kl.mean() / other.kl.mean()), *_interval_of_ratio(pair, np.asarray))
 
 
+def _blocks(positions: int) -> np.ndarray:
+    """The block of each position, counted from 0."""
+    blocks = max(positions // _NEIGHBOURS, min(_FEWEST_BLOCKS, positions))
+    return np.arange(positions) * blocks // positions
+
+
+def _drawn(blocks: int) -> np.ndarray:
+    """How often each draw of the bootstrap takes each block, (draws, blocks)."""
+    chosen = np.random.default_rng(0).integers(blocks, size=(_DRAWS, blocks))
+    return np.stack([np.bincount(row, minlength=blocks) for row in chosen])
+
+
+def _interval_of_mean(values: np.ndarray) -> tuple[float, float]:
+    """95 % interval of the mean of one value a position."""
+    block = _blocks(values.size)
+    drawn = _drawn(block[-1] + 1)
+    means = drawn @ np.bincount(block, values) / (drawn @ np.bincount(block))
+    low, high = np.quantile(means, _95)
+    return float(low), float(high)
+
+
+def _interval_of_quantile(values: np.ndarray, share: float) -> tuple[float, float]:
+    """95 % interval of a quantile: the value that this share of the drawn positions do not pass."""
+    order = np.argsort(values)
+    block = _blocks(values.size)
+    found = []
+    for row in _drawn(block[-1] + 1):
+        passed = np.cumsum(row[block[order]])
+        found.append(values[order[np.searchsorted(passed, share * passed[-1])]])
+    low, high = np.quantile(found, _95)
+    return float(low), float(high)
+
+
 def _interval_of_ratio(
     pair: Sequence[np.ndarray], of_mean: Callable[[np.ndarray], np.ndarray]
 ) -> tuple[float, float]:
@@ -122,9 +176,9 @@ def _interval_of_ratio(
     same draw, because both models read the same text.
     """
     values = np.stack(list(pair))
-    blocks = max(1, values.shape[1] // _NEIGHBOURS)
-    means = np.stack([part.mean(1) for part in np.array_split(values, blocks, axis=1)])
-    chosen = np.random.default_rng(0).integers(blocks, size=(_DRAWS, blocks))
-    drawn = of_mean(means[chosen].mean(1))  # (_DRAWS, 2)
-    low, high = np.quantile(drawn[:, 0] / drawn[:, 1], [0.025, 0.975])
+    block = _blocks(values.shape[1])
+    often = _drawn(block[-1] + 1)
+    sums = np.stack([np.bincount(block, row) for row in values])  # (2, blocks)
+    drawn = of_mean(often @ sums.T / (often @ np.bincount(block))[:, None])  # (_DRAWS, 2)
+    low, high = np.quantile(drawn[:, 0] / drawn[:, 1], _95)
     return float(low), float(high)

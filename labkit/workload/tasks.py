@@ -38,12 +38,14 @@ GROUNDED = ("summarize", "question_answering", "edit_code", "edit_prose", "extra
 
 @dataclass(frozen=True)
 class Task:
-    """One prompt. held_out: for the final results only. Raises ValueError for an unknown kind."""
+    """One prompt. held_out: for the final results only. expected: what a right answer must have,
+    where that can be checked (questions.py). Raises ValueError for an unknown kind."""
 
     name: str
     kind: str
     prompt: str
     held_out: bool = False
+    expected: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS + OUTSIDE or not self.prompt:
@@ -80,6 +82,7 @@ def _of_file(name: str, passages: dict[str, str]) -> list[Task]:
             kind=entry.get("kind", name),
             prompt=_with_passage(entry["prompt"], entry.get("passage"), passages),
             held_out=entry.get("held", False),
+            expected=tuple(entry.get("expected", ())),
         )
         for entry in _read(name)
     ]

@@ -6,7 +6,7 @@ import importlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,75 +16,16 @@ import pytest
 from labkit.bench import client, worker
 from labkit.bench.client import Worker, WorkerError
 from labkit.bench.variants import Variant
+from tests.bench.engines import ENGINES, PROMPTS, driver_of, options_of, run
 
-FAKES = Path(__file__).with_name("fakes")
-DRIVERS = Path(client.__file__).with_name("drivers")
-PROJECTS = ("llama-cpp-python", "ik-llama-cpp-python", "onnxruntime-genai", "openvino-genai")
-PROMPTS = [[7], [3, 14, 15, 9, 26], [(5 * n * n + n) % 49 for n in range(600)]]
-ENGINES = ["llama_cpp", "ik_llama_cpp", "ort", "ov"]
-
-
-@pytest.fixture
-def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """The toy model; the fake engines are importable, each with a version of its project."""
-    for project in PROJECTS:
-        info = tmp_path / f"{project.replace('-', '_')}-0.7.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project}\nVersion: 0.7\n")
-    before = set(sys.modules)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.syspath_prepend(FAKES)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(FAKES), str(tmp_path)]))
-    yield importlib.import_module("toy")
-    for name in set(sys.modules) - before:
-        if str(FAKES) in str(getattr(sys.modules[name], "__file__", "")):
-            del sys.modules[name]
-
-
-def options_of(name: str, folder: Path, **changes: Any) -> dict[str, Any]:
-    """What a driver is told, with the models that it would have made already there."""
-    options = {"threads": 3, "context": 640, "store": str(folder / "store"), "directory": "m"}
-    if name in ("ort", "ov"):
-        options |= {"format": "int4"}
-        engine = {"ort": "onnxruntime-genai", "ov": "openvino-genai"}[name]
-        made = folder / "store" / f"{engine}-int4"
-        made.mkdir(parents=True, exist_ok=True)
-        (made / "labkit.json").write_text('{"weight_bytes": 1234}')
-        shipped = {"vocab_size": 50, "eos_token_id": 7, "decoder": {"session_options": {"a": 1}}}
-        (made / "genai_config.json").write_text(json.dumps({"model": shipped}))
-    else:
-        options |= {"package": name, "format": None, "gguf": str(folder / "m.gguf")}
-    return options | changes
-
-
-def driver_of(name: str) -> Path:
-    return DRIVERS / f"{'llama' if 'llama' in name else name}.py"
-
-
-@pytest.fixture
-def load(toy: Any, tmp_path: Path) -> Callable[..., Any]:
-    """Makes an engine by name, as a worker does."""
-
-    def made(name: str, **changes: Any) -> Any:
-        driver = worker.load_driver(str(driver_of(name)))
-        options = options_of(name, tmp_path, **changes)
-        driver.prepare(options)
-        return driver.Engine(options)
-
-    return made
-
-
-def run(engine: Any, toy: Any, prompt: list[int], count: int) -> list[int]:
-    """The tokens of a run; EVENTS has what was computed and emitted in it."""
-    toy.EVENTS.clear()
-    tokens: list[int] = []
-
-    def emit(token: int) -> None:
-        toy.EVENTS.append(("emit", token))
-        tokens.append(token)
-
-    assert isinstance(engine.run(prompt, count, emit), float)
-    return tokens
+_ROUNDED = "rounded from the dequantized file"
+WEIGHTS = {
+    "llama_cpp": ("Q4_1 as in the file", True),
+    "ik_llama_cpp": ("Q4_1 as in the file", True),
+    "ort": (f"int4 of its own (blocks of 32, head too), {_ROUNDED}", False),
+    "ov": (f"int4 of its own (groups of 64, head int8), {_ROUNDED}", False),
+    "mnn": (f"int4 of its own (blocks of 64, head int4), {_ROUNDED}", False),
+}
 
 
 @pytest.mark.parametrize("name", ENGINES)
@@ -115,6 +56,7 @@ def test_logits_are_those_of_every_position(name: str, load: Callable[..., Any],
         ("ik_llama_cpp", [0, 1, 2, 3, 4, 5]),
         ("ort", [0, 0, 1, 2, 3, 4, 5]),  # the prompt alone gives no token yet
         ("ov", [0, 0, 1, 3, 4]),  # which computes by ones and twos
+        ("mnn", [0, 1, 2, 3, 4, 5]),
     ],
 )
 def test_each_token_is_emitted_once_and_before_more_is_computed(
@@ -183,7 +125,9 @@ def test_the_check_finds_the_largest_batch_that_is_right(
     monkeypatch.setattr(toy, "WRONG_FROM", [wrong_from])
     engine = load("ik_llama_cpp")
     note = engine.check(PROMPTS[2][:40])
-    assert f"reads prompts in batches of {batch}: in batches of 512 its logits are wrong" in note
+    assert f"0.7 reads prompts in batches of {batch}, because in batches of 512 its" in note
+    assert "this prompt of 40 tokens then took" in note
+    assert note.endswith("labkit.bench.quality ik_llama.cpp ik_llama.cpp:unchecked`")
     assert run(engine, toy, PROMPTS[2], 3) == toy.continuation(PROMPTS[2], 3)
     blind = load("ik_llama_cpp", check=False)
     assert blind.check(PROMPTS[2][:40]) is None
@@ -194,6 +138,8 @@ def test_llama_cpp_requantizes_once(load: Callable[..., Any], toy: Any, tmp_path
     engine = load("llama_cpp", format="q4_1")
     calls = importlib.import_module("llama_api").CALLS
     assert calls.pop("quantized") == (3, 3, True)  # threads, the number of the format, from any
+    assert engine.weights == "Q4_1, requantized from the file's Q4_1"
+    assert not engine.same_weights
     made = Path(engine.weights_file)
     assert made == tmp_path / "store" / "m.q4_1.gguf"
     assert made.read_text() == "all of it"
@@ -257,6 +203,8 @@ def test_a_worker_answers_with_tokens_times_and_logits(
     with one:
         loaded = one.load(options, PROMPTS[1], timeout=60)
         assert (loaded.version, loaded.weight_bytes, loaded.note) == ("0.7", 1234, None)
+        assert (loaded.weights, loaded.same_weights) == WEIGHTS[name]
+        assert loaded.build == ("uses AVX2, AMX_INT8" if name == "llama_cpp" else "")
         sample = one.run(PROMPTS[0], 5)
         assert sample.tokens == toy.continuation(PROMPTS[0], 5)
         assert [sample.due, *sample.times] == sorted([sample.due, *sample.times])

@@ -20,6 +20,7 @@ import os, sys, time
 
 class Engine:
     weight_bytes, kv_element_bytes, version = 1000, 2, "1.0"
+    weights, same_weights = "float32", True
 
     def __init__(self, options):
         self.mode = options["mode"]

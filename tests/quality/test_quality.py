@@ -117,6 +117,41 @@ def test_share_of_kl_with_its_interval():
     assert share_of_kl(far, far) == pytest.approx((1, 1, 1))
 
 
+def test_intervals_hold_the_numbers_and_narrow_with_more_text():
+    random = np.random.default_rng(0)
+    widths = []
+    for size in (512, 8192):
+        kl = random.exponential(0.01, size)
+        losses = random.normal(3, 1, size - 4)
+        same = random.random(size) < 0.9
+        judged = Divergence(kl, same, losses, losses + random.normal(0.02, 0.1, size - 4)).judged()
+        assert judged["positions"] == size
+        assert judged["kl_mean_low"] < judged["kl_mean"] < judged["kl_mean_high"]
+        assert judged["kl_p99_low"] <= judged["kl_p99"] <= judged["kl_p99_high"]
+        assert judged["top1_low"] < judged["top1_agreement"] < judged["top1_high"]
+        assert judged["perplexity_low"] < judged["perplexity_ratio"] < judged["perplexity_high"]
+        widths.append(judged["kl_mean_high"] - judged["kl_mean_low"])
+    assert widths[1] == pytest.approx(4 * 0.01 / 8192**0.5, rel=0.25)  # 2 * 1.96 sigma / sqrt n
+    assert widths[0] > 2 * widths[1]
+
+
+def test_neighbours_that_are_alike_widen_the_interval():
+    random = np.random.default_rng(0)
+    alone = random.exponential(0.01, 8192)
+    alike = np.repeat(random.exponential(0.01, 8192 // 64), 64)
+    made = [Divergence(kl, kl, kl, kl).judged() for kl in (alone, alike)]
+    narrow, wide = (judged["kl_mean_high"] - judged["kl_mean_low"] for judged in made)
+    assert wide > 4 * narrow
+
+
+def test_a_model_against_itself_has_intervals_without_width():
+    kl = np.zeros(3)
+    judged = Divergence(kl, kl == 0, np.ones(2), np.ones(2)).judged()
+    assert (judged["kl_p99_low"], judged["kl_p99_high"]) == (0, 0)
+    assert (judged["top1_low"], judged["top1_high"]) == (1, 1)
+    assert (judged["perplexity_low"], judged["perplexity_high"]) == (1, 1)
+
+
 TEXTS = [[5, 1, 7, 3, 2, 9, 4], list(range(20))]
 
 

@@ -101,6 +101,25 @@ def _mean_kl(reference: np.ndarray, other: np.ndarray) -> float:
     return float((np.exp(left) * (left - right)).sum(-1).mean())
 
 
+def _format(options: dict[str, Any]) -> tuple[str, bool]:
+    """The weights as they are run, in words, and whether they are the file's own."""
+    if options["format"] is None:
+        return f"{options.get('file_format')} as in the file", True
+    kind = options["format"].upper()
+    return f"{kind}, requantized from the file's {options.get('file_format')}", False
+
+
+def _features(api: Any) -> str:
+    """The instruction sets that the engine says it was built with ("AVX2 = 1 | ...")."""
+    if not hasattr(api, "llama_print_system_info"):  # ik's Python package leaves it out
+        return ""
+    said = api.llama_print_system_info().decode()
+    pairs = [part.split(":")[-1].split("=") for part in said.split("|")]
+    kept = [pair[0].strip() for pair in pairs if len(pair) == 2 and pair[1].strip() == "1"]
+    sets = [name for name in kept if name.startswith(("AVX", "AMX", "NEON", "SVE"))]
+    return f"uses {', '.join(sets)}" if sets else ""
+
+
 def _lookup(tokens: int) -> Callable[[np.ndarray], np.ndarray] | None:
     """llama-cpp-python's own prompt lookup; None for no drafts."""
     if not tokens:
@@ -122,7 +141,9 @@ class Engine:
         _preload(options["package"])
         self.api: Any = import_module(_API[options["package"]])
         self.version = metadata.version(_PROJECT[options["package"]])
+        self.name = options["package"].replace("_cpp", ".cpp")
         self.weights_file = str(model_file(options))
+        self.weights, self.same_weights = _format(options)
         self.prompt_batch, self.wants_check = _BATCH, options.get("check", True)
         self.draft = _lookup(options.get("lookup", 0))
         self.api.llama_backend_init()
@@ -135,6 +156,7 @@ class Engine:
             raise RuntimeError("no context could be made")
         self.vocab = self.api.llama_vocab_n_tokens(self.api.llama_model_get_vocab(self.model))
         self.batch = self.api.llama_batch_init(_BATCH, 0, 1)
+        self.build = _features(self.api)
 
     def _model_params(self) -> Any:
         params = self.api.llama_model_default_params()
@@ -214,13 +236,26 @@ class Engine:
         self.prompt_batch = 1
         reference = self.logits(sample)
         self.prompt_batch = _BATCH
-        usual = _mean_kl(reference, self.logits(sample))
+        usual, whole = _mean_kl(reference, self.logits(sample)), self._seconds(sample)
         sizes = iter(_SMALLER)
         while self.prompt_batch > 1 and _mean_kl(reference, self.logits(sample)) > _DIFFERENT:
             self.prompt_batch = next(sizes)
         if self.prompt_batch == _BATCH:
             return None
+        name, longer = self.name, self._seconds(sample) / whole
         return (
-            f"reads prompts in batches of {self.prompt_batch}: in batches of {_BATCH} its logits "
-            f"are wrong (mean KL {usual:.2f} nats against its own, token by token)"
+            f"{self.version} reads prompts in batches of {self.prompt_batch}, because in batches "
+            f"of {_BATCH} its logits are wrong (mean KL {usual:.2f} nats against its own, token by "
+            f"token); this prompt of {len(sample)} tokens then took {longer:.2f} times as long. To "
+            f"see it: `python -m labkit.bench.quality {name} {name}:unchecked`"
         )
+
+    def _seconds(self, sample: Sequence[int]) -> float:
+        """How long a prompt takes in the present batches: the median of three."""
+        spent = []
+        for _ in range(3):
+            self.clear()
+            start = time.monotonic()
+            self.read(sample)
+            spent.append(time.monotonic() - start)
+        return sorted(spent)[1]

@@ -70,6 +70,8 @@ class Engine:
     """A model; each run has a generator of its own, so nothing of an earlier prompt is left."""
 
     kv_element_bytes = 4
+    weights = "int4 of its own (blocks of 32, head too), rounded from the dequantized file"
+    same_weights = False
 
     def __init__(self, options: dict[str, Any]) -> None:
         import onnxruntime_genai as og

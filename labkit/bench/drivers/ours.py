@@ -1,7 +1,8 @@
 """Our own variants, and transformers as it comes: they run in our environment.
 
 Options: kind ("transformers", "compiled", "plain", "fused" or "read"), gguf, directory, model
-(as the user named it), weights and screened (for "fused"), threads, context, device, dtype.
+(as the user named it), file_format, weights and screened (for "fused"), threads, context, device,
+dtype.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from labkit.model.rows import Rows
 from labkit.model.weights import read_bytes
 
 Emit = Callable[[int], None]
+_TRANSFORMERS = "https://github.com/huggingface/transformers"
 _CHUNK = 512  # rows of a pass whose logits are all computed
 
 
@@ -29,6 +31,10 @@ class Kind(Protocol):
     """What one kind of variant does; as the engine of a worker (worker.py), without its threads."""
 
     version: str
+    build: str
+    link: str
+    weights: str
+    same_weights: bool
     weight_bytes: int
     kv_element_bytes: float
 
@@ -39,15 +45,34 @@ class Kind(Protocol):
         """Logits of every position, (tokens, vocab) float32."""
 
 
+def in_dtype(dtype: torch.dtype, options: dict[str, Any]) -> tuple[str, bool]:
+    """Plain weights of a dtype, in words, and whether they are the file's own values."""
+    name = str(dtype).removeprefix("torch.")
+    if options.get("file_format") is None:
+        return name, dtype == torch.float32
+    if dtype == torch.float32:
+        return f"{name}, dequantized from the file's {options['file_format']}", True
+    return f"{name}, rounded from the dequantized file", False
+
+
+def in_blocks(options: dict[str, Any]) -> tuple[str, bool]:
+    """Blocks as the fused decoder reads them, in words, and whether they are the file's own."""
+    if options["weights"] == "as-is":
+        return f"{options.get('file_format')} as in the file", True
+    return f"{options['weights'].upper()}, rounded from the model's float32 weights", False
+
+
 class Generate:
     """transformers' `generate`, as everyone calls it; `compiled` with a static cache."""
 
     def __init__(self, options: dict[str, Any]) -> None:
         import transformers
 
-        self.version = transformers.__version__
+        self.version, self.link = transformers.__version__, _TRANSFORMERS
+        self.build = f"wheels of transformers and torch {torch.__version__}"
         self.device = resolve_device(options["device"])
         dtype = resolve_dtype(options["dtype"])
+        self.weights, self.same_weights = in_dtype(dtype, options)
         loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
             options["directory"], dtype=dtype
         )
@@ -99,8 +124,12 @@ class OurDecoder:
     """A decoder that fits the forward contract: the plain one, or the fused one."""
 
     def __init__(self, options: dict[str, Any]) -> None:
-        self.version = torch.__version__.split("+")[0]
+        self.version, self.link = torch.__version__.split("+")[0], ""
+        self.build, dtype = f"wheel of torch {torch.__version__}", options.get("dtype", "float32")
+        self.weights, self.same_weights = in_dtype(resolve_dtype(dtype), options)
         self.decoder = (_fused if options["kind"] == "fused" else _plain)(options)
+        if options["kind"] == "fused":
+            self.build, (self.weights, self.same_weights) = _kernel_build(), in_blocks(options)
         self.cache = self.decoder.new_cache(1, options["context"])
         self.weight_bytes = int(read_bytes(self.decoder))
         a_token = self.decoder.config.kv_bytes_per_token(1.0)
@@ -130,7 +159,8 @@ class Read:
         from labkit.optimize.fused.weights import packed
 
         weights = packed(options["gguf"] or options["directory"], options["weights"], 1)
-        self.version = torch.__version__.split("+")[0]
+        self.version, self.link = torch.__version__.split("+")[0], ""
+        self.build, (self.weights, self.same_weights) = _kernel_build(), in_blocks(options)
         self.weight_bytes, self.kv_element_bytes = weights.read_bytes(), 2.0
         self.a_token = weights.config.kv_bytes_per_token(self.kv_element_bytes)
         self.buffer = buffer(int(self.weight_bytes + options["context"] * self.a_token))
@@ -144,6 +174,12 @@ class Read:
 
     def logits(self, tokens: Sequence[int]) -> np.ndarray:
         raise NotImplementedError("a bare read computes no logits")
+
+
+def _kernel_build() -> str:
+    from labkit.optimize.fused import native
+
+    return f"compiled here: {native.compiler()} {' '.join(native.flags())}"
 
 
 def _plain(options: dict[str, Any]) -> Forward:
@@ -177,7 +213,9 @@ class Engine:
         torch.set_num_threads(options["threads"])
         with torch.inference_mode():
             self.inner = _KINDS[options["kind"]](options)
-        self.version = self.inner.version
+        self.version, self.build = self.inner.version, self.inner.build
+        self.link, self.weights = self.inner.link, self.inner.weights
+        self.same_weights = self.inner.same_weights
         self.weight_bytes = self.inner.weight_bytes
         self.kv_element_bytes = self.inner.kv_element_bytes
 

@@ -34,6 +34,13 @@ def group_size(directory: str) -> int:
     return next((n for n in (128, 64, 32) if all(row % n == 0 for row in rows)), -1)
 
 
+def own_format(options: dict[str, Any]) -> str:
+    """What the exporter makes, in words."""
+    if options["format"] == "int8":
+        return "int8 of its own (a scale a row)"
+    return f"int4 of its own (groups of {group_size(options['directory'])}, head int8)"
+
+
 def prepare(options: dict[str, Any]) -> None:
     """Export the model once."""
     target = model_directory(options)
@@ -97,6 +104,7 @@ class Engine:
     """A pipeline that drops the keys and values of a run at its end."""
 
     kv_element_bytes = 1
+    same_weights = False
 
     def __init__(self, options: dict[str, Any]) -> None:
         import openvino_genai as genai
@@ -105,6 +113,7 @@ class Engine:
         self.version = metadata.version("openvino-genai")
         kept = json.loads((self.folder / "labkit.json").read_text(encoding="utf-8"))
         self.weight_bytes = kept["weight_bytes"]
+        self.weights = f"{own_format(options)}, rounded from the dequantized file"
         scheduler = genai.SchedulerConfig()
         scheduler.enable_prefix_caching = False
         scheduler.cache_size = 1

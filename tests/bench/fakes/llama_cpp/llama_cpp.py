@@ -11,6 +11,10 @@ from llama_api import *  # noqa: F403
 from llama_api import CALLS
 
 
+def llama_print_system_info() -> bytes:
+    return b"CPU : SSE3 = 1 | AVX2 = 1 | AVX512 = 0 | AMX_INT8 = 1 | REPACK = 1 | "
+
+
 def llama_get_memory(context: SimpleNamespace) -> SimpleNamespace:
     return context
 

@@ -1,0 +1,1 @@
+"""MNN, as far as the driver uses it."""  # noqa: N999

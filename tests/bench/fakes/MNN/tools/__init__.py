@@ -1,0 +1,1 @@
+"""Where the converter is."""  # noqa: N999

@@ -1,0 +1,1 @@
+"""Where its reports are."""  # noqa: N999

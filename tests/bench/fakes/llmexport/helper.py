@@ -1,0 +1,3 @@
+"""One of the exporter's own modules."""
+
+NAME = "llm.mnn.weight"
