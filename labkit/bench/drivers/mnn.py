@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +66,8 @@ class Engine:
     same_weights = False
 
     def __init__(self, options: dict[str, Any]) -> None:
-        from MNN import llm
-
+        # `from MNN import llm` would find the bare C module, which MNN has under this name too.
+        llm: Any = import_module("MNN.llm")
         folder = model_directory(options)
         self.version = metadata.version("mnn")
         # A step reads all of it: scales too, and the head, which is the embedding as well.
@@ -83,7 +83,8 @@ class Engine:
     def step(self, tokens: Sequence[int]) -> np.ndarray:
         """Logits (vocab,) after these tokens, which follow those before them."""
         found = self.llm.forward(list(tokens)).read()
-        return np.asarray(found, dtype=np.float32).reshape(-1)
+        # A copy: the next pass writes its logits over these.
+        return np.array(found, dtype=np.float32).reshape(-1)
 
     def run(self, prompt: Sequence[int], new_tokens: int, emit: Callable[[int], None]) -> float:
         self.llm.reset()
