@@ -10,6 +10,7 @@ ONLY ?=
 PARAMS ?=
 RUN ?=
 FORCE ?=
+EXAMPLE_PROFILE ?= full
 
 # The first Python of the supported range; PYTHON=... takes another.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
@@ -66,9 +67,13 @@ fix: $(READY) ## format, and mend what lint can mend
 peers: $(READY) ## build and install other engines to compare with, in .venv-peers
 	$(BIN)/python -m labkit.bench.install
 
-example: $(READY) ## make the quick run that is kept in outputs/example
-	@$(MAKE) --no-print-directory reports RUN=example PROFILE=quick FORCE=1
+# EXAMPLE_PROFILE=quick is for a look: the check at the end refuses it.
+example: $(READY) ## make the run that is kept in outputs/example, from a committed tree
+	@test '$(EXAMPLE_PROFILE)' = quick || test -z "$$(git status --porcelain)" || { echo "error: \
+	  the example is made from a committed revision, and git status lists changes." >&2; exit 2; }
+	@$(MAKE) --no-print-directory reports RUN=example PROFILE='$(EXAMPLE_PROFILE)' FORCE=1
 	@$(BIN)/python -m labkit.report.pages.picture outputs/example
+	@$(BIN)/python -m labkit.report.check_example outputs/example
 
 clean: ## remove the environment and caches; outputs stay
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

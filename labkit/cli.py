@@ -100,15 +100,10 @@ def bench(**options: Any) -> None:
 
 
 @main.command()
-@click.argument("first")
-@click.argument("second")
+@click.argument("runs", nargs=-1, metavar="RUN RUN [RUN ...]")
 @_clear_errors
-def compare(first: str, second: str) -> None:
-    """The findings of two runs side by side. FIRST and SECOND: folders, or names in outputs."""
-    from labkit.report.pages.index import compare_runs, differences, find_run
-    from labkit.report.told.words import text_table
+def compare(runs: tuple[str, ...]) -> None:
+    """The findings of two or more runs, a column a run. RUN: a folder, or a name in outputs."""
+    from labkit.report.compare import comparison
 
-    folders = find_run(first), find_run(second)
-    for line in differences(*folders):
-        click.echo(f"not the same {line}")
-    click.echo(text_table(compare_runs(*folders)))
+    click.echo(comparison(runs))

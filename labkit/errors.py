@@ -15,3 +15,11 @@ class ParameterError(LabkitError):
 
 class DeviceError(LabkitError):
     """A device that this machine does not have."""
+
+
+class FindingsError(LabkitError):
+    """Findings that cannot be read: of another schema, broken, or none at all."""
+
+
+class ImpossibleRate(LabkitError):
+    """A measured rate that no such device can reach, or two clocks that disagree: the run stops."""

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import nbformat
 
+from labkit.report.finding import csv_text
+from labkit.report.pages import links
 from labkit.report.pages.html import render_notebook
 from labkit.report.pages.index import write_run_index, write_runs_index
 from labkit.report.runs.watch import run_notebook
-from labkit.report.told.finding import Finding, load_findings
+from labkit.report.told.finding import Finding, load_findings, to_json
 
 HOSTILE = '<script>window.hacked=1</script><img src=x onerror="window.hacked=1">'
 
@@ -25,7 +28,7 @@ _GOOD = [
     (
         "code",
         "from labkit.report.told.finding import Finding\n"
-        "from labkit.report.told.notebook import save_findings\n"
+        "from labkit.report.told.notebook import save_findings, save_samples\n"
         "from labkit.report.told.plots import new_figure, quote, say, show, source, table\n"
         "from IPython.display import HTML, Javascript, display\n"
         "import sys",
@@ -55,7 +58,12 @@ _GOOD = [
         "print('\\r 50%|#####     | 5/10 [00:01<00:01, 5.0it/s]', file=sys.stderr)\n"
         "print('a warning', file=sys.stderr)",
     ),
-    ("code", "_ = save_findings('00_good', [Finding(**record) for record in records])"),
+    (
+        "code",
+        "_ = save_findings('00_good', [Finding(**record) for record in records])\n"
+        "_ = save_samples('00_good', 'rounds', {'times': [0.1, 0.2]})\n"
+        "_ = save_samples('00_good', 'a b#1', {'times': []})",
+    ),
 ]
 _BAD = [
     ("markdown", "# The bad one\n\nIt stops half-way."),
@@ -66,31 +74,44 @@ _BAD = [
 
 
 def finding(**changes: Any) -> Finding:
-    """A valid finding, with these of its fields changed."""
-    plain: dict[str, Any] = {
+    """A valid finding, with these of its fields changed; the fraction of the limit and the baseline
+    follow from the others unless they are given."""
+    told: dict[str, Any] = {
         "notebook": "00_good", "technique": "speed", "variant": "static cache",
         "baseline": "no cache", "phase": "decode", "metric": "decode_rate", "unit": "tok/s",
-        "value": 31.4, "baseline_value": 10.1, "speedup": 3.1, "speedup_low": 2.9,
-        "speedup_high": 3.3, "verdict": "faster", "limit": 51.5, "fraction_of_limit": 0.61,
-        "quality": {"lossless": True, "tokens_compared": 64}, "samples": 12,
-    }  # fmt: skip
-    return Finding(**plain | changes)
+        "value": 31.0, "speedup": 3.1, "speedup_low": 2.9, "speedup_high": 3.3,
+        "verdict": "faster", "p_value": 1e-6, "smallest_effect": 0.04, "limit": 50.0,
+        "limit_low": 38.2, "of_bare_read": 0.86, "of_bare_read_low": 0.82,
+        "of_bare_read_high": 0.9, "bare_note": "bare read of 538 MB", "bytes_read": 5.38e8,
+        "weights": "float32", "quality": {"lossless": True, "tokens_compared": 64}, "samples": 12,
+        "ratios": [3.0, 3.2], "hardware": {"name": "Some CPU", "threads": 2},
+        "engine": {"name": "labkit", "version": "0.1.0"},
+    } | changes  # fmt: skip
+    times = told["unit"] == "s"
+    if told["limit"] is not None:
+        share = told["limit"] / told["value"] if times else told["value"] / told["limit"]
+        told = {"fraction_of_limit": share} | told
+    before = told["value"] * told["speedup"] if times else told["value"] / told["speedup"]
+    return Finding(**{"baseline_value": before} | told)
 
 
 def several() -> list[Finding]:
-    """Findings of every verdict, with and without a limit, lossless or not."""
+    """Findings of every verdict, with and without a limit and a bare read, lossless or not."""
     unsure = {"speedup": 1.01, "speedup_low": 0.97, "speedup_high": 1.04, "verdict": "inconclusive"}
     slower = {"speedup": 0.8, "speedup_low": 0.7, "speedup_high": 0.9, "verdict": "slower"}
+    none = {"limit": None, "limit_low": None, "limit_note": "none is defined for it"}
+    alone = {"of_bare_read": None, "of_bare_read_low": None, "of_bare_read_high": None}
+    products = {"of_bare_read": 0.4, "of_bare_read_low": 0.35, "of_bare_read_high": 0.45}
     return [
         finding(),
         finding(variant="sliding window", quality={"top1_agreement": 0.931, "kl_mean": 0.0123}),
         finding(
-            phase="prefill", metric="ttft", unit="s", value=0.42, limit=0.1, fraction_of_limit=0.24,
-            **unsure,
+            phase="prefill", metric="ttft", unit="s", value=0.4, limit=0.1, limit_low=None,
+            bare_note="int8 products alone (avx512vnni)", **unsure, **products,
         ),
         finding(
             variant=HOSTILE, phase="end_to_end", metric="e2e_latency", unit="s", value=1.5,
-            limit=None, fraction_of_limit=None, limit_note="no limit is defined for it", **slower,
+            bare_note=None, **none, **alone, **slower,
         ),
     ]  # fmt: skip
 
@@ -117,6 +138,7 @@ def write_run(folder: Path, status: str, notebooks: list[dict[str, Any]], **more
         "name": folder.name, "title": folder.name, "profile": "quick", "status": status,
         "started": "2026-11-24T11:08:00+00:00", "finished": None, "model": "smollm2-135m-instruct",
         "device": "cpu", "dtype": "float32", "parameters": {"rounds": 7}, "notebooks": notebooks,
+        "machine": "Some CPU @ 2.0 GHz", "git_revision": "abc1234", "git_changed": False,
     } | more  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "run.json").write_text(json.dumps(record))
@@ -133,9 +155,10 @@ def entry(name: str, status: str = "ok", error: str | None = None) -> dict[str, 
     return {"name": name, "title": title, "status": status, "seconds": 65.2, "error": error}
 
 
-def write_findings(folder: Path, findings: list[Finding]) -> None:
-    """findings.json of a run folder."""
-    (folder / "findings.json").write_text(json.dumps([asdict(found) for found in findings]))
+def write_findings(folder: Path, findings: Sequence[Finding]) -> None:
+    """findings.json and findings.csv of a run folder."""
+    (folder / "findings.json").write_text(to_json(findings), encoding="utf-8")
+    (folder / "findings.csv").write_text(csv_text(findings), encoding="utf-8")
 
 
 def executed_run(folder: Path) -> None:
@@ -160,12 +183,14 @@ def executed_run(folder: Path) -> None:
             title=one["title"], run_name=folder.name, status=one["status"], error=one["error"],
             findings=load_findings(path) if path.exists() else [],
             neighbours=(None, "01_bad") if i == 0 else ("00_good", None),
+            links=links.of_notebook(folder, one["name"]),
         )  # fmt: skip
     write_run_index(folder)
 
 
 def outputs_with_runs(outputs: Path) -> Path:
-    """An outputs folder: an executed run, one on another torch, an unfinished and a broken one."""
+    """An outputs folder: an executed run, one on another torch, an unfinished, a broken one, and
+    one whose findings are of an older schema."""
     executed_run(outputs / "executed")
     other = outputs / "another & <b>run"
     write_run(other, "finished", [entry("00_good")], started="2026-11-25T09:00:00+00:00")
@@ -174,7 +199,11 @@ def outputs_with_runs(outputs: Path) -> Path:
     stamp["versions"]["torch"] = "2.14.0"
     (other / "environment.json").write_text(json.dumps(stamp))
     write_run(outputs / "cut-off", "unfinished", [entry("00_good", "running")])
-    for folder in (other, outputs / "cut-off"):
+    write_run(
+        outputs / "older", "finished", [entry("00_good")], started="2026-11-01T09:00:00+00:00"
+    )
+    (outputs / "older" / "findings.json").write_text("[]")
+    for folder in (other, outputs / "cut-off", outputs / "older"):
         write_run_index(folder)
     (outputs / "broken").mkdir()
     (outputs / "broken" / "run.json").write_text('{"name": "bro')

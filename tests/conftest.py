@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from labkit.limits.hardware import measure_hardware
+from labkit.limits.measure import measure_hardware
 from labkit.model.load import LoadedModel, load
 
 
@@ -28,7 +28,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """
     if not hasattr(config, "workerinput"):  # a worker of xdist's has it, and our environment
         os.environ.setdefault("LABKIT_CACHE", str(config.cache.mkdir("labkit")))
-        measure_hardware()
+        measure_hardware(seconds=0.05)
 
 
 # 4 query heads share 2 KV heads; no two sizes are equal, so that a mix-up cannot pass unseen.

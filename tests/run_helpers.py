@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import nbformat
 
 from labkit.report.runs import run as run_module
 from labkit.report.runs.request import ReportRequest
+from labkit.report.told.finding import rows_in
 
-IDENTITY = {
+IDENTITY: dict[str, Any] = {
     "model": "tiny",
     "weights": [["model.safetensors", 1, 2]],
     "device": "cpu",
     "machine": "a machine",
     "torch": "0",
-    "environment": {"device": "a machine", "memory_bytes": 1e9, "versions": {"torch": "0"}},
+    "environment": {
+        "device": "a machine",
+        "memory_bytes": 1e9,
+        "versions": {"torch": "0"},
+        "git_revision": "abc1234",
+        "git_changed": False,
+    },
 }
 PARAMETERS = "model: str = ''\ndevice: str = 'auto'\nrounds: int = 3"
 SAVE = """
@@ -24,7 +32,7 @@ from labkit.report.told.notebook import save_findings
 _ = save_findings(NAME, [Finding(
     notebook=NAME, technique="t", variant="new", baseline="old", phase="decode", metric="tpot",
     unit="s", value=1.0, baseline_value=2.0, speedup=2.0, speedup_low=1.9, speedup_high=2.1,
-    verdict="faster", limit=0.5, fraction_of_limit=FRACTION, samples=rounds)])
+    verdict="faster", limit=FRACTION, fraction_of_limit=FRACTION, samples=rounds)])
 """
 
 
@@ -50,6 +58,11 @@ def small_request(tmp_path, monkeypatch) -> ReportRequest:
 
 def record(request):
     return json.loads((request.outputs / "r" / "run.json").read_text())
+
+
+def findings(request):
+    """The findings of the whole run, as plain objects."""
+    return rows_in(request.outputs / "r" / "findings.json")
 
 
 def states(request):

@@ -2,11 +2,13 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from labkit.cli import main
+from tests.browser_helpers import entry, finding, write_findings, write_run
 
 
 def run(*arguments):
@@ -31,7 +33,8 @@ def test_help_imports_nothing_heavy():
 
 
 def test_running_reports_imports_no_torch_where_it_watches():
-    code = "import sys, labkit.report.runs.run\nprint('torch' in sys.modules)"
+    code = "import sys, labkit.report.runs.run, labkit.report.compare\n"
+    code += "print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 
@@ -52,6 +55,8 @@ def test_limit_on_a_machine_of_the_table():
         (("reports", "--params", "missing.yaml"), "cannot be read"),
         (("bench", "--variants", "nope"), "known are"),
         (("compare", "no-such-run", "other"), "no run named"),
+        (("compare", "example"), "at least two runs; 1 given"),
+        (("compare",), "at least two runs; 0 given"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(arguments, words):
@@ -60,6 +65,24 @@ def test_mistakes_are_one_line_and_exit_code_2(arguments, words):
     assert done.stderr.startswith("error: ")
     assert words in done.stderr
     assert "Traceback" not in done.output
+
+
+def test_compare_shows_runs_beside_each_other(tmp_path):
+    names = [str(tmp_path / name) for name in ("one", "two", "three")]
+    for folder in map(Path, names):
+        write_run(folder, "finished", [entry("00_good")])
+        write_findings(folder, [finding()])
+    done = run("compare", *names)
+    assert done.exit_code == 0, done.output
+    assert done.output.splitlines()[1].split() == ["one", "two", "three"]
+    assert done.output.count("3.10x [2.90, 3.30]") == 3
+    (tmp_path / "two" / "findings.json").write_text("[]")
+    done = run("compare", *names)
+    assert done.exit_code == 2
+    assert done.stderr == (
+        "error: two: findings.json has schema 1; this version reads 2. `make reports RUN=two "
+        "FORCE=1` makes the run anew.\n"
+    )
 
 
 def test_an_unknown_option_is_refused():

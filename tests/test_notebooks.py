@@ -23,7 +23,13 @@ from tests.tiny import save_tiny_model
 NOTEBOOKS = sorted((project_root() / "notebooks").glob("[0-9]*.ipynb"))
 EXECUTE = (sys.executable, "-m", "labkit.report.runs.execute")
 TINY = {
-    "00_speed_limit": {"rounds": 5, "prompt_tokens": 12, "new_tokens": 3, "check_tokens": 8},
+    "00_speed_limit": {
+        "rounds": 5,
+        "prompt_tokens": 12,
+        "new_tokens": 3,
+        "check_tokens": 8,
+        "memory_seconds": 0.5,
+    },
     "01_timing": {"rounds": 5, "prompt_tokens": 12, "new_tokens": 4, "series": 60},
     "02_kv_cache": {
         "rounds": 5,
@@ -32,8 +38,8 @@ TINY = {
         "check_tokens": 6,
         "contexts": [8, 32],
         "curve_rounds": 5,
-        "window": 16,
-        "quality_tokens": 40,
+        "window": 8,
+        "quality_tokens": 64,
     },
     "03_graph_rewriting": {
         "rounds": 5,
@@ -55,11 +61,14 @@ TINY = {
         "quality_tokens": 128,
         "other_tokens": 64,
         "piece_tokens": 32,
+        "long_context": 32,
     },
     "05_speculative": {
         "rounds": 5,
         "new_tokens": 12,
         "tasks_a_kind": 1,
+        "calibration_tasks": 1,
+        "outside_tasks": 1,
         "rows": [1, 2, 6],
         "context": 32,
         "row_rounds": 3,
@@ -80,21 +89,24 @@ FINDS = {
     "02_kv_cache": {
         ("growing cache", "decode"),
         ("static cache", "decode"),
-        ("sliding window 16", "decode"),
+        ("sliding window 8", "decode"),
     },
     "03_graph_rewriting": {
         *((name, "decode") for name in (*rungs.REWRITES, *rungs.STACK)),
         ("logits of the last row", "prefill"),
     },
     "04_quantization": {
-        ("8 bits, a scale a row", "decode"),
-        ("8-bit KV cache", "decode"),
+        (name, phase)
+        for name in ("8 bits, a scale a row", "8-bit KV cache")
+        for phase in ("decode", "prefill")
     },
     "05_speculative": {
         (f"{kind.replace('_', ' ')}, automatic", "decode") for kind in (*KINDS, *OUTSIDE)
     },
     "15_the_limit": {
-        (name, phase) for name in ("plain", "fused:q8_0") for phase in ("decode", "prefill")
+        (name, phase)
+        for name in ("transformers:bf16", "plain", "fused:q8_0")
+        for phase in ("decode", "prefill")
     },
 }
 
@@ -127,7 +139,6 @@ def test_notebook_leaves_its_findings(path, tiny_model, tmp_path):
     for finding in findings:
         assert finding.notebook == path.stem
         assert finding.samples == 5
-        assert finding.defect is None
         assert finding.model["name"] == tiny_model.name
         assert "lossless" in finding.quality
     assert list((tmp_path / "traces" / path.stem).glob("*.json"))

@@ -16,9 +16,9 @@ FLOORS = (
     ("errors",),
     ("base",),
     ("workload", "model"),
+    ("limits",),
     ("timing",),
     ("engine",),
-    ("limits",),
     ("quality",),
     ("report", "optimize"),
     ("bench",),
@@ -27,8 +27,14 @@ FLOORS = (
 )
 # The floors within a room that has some.
 WITHIN = {
-    "report": (("told",), ("pages",), ("runs",)),
-    "report.told": (("finding",), ("words", "compared"), ("plots",), ("notebook",)),
+    "report": (
+        ("told",),
+        ("folders",),
+        ("finding", "compare"),
+        ("check_example", "pages"),
+        ("runs",),
+    ),
+    "report.told": (("finding",), ("words",), ("compared",), ("plots",), ("notebook",)),
 }
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
 FILES = python_files("labkit")

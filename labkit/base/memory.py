@@ -9,13 +9,16 @@ import numpy as np
 _HUGE = 2 * 2**20
 
 
-def allocate(size: int) -> np.ndarray:
-    """Zeroed memory of `size` bytes, (size,) uint8, on huge pages where the system has them."""
+def allocate(size: int, huge: bool = True) -> np.ndarray:
+    """Zeroed memory of `size` bytes, (size,) uint8, on huge pages where the system has them.
+
+    huge: False asks for the system's smallest pages instead.
+    """
     private = (
         {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
     )
     memory = mmap.mmap(-1, size + _HUGE, **private)  # only private memory has them
     start = -np.frombuffer(memory, dtype=np.uint8).ctypes.data % _HUGE
     if hasattr(mmap, "MADV_HUGEPAGE"):
-        memory.madvise(mmap.MADV_HUGEPAGE)
+        memory.madvise(mmap.MADV_HUGEPAGE if huge else mmap.MADV_NOHUGEPAGE)
     return np.frombuffer(memory, dtype=np.uint8)[start : start + size]

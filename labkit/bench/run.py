@@ -1,17 +1,20 @@
 """`labkit bench`: our variants and other engines, interleaved on the same prompts.
 
-Each runs in a process of its own that stays up. The table gives speedups with their intervals, and
-the fraction of each variant's own limit. The memory bandwidth is probed before and after each run.
+Each runs in a process of its own that stays up. Beside them, this process reads the bytes that they
+read and does the products that they do, and nothing else: these bare variants take their turns like
+any other, while the other processes wait. The table gives speedups, shares of the bare read and
+fractions of each variant's own limit.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial
+from dataclasses import asdict
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tqdm.auto import tqdm
 
@@ -19,20 +22,40 @@ from labkit.base.device import cores_allowed
 from labkit.base.paths import atomic_write
 from labkit.bench import client
 from labkit.bench.client import Loaded, Source, Worker
-from labkit.bench.variants import BARE, Variant, find
+from labkit.bench.costs import costs_of, products
+from labkit.bench.variants import VARIANTS, Variant, find
 from labkit.engine.sequence import check_lengths
 from labkit.errors import LabkitError, ParameterError
-from labkit.limits.probe import BandwidthProbe
+from labkit.limits.ceiling import ceiling
+from labkit.limits.cost import Cost
+from labkit.limits.hardware import Hardware
+from labkit.limits.measure import fastest_products, measure_hardware
+from labkit.limits.roofline import limit
 from labkit.model.config import ModelConfig, read_config
 from labkit.model.load import tokenizer_of
 from labkit.report.told.words import text_table
 from labkit.timing.compare import Comparison, again, compare
+from labkit.timing.compare import Variant as Timed
 from labkit.timing.environment import environment
-from labkit.timing.statistics import FEWEST_ROUNDS, interval
+from labkit.timing.held import holding, need
+from labkit.timing.statistics import FEWEST_ROUNDS, Ratio
 from labkit.timing.trace import Trace
 from labkit.workload.prompts import prompt_ids
 
 Started = dict[str, tuple[Worker, Loaded]]
+Ask = Callable[[Sequence[int], int], Trace]  # (prompt, new tokens) -> their trace
+Costs = dict[tuple[str, str], Cost]
+
+
+class Measured(NamedTuple):
+    """Variants interleaved, the cost of each one's passes, and what each said when it had loaded.
+
+    costs: by (variant, time in a trace), as `costs_of` gives them.
+    """
+
+    comparison: Comparison
+    costs: Costs
+    loaded: dict[str, Loaded]
 
 
 def _start(
@@ -50,51 +73,6 @@ def _start(
         except LabkitError as error:
             failed[variant.name] = str(error)
     return started, failed
-
-
-def step_bytes(config: ModelConfig, loaded: Loaded, context: int) -> float | None:
-    """Bytes a decode step of a loaded variant must read; None where its weights are not known."""
-    if loaded.weight_bytes is None:
-        return None
-    return loaded.weight_bytes + context * config.kv_bytes_per_token(loaded.kv_element_bytes)
-
-
-def _rows(result: Comparison, nbytes: dict[str, float]) -> list[dict[str, object]]:
-    rows: list[dict[str, object]] = []
-    for name in result.traces:
-        variant = name.removesuffix(again(""))
-        read = nbytes.get(variant)
-        share = "–"
-        if read:
-            fractions = result.fractions(name, lambda rate, read=read: read / rate)  # type: ignore[misc]
-            share = f"{interval(fractions).value:.0%}"
-        tokens = result.traces[name][0].prompt_tokens
-        prefill = f"{tokens / result.median(name, 'ttft'):.0f}"
-        rows.append(
-            {
-                "variant": name,
-                "decode tok/s": f"{1 / result.median(name):.1f}",
-                "speedup": str(result.speedup(name)),
-                "verdict": result.verdict(name),
-                "reads MB": f"{read / 1e6:.0f}" if read else "–",
-                "of its limit": share,
-                "prefill tok/s": "–" if variant == BARE else prefill,
-            }
-        )
-    return rows
-
-
-def _unsteady(result: Comparison) -> list[str]:
-    """A line for runs during which the bandwidth changed; see Comparison.fractions."""
-    counts = {name: len(result.unsteady(name)) for name in result.traces}
-    if not any(counts.values()):
-        return []
-    rounds = ", ".join(f"{count} of {result.rounds} for {name}" for name, count in counts.items())
-    why = "these rounds are left out of the fraction of the limit where three others remain"
-    return [f"The memory bandwidth changed during rounds: {rounds}; {why}."]
-
-
-Ask = Callable[[Sequence[int], int], Trace]  # (prompt, new tokens) -> their trace
 
 
 @contextmanager
@@ -119,38 +97,116 @@ def running(
         yield asks, {name: loaded for name, (_, loaded) in started.items()}, failed
 
 
-def measure(
-    names: Sequence[str], source: Source, prompt_tokens: int, new_tokens: int, rounds: int,
-    threads: int | None = None,
-) -> tuple[Comparison, dict[str, float], dict[str, Loaded]]:  # fmt: skip
-    """Compare variants by name, the first that starts being the baseline.
-
-    Returns the comparison, the bytes that a decode step of each must read, and what each answered
-    when it had loaded. A variant that does not start, crashes or hangs is in the comparison's
-    `failed`.
-    """
+def checked_config(source: Source, prompt_tokens: int, new_tokens: int) -> ModelConfig:
+    """The model's shape; ModelError or ParameterError for lengths that cannot be timed with it."""
     config = read_config(source.directory)
     check_lengths(config, prompt_tokens, new_tokens)
+    if new_tokens < 2:
+        raise ParameterError(f"{new_tokens} new tokens: decoding is timed from 2 tokens on.")
+    return config
+
+
+def measure(
+    names: Sequence[str], source: Source, prompt_tokens: int, new_tokens: int, rounds: int,
+    hardware: Hardware,
+) -> Measured:  # fmt: skip
+    """Compare variants by name, the first that starts being the baseline.
+
+    hardware: this CPU as measured, with the threads to use. A variant that does not start, crashes
+    or hangs is in the comparison's `failed`. Raises what `checked_config` does, and ImpossibleRate
+    where a variant was faster than any such machine can be.
+    """
+    config = checked_config(source, prompt_tokens, new_tokens)
     tokenizer = tokenizer_of(source.directory)
-    context, middle = prompt_tokens + new_tokens + 16, prompt_tokens + new_tokens // 2
-    count = threads or cores_allowed()
+    context = prompt_tokens + new_tokens + 16
 
     def ids(number: int) -> list[int]:
         return prompt_ids(tokenizer, prompt_tokens, number)
 
-    with running(names, source, context, ids(rounds + 1), count) as (asks, loaded, failed):
+    with running(names, source, context, ids(rounds + 1), hardware.threads) as found:
+        asks, loaded, failed = found
         if not asks:
             raise LabkitError("; ".join(f"{name}: {why}" for name, why in failed.items()))
-        nbytes = {n: b for n, one in loaded.items() if (b := step_bytes(config, one, middle))}
-        whole = max(nbytes.values(), default=2.0**27)
-        probes = {n: BandwidthProbe(int(nbytes.get(n, whole)), count) for n in asks}
-        runs = {
-            name: (lambda number, ask=ask: ask(ids(number), new_tokens))
+        costs = _costs(config, loaded, source, prompt_tokens, new_tokens)
+        runs: dict[str, Timed] = {
+            name: (lambda number, ask=ask: ask(ids(number), new_tokens))  # type: ignore[misc]
             for name, ask in asks.items()
         }
-        result = compare(runs, next(iter(runs)), rounds, probes)
+        result = held_comparison(runs, costs, rounds, hardware)
     result.failed = failed | result.failed
-    return result, nbytes, loaded
+    return Measured(result, costs, loaded)
+
+
+def _costs(
+    config: ModelConfig, loaded: Mapping[str, Loaded], source: Source, *lengths: int
+) -> Costs:
+    file_format = client.gguf_format(source.gguf) if source.gguf else None
+    return {
+        (name, time): cost
+        for name, one in loaded.items()
+        for time, cost in costs_of(
+            config, one, products(VARIANTS[name], file_format).dtype, *lengths
+        ).items()
+    }
+
+
+def held_comparison(
+    runs: Mapping[str, Timed], costs: Costs, rounds: int, hardware: Hardware
+) -> Comparison:
+    """Compare variants on the CPU, the first being the baseline, each held against its cost."""
+    work = cache(lambda dtype: fastest_products(dtype, hardware.device, hardware.threads))
+    needs = {key: need(cost, hardware, work) for key, cost in costs.items()}
+    every, bare = holding(runs, needs, hardware.device, hardware.threads)
+    result = compare(every, next(iter(runs)), rounds, bare)
+    most = ceiling(hardware.device)
+    for (name, time), cost in costs.items():
+        if name in result.traces:
+            most.check_pass(cost, result.mean(name, time))
+    return result
+
+
+def _row(found: Measured, name: str, verdict: str, hardware: Hardware) -> dict[str, object]:
+    result, variant = found.comparison, name.removesuffix(again(""))
+    cost, share, ratio = (
+        found.costs.get((variant, "tpot")),
+        result.share(name),
+        result.speedup(name),
+    )
+    taken = result.mean(name)
+    fraction = limit(cost, hardware).seconds / taken if cost else None
+    return {
+        "variant": name,
+        "decode tok/s": f"{1 / taken:.1f}",
+        "speedup": str(ratio),
+        "verdict": verdict,
+        "could have seen": "–" if name == result.baseline else f"{ratio.smallest_effect:.0%}",
+        "reads MB": f"{cost.read_bytes / 1e6:.0f}" if cost else "–",
+        "of the bare read": _interval(share) if share else "–",
+        "of its limit": f"{fraction:.0%}" if fraction and fraction <= 1 else "–",
+        "prefill tok/s": f"{result.traces[name][0].prompt_tokens / result.mean(name, 'ttft'):.0f}",
+    }
+
+
+def _interval(share: Ratio) -> str:
+    return f"{share.value:.0%} [{100 * share.low:.0f}, {100 * share.high:.0f}]"
+
+
+def _bare_row(result: Comparison, name: str) -> dict[str, object]:
+    """Reading alone, as if each repetition gave a token."""
+    return {
+        "variant": name,
+        "decode tok/s": f"{1 / result.mean(name):.1f}",
+        "speedup": str(result.speedup(name)),
+    }
+
+
+def _table(found: Measured, hardware: Hardware) -> str:
+    result = found.comparison
+    verdicts = result.verdicts()
+    names = [*result.variants, result.control]
+    rows = [_row(found, name, verdicts.get(name, "–"), hardware) for name in names]
+    reads = dict.fromkeys(bare.name for (_, time), bare in result.bare.items() if time == "tpot")
+    return text_table(rows + [_bare_row(result, name) for name in reads if name in result.traces])
 
 
 def run(
@@ -168,19 +224,29 @@ def run(
     if rounds < FEWEST_ROUNDS:
         raise ParameterError(f"{rounds} rounds are too few; at least {FEWEST_ROUNDS} are needed.")
     source = client.locate(model or None)
-    result, nbytes, loaded = measure(names, source, prompt_tokens, new_tokens, rounds, threads)
+    checked_config(source, prompt_tokens, new_tokens)
+    hardware = measure_hardware("cpu", threads or cores_allowed())
+    found = measure(names, source, prompt_tokens, new_tokens, rounds, hardware)
     if json_path:
-        everything: dict[str, Any] = {
-            "environment": environment(),
-            "variants": {name: vars(one) for name, one in loaded.items()},
-            "step_bytes": nbytes,
-            "comparison": result.to_dict(),
-        }
-        atomic_write(json_path, json.dumps(everything) + "\n")
-    lines = [text_table(_rows(result, nbytes))]
-    lines += [f"{name}: {one.note}" for name, one in loaded.items() if one.note]
+        atomic_write(json_path, json.dumps(_everything(found, hardware)) + "\n")
+    result = found.comparison
+    lines = [_table(found, hardware)]
+    lines += [f"{name}: {one.note}" for name, one in found.loaded.items() if one.note]
     lines += [f"{name}: FAILED: {why}" for name, why in result.failed.items()]
-    lines += _unsteady(result)
     if not result.trusted():
         lines.append("The A/A control failed: do not trust this comparison.")
     return "\n".join(lines)
+
+
+def _everything(found: Measured, hardware: Hardware) -> dict[str, Any]:
+    costs = [
+        {"variant": name, "metric": time, **asdict(cost)}
+        for (name, time), cost in found.costs.items()
+    ]
+    return {
+        "environment": environment(),
+        "hardware": hardware.describe(),
+        "variants": {name: vars(one) for name, one in found.loaded.items()},
+        "costs": costs,
+        "comparison": found.comparison.to_dict(),
+    }

@@ -12,7 +12,6 @@ from typing import Any
 from labkit.bench.install import is_installed, peer_python
 from labkit.errors import ParameterError
 
-BARE = "bare-read"  # no engine: it only reads the file's weights
 _DRIVERS = Path(__file__).with_name("drivers")
 
 
@@ -81,7 +80,6 @@ def _table() -> list[Variant]:
             for name, w in fused.items()
         ),
         Variant("fused:all-logits", "ours", every, module="labkit.optimize.fused"),
-        Variant(BARE, "ours", {"kind": "read", "weights": "as-is"}),
         *_llama("llama.cpp", "llama_cpp"),
         _with_lookup(),
         *_llama("ik_llama.cpp", "ik_llama_cpp"),

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from labkit.errors import ParameterError
+from labkit.timing.statistics import Ratio
 
 
 @dataclass(frozen=True)
 class RowCosts:
-    """T(1) in seconds and r(1), r(2), ... up to the most rows of a pass."""
+    """T(1) in seconds and r(1), r(2), ... up to the most rows of a pass.
+
+    context: tokens before the rows. measured: r(k) with its interval over rounds, for each number
+    of rows that was timed; empty where the costs were computed.
+    """
 
     seconds: float
     relative: tuple[float, ...]
     context: int = 0
+    measured: Mapping[int, Ratio] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         if not self.relative or min(self.relative) <= 0:
@@ -32,11 +38,16 @@ class RowCosts:
         return self.relative[rows - 1]
 
 
-def filled(seconds: float, found: dict[int, float], context: int = 0) -> RowCosts:
+def filled(
+    seconds: float,
+    found: Mapping[int, float],
+    context: int = 0,
+    measured: Mapping[int, Ratio] | None = None,
+) -> RowCosts:
     """Costs of every number of rows, interpolated between those in `found`, which has 1."""
     ks = sorted(found)
     between = np.interp(range(1, ks[-1] + 1), ks, [found[k] for k in ks])
-    return RowCosts(seconds, tuple(float(value) for value in between), context)
+    return RowCosts(seconds, tuple(float(value) for value in between), context, measured or {})
 
 
 def free_rows(most: int = 16) -> RowCosts:

@@ -9,9 +9,9 @@ from importlib import resources
 import yaml
 
 from labkit.base.units import scaled
-from labkit.limits.cost import ELEMENT_BYTES, decode_cost, prefill_cost, weight_bytes
+from labkit.limits.cost import ELEMENT_BYTES, Cost, decode_cost, prefill_cost, weight_bytes
 from labkit.limits.hardware import Hardware
-from labkit.limits.roofline import limit
+from labkit.limits.roofline import Limit, limit
 from labkit.model.config import ModelConfig
 
 
@@ -33,6 +33,23 @@ def needed_bytes(config: ModelConfig, dtype: str, context: int, batch: int) -> f
     return weight_bytes(config, dtype) + kv
 
 
+def cache_note(cost: Cost, hardware: Hardware) -> str:
+    """Why memory does not bound a pass that a last-level cache can hold; empty where it does."""
+    if not hardware.in_cache(cost.read_bytes):
+        return ""
+    return (
+        f"its weights and KV cache ({scaled(cost.read_bytes, 'B')}) fit the "
+        f"{scaled(hardware.cache, 'B')} last-level cache, whose bandwidth the vendor does not "
+        "print: no limit from memory"
+    )
+
+
+def _told(found: Limit, tokens: int) -> str:
+    if not found.seconds:
+        return "no limit known"
+    return f"{found.rate(tokens):,.0f} tok/s ({found.bound})"
+
+
 def what_if(
     hardware: Hardware,
     config: ModelConfig,
@@ -40,16 +57,22 @@ def what_if(
     context: int = 1024,
     batch: int = 1,
 ) -> dict[str, object]:
-    """One row of the calculator: the limits of decode and prefill, or that it does not fit."""
+    """One row of the calculator: the limits of decode and prefill, or that it does not fit.
+
+    note: what a reader must know of the decode limit.
+    """
     needed = needed_bytes(config, dtype, context, batch)
     if hardware.capacity and needed > hardware.capacity:
-        return {"holds": scaled(needed, "B"), "decode": "does not fit", "prefill": ""}
-    step = limit(decode_cost(config, context, batch, dtype), hardware)
-    prompt = limit(prefill_cost(config, context, batch, dtype), hardware)
+        return {
+            "holds": scaled(needed, "B"), "decode": "does not fit", "prefill": "", "note": ""
+        }  # fmt: skip
+    step = decode_cost(config, context, batch, dtype)
+    prompt = prefill_cost(config, context, batch, dtype)
     return {
         "holds": scaled(needed, "B"),
-        "decode": f"{step.rate(batch):,.0f} tok/s ({step.bound})",
-        "prefill": f"{prompt.rate(context * batch):,.0f} tok/s ({prompt.bound})",
+        "decode": _told(limit(step, hardware), batch),
+        "prefill": _told(limit(prompt, hardware), context * batch),
+        "note": cache_note(step, hardware),
     }
 
 
@@ -59,12 +82,15 @@ def calculator(
     dtype: str = "bfloat16",
     context: int = 1024,
 ) -> list[dict[str, object]]:
-    """Decode limits of one sequence in tokens/s: a row for each machine, a column a model."""
+    """Decode limits of one sequence in tokens/s: a row for each machine, a column a model.
+
+    A star marks a limit of computing alone, because the last-level cache can hold what is read.
+    """
     rows: list[dict[str, object]] = []
     for name, hardware in machines.items():
         row: dict[str, object] = {"machine": name}
         for model in models:
-            found = what_if(hardware, shapes()[model], dtype, context)["decode"]
-            row[model] = str(found).split(" tok/s")[0]
+            found = what_if(hardware, shapes()[model], dtype, context)
+            row[model] = str(found["decode"]).split(" tok/s")[0] + (" *" if found["note"] else "")
         rows.append(row)
     return rows

@@ -6,9 +6,11 @@ from collections.abc import Iterable
 
 from labkit.base.units import scaled
 from labkit.errors import ModelError, ParameterError
+from labkit.limits.calculator import cache_note
 from labkit.limits.cost import ELEMENT_BYTES, Cost, decode_cost, parameters, prefill_cost
 from labkit.limits.datasheet import machine as datasheet_machine
-from labkit.limits.hardware import Hardware, measure_hardware
+from labkit.limits.hardware import Hardware, Reading
+from labkit.limits.measure import measure_hardware
 from labkit.limits.roofline import Limit, critical_batch, fits, limit
 from labkit.model.config import ModelConfig, read_config
 
@@ -36,25 +38,50 @@ def _phase(name: str, cost: Cost, found: Limit, tokens: int) -> str:
     )
 
 
-def _machine_lines(hardware: Hardware, dtype: str) -> list[str]:
-    largest = max(hardware.bandwidth_points)
-    lines = [
-        f"machine   {hardware.name}",
-        f"          reads {scaled(hardware.bandwidth(largest), 'B/s')}, multiplies "
-        f"{scaled(hardware.rate(dtype), 'FLOP/s')} in {dtype}",
-    ]
-    if hardware.source == "measured":
-        spread = hardware.bandwidth_points[largest].spread
-        lines.append(f"          measured {hardware.measured_at}, spread {spread:.0%}")
+def _band(reading: Reading, unit: str) -> str:
+    """The best sustained rate, and the slowest where they differ."""
+    best = scaled(reading.best, unit)
+    if reading.slowest == reading.best:
+        return best
+    return f"{best} at best, {scaled(reading.slowest, unit)} at its slowest"
+
+
+def _reads(hardware: Hardware, working_set: float) -> str:
+    reading = Reading(
+        best=hardware.bandwidth(working_set),
+        median=hardware.bandwidth(working_set),
+        spread=0.0,
+        slowest=hardware.slowest_bandwidth(working_set),
+    )
+    return f"{scaled(working_set, 'B')}: {_band(reading, 'B/s')}"
+
+
+def _machine_lines(hardware: Hardware, working_set: float) -> list[str]:
+    """What a machine reads and multiplies. working_set: bytes that a decode step reads."""
+    measured = hardware.source == "measured"
+    lines = [f"machine   {hardware.name}"]
+    sizes = dict.fromkeys((working_set, float(max(hardware.bandwidth_points))))
+    for size in sizes if measured else (working_set,):
+        lines.append(f"          reads {_reads(hardware, size)}")
+    for dtype, reading in hardware.matrix.items():
+        lines.append(f"          multiplies {dtype}: {_band(reading, 'FLOP/s')}")
+    if measured:
+        lines.append(
+            f"          measured {hardware.measured_at}, in spells about as long as a turn of a "
+            "comparison"
+        )
     else:
         lines.append(f"          {hardware.source}")
     return lines
 
 
 def _dtype_line(config: ModelConfig, hardware: Hardware, context: int, dtype: str) -> str:
-    found = limit(decode_cost(config, context, dtype=dtype), hardware)
-    room = "" if fits(config, hardware, dtype) else "does not fit"
-    return _row([f"decode, {dtype}", "", "", "", f"{_rate(found)} tok/s", room])
+    step = decode_cost(config, context, dtype=dtype)
+    remark = "" if fits(config, hardware, dtype) else "does not fit"
+    if hardware.in_cache(step.read_bytes):
+        remark = "fits the cache"
+    rate = _rate(limit(step, hardware))
+    return _row([f"decode, {dtype}", "", "", "", f"{rate} tok/s", remark])
 
 
 def _check(config: ModelConfig, dtype: str, prompt_tokens: int, new_tokens: int) -> None:
@@ -86,7 +113,7 @@ def limit_text(
     last = decode_cost(config, prompt_tokens + new_tokens - 1, dtype=dtype)
     kv = config.kv_bytes_per_token(ELEMENT_BYTES[dtype])
     lines = [
-        *_machine_lines(hardware, dtype),
+        *_machine_lines(hardware, first.read_bytes),
         f"model     {name}: {scaled(parameters(config), '').strip()} parameters, "
         f"{config.layers} layers, {scaled(kv, 'B')} of KV cache a token",
         "",
@@ -97,12 +124,20 @@ def limit_text(
         "",
     ]
     lines += [_dtype_line(config, hardware, prompt_tokens, other) for other in ELEMENT_BYTES]
-    batch = critical_batch(config, hardware, dtype)
-    lines += [
-        "",
-        f"decoding is compute bound, not memory bound, from a batch of {batch:.3g} on ({dtype}).",
-    ]
-    return "\n".join(lines)
+    return "\n".join([*lines, "", _batch_line(config, hardware, first)])
+
+
+def _batch_line(config: ModelConfig, hardware: Hardware, step: Cost) -> str:
+    """Up to which batch memory sets the decode limit, or why it never does."""
+    if note := cache_note(step, hardware):
+        return f"in {step.dtype}, {note}."
+    if step.dtype not in hardware.matrix:
+        return f"no rate of products in {step.dtype} is known: the limits count reading alone."
+    batch = critical_batch(config, hardware, step.dtype)
+    return (
+        f"decoding is compute bound, not memory bound, from a batch of {batch:.3g} on "
+        f"({step.dtype})."
+    )
 
 
 def limit_report(

@@ -1,11 +1,13 @@
 """The limit: cost over hardware (Williams et al., Roofline, 2009; LLM-Viewer, 2402.16363).
 
 A pass takes at least max(bytes / bandwidth, FLOPs / rate): reading and computing may overlap, and
-neither can be left out.
+neither can be left out. Where the bytes fit a last-level cache whose bandwidth nobody printed, only
+computing is a limit.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from labkit.limits.cost import Cost, decode_cost, weight_bytes
@@ -15,7 +17,10 @@ from labkit.model.config import ModelConfig
 
 @dataclass(frozen=True)
 class Limit:
-    """The least time of a pass in seconds, and what sets it."""
+    """The least time of a pass in seconds, and what sets it.
+
+    memory_seconds: 0 where memory sets no limit, because the bytes fit the last-level cache.
+    """
 
     memory_seconds: float
     compute_seconds: float
@@ -29,15 +34,18 @@ class Limit:
         return "memory" if self.memory_seconds >= self.compute_seconds else "compute"
 
     def rate(self, tokens: int = 1) -> float:
-        """tokens/s when the pass yields (or reads) `tokens`."""
-        return tokens / self.seconds
+        """tokens/s when the pass yields (or reads) `tokens`; infinite where nothing is known."""
+        return tokens / self.seconds if self.seconds else math.inf
 
 
 def limit(cost: Cost, hardware: Hardware, bandwidth: float | None = None) -> Limit:
     """The limit of a pass. bandwidth: bytes/s measured just now, in place of the machine's own."""
+    computing = cost.flops / hardware.rate(cost.dtype)
     if bandwidth is None:
+        if hardware.in_cache(cost.read_bytes):
+            return Limit(0.0, computing)
         bandwidth = hardware.bandwidth(cost.read_bytes)
-    return Limit(cost.read_bytes / bandwidth, cost.flops / hardware.rate(cost.dtype))
+    return Limit(cost.read_bytes / bandwidth, computing)
 
 
 def critical_batch(config: ModelConfig, hardware: Hardware, dtype: str) -> float:

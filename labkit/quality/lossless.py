@@ -45,6 +45,11 @@ class SameAnswer:
         return f"first difference at token {self.equal}: {word} (logit margin {self.margin:.2g})"
 
 
+def tie_margin(dtype: torch.dtype) -> float:
+    """Logits at most this far apart count as a tie: two steps of the dtype at a logit of 16."""
+    return max(1e-3, 32 * torch.finfo(dtype).eps)
+
+
 def same_answer(
     reference: Forward,
     prompt: Sequence[int],

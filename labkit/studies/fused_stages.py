@@ -1,97 +1,137 @@
 """Where the time of the fused decoder's pass goes, measured by leaving stages out.
 
-The decoder runs by itself in this process. A pass without a stage gives wrong numbers, which are
-not used.
+The decoder runs by itself in this process: a decode step, the same step without some of its stages,
+and passes of more rows, all interleaved. So every number here is a ratio to the step of the same
+rounds. A pass without a stage gives wrong tokens, which are not used.
 """
 
 from __future__ import annotations
 
-import statistics
+import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
 
 from labkit.model.cache.table import Cache
-from labkit.model.rows import Rows
+from labkit.model.rows import Part, Rows
 from labkit.optimize.fused import SKIP, FusedDecoder
+from labkit.timing.compare import Comparison, Variant
+from labkit.timing.statistics import LEVEL
+from labkit.timing.trace import Trace
 
-# Stages that each timing of a pass leaves out.
-_LEFT_OUT = {
-    "whole": (),
-    "attention": ("attention",),
-    "head": ("head",),
-    "products": ("products",),
-    "norms and quantization": ("rest",),
-    "everything": tuple(SKIP),
+STEP = "decode step"
+# Stages that each variant of the step leaves out.
+_LEFT_OUT: dict[str, tuple[str, ...]] = {
+    "without attention": ("attention",),
+    "without the head": ("head",),
+    "without products": ("products",),
+    "without norms and quantization": ("rest",),
+    "without any stage": tuple(SKIP),
 }
-CALL, REST = "barriers and calls", "overlap"
+REST = "saved by no single stage"
+PRODUCTS = ("layer products", "head")  # the stages that read the weights
+# Seconds of passes -> seconds of a stage. A pass without products leaves out the head's too.
+_STAGES: dict[str, Callable[[Mapping[str, np.ndarray]], np.ndarray]] = {
+    "layer products": lambda t: t["without the head"] - t["without products"],
+    "head": lambda t: t[STEP] - t["without the head"],
+    "attention": lambda t: t[STEP] - t["without attention"],
+    "norms and quantization": lambda t: t[STEP] - t["without norms and quantization"],
+    "barriers and the call": lambda t: t["without any stage"],
+}
 
 
-def pass_seconds(decoder: FusedDecoder, cache: Cache, rows: Rows, skip: int = 0) -> float:
-    """Seconds of one pass of rows of one slot; the rows are dropped from the cache afterwards.
+class Share(NamedTuple):
+    """A share of a decode step with its 95 % interval; it may be negative."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def measurable(self) -> bool:
+        """Whether the interval lies above 0: a stage cannot take less than no time."""
+        return self.low > 0
+
+
+def rows_name(count: int) -> str:
+    """The name of a pass of `count` rows."""
+    return f"{count} rows" if count > 1 else STEP
+
+
+def passes(
+    decoder: FusedDecoder,
+    ids: Sequence[int],
+    counts: Sequence[int],
+    repeats: int = 8,
+) -> dict[str, Variant]:
+    """Variants for `compare`: a decode step, the step without each stage, and passes of more rows.
+
+    Every pass follows the same context: `ids` without its last max(1, *counts) tokens. A turn is
+    `repeats` passes after a first one that does not count.
+    """
+    context = len(ids) - max(1, *counts)
+    cache = filled(decoder, ids[:context], len(ids))
+    step = Part(0, context, ids[context : context + 1])
+    found = {STEP: repeated(decoder, cache, step, repeats)}
+    for name, stages in _LEFT_OUT.items():
+        skip = sum(SKIP[stage] for stage in stages)
+        found[name] = repeated(decoder, cache, step, repeats, skip)
+    for count in sorted(set(counts) - {1}):
+        part = Part(0, context, ids[context : context + count], count)
+        found[rows_name(count)] = repeated(decoder, cache, part, repeats)
+    return found
+
+
+def filled(decoder: FusedDecoder, ids: Sequence[int], capacity: int) -> Cache:
+    """A cache that holds these tokens in its one slot."""
+    cache = decoder.new_cache(1, capacity)
+    decoder(Rows.prefill(ids), cache)
+    return cache
+
+
+def repeated(
+    decoder: FusedDecoder, cache: Cache, part: Part, repeats: int, skip: int = 0
+) -> Variant:
+    """A variant that passes a part again and again; its rows are dropped from the cache each time.
 
     skip: the sum of the SKIP values of the stages to leave out.
     """
-    span = rows.spans[0]
-    decoder.skip = skip
-    try:
-        start = time.perf_counter()
-        decoder(rows, cache)
-        return time.perf_counter() - start
-    finally:
-        decoder.skip = 0
-        cache.truncate(span.slot, span.start)
+
+    def run(_: int) -> Trace:
+        times = []
+        decoder.skip = skip
+        try:
+            due = time.perf_counter()
+            for _ in range(repeats + 1):
+                decoder.greedy([part], cache)
+                times.append(time.perf_counter())
+                cache.truncate(part.slot, part.start)
+        finally:
+            decoder.skip = 0
+            cache.truncate(part.slot, part.start)
+        return Trace(due, tuple(times), part.start)
+
+    return run
 
 
-def row_seconds(
-    decoder: FusedDecoder, ids: Sequence[int], counts: Sequence[int], repeats: int = 30
-) -> dict[int, float]:
-    """Median seconds of passes of `counts` rows, the sizes interleaved: T(k).
+def shares(comparison: Comparison) -> dict[str, Share]:
+    """The share of a decode step that each stage takes: the time that a step without it saves.
 
-    Every pass follows the same context: `ids` without its last max(counts) tokens.
+    `barriers and the call` is a pass of empty stages. `REST` is what is left: time that leaving out
+    any one stage does not save; negative where either of two stages saves the same time.
     """
-    context = len(ids) - max(counts)
-    cache = decoder.new_cache(1, len(ids))
-    decoder(Rows.prefill(ids[:context]), cache)
-    passes = {k: Rows.prefill(ids[context : context + k], 0, context, True) for k in counts}
-    taken: dict[int, list[float]] = {k: [] for k in counts}
-    for _ in range(repeats):
-        for k, rows in passes.items():
-            taken[k].append(pass_seconds(decoder, cache, rows))
-    return {k: statistics.median(seconds) for k, seconds in taken.items()}
+    times = {name: np.asarray(comparison.values(name)) for name in (STEP, *_LEFT_OUT)}
+    each = {name: stage(times) / times[STEP] for name, stage in _STAGES.items()}
+    each[REST] = 1 - np.sum(list(each.values()), axis=0)
+    return {name: share_of(values) for name, values in each.items()}
 
 
-def stage_seconds(decoder: FusedDecoder, ids: Sequence[int], repeats: int = 40) -> dict[str, float]:
-    """Seconds of one decode step after ids[:-1], with all logits, by stage: see `parts`.
-
-    Passes that leave out different stages are interleaved; each time is a median of `repeats`.
-    """
-    cache = decoder.new_cache(1, len(ids))
-    decoder(Rows.prefill(ids[:-1]), cache)
-    rows = Rows.prefill(ids[-1:], 0, len(ids) - 1)
-    taken: dict[str, list[float]] = {name: [] for name in _LEFT_OUT}
-    for _ in range(repeats):
-        for name, stages in _LEFT_OUT.items():
-            taken[name].append(pass_seconds(decoder, cache, rows, sum(SKIP[s] for s in stages)))
-    return parts({name: statistics.median(seconds) for name, seconds in taken.items()})
-
-
-def parts(median: Mapping[str, float]) -> dict[str, float]:
-    """Parts that add up to the whole pass, from the seconds of passes that leave stages out.
-
-    A stage's part is the time that a pass without it saves, at least 0. `barriers and calls` is a
-    pass of empty stages. `overlap` is the rest: time that leaving out any one stage does not save.
-    It is negative where leaving out either of two stages saves the same time.
-    """
-    whole = median["whole"]
-    saved = {
-        "layer products": whole - median["products"],
-        "head": whole - median["head"],
-        "attention": whole - median["attention"],
-        "norms and quantization": whole - median["norms and quantization"],
-    }
-    # A pass without the products leaves out the head's product too: it is counted once.
-    saved["layer products"] -= saved["head"]
-    found = {name: max(seconds, 0.0) for name, seconds in saved.items()}
-    found[CALL] = median["everything"]
-    found[REST] = whole - sum(found.values())
-    return found
+def share_of(values: np.ndarray) -> Share:
+    """The mean of paired differences with its 95 % interval (Student's t): logarithms of
+    differences, which may be negative, there are none."""
+    middle, error = float(np.mean(values)), float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    reach = float(stats.t.ppf(1 - LEVEL / 2, len(values) - 1)) * error
+    return Share(middle, middle - reach, middle + reach)

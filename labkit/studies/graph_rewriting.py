@@ -11,23 +11,23 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
-import numpy as np
-
+from labkit.base.device import kind
 from labkit.base.units import scaled, seconds
 from labkit.engine.generate import generate
 from labkit.engine.sequence import check_lengths
+from labkit.errors import ParameterError
 from labkit.limits.cost import Cost
 from labkit.limits.datasheet import machines
-from labkit.limits.hardware import BandwidthProbe
 from labkit.model.rows import Rows
 from labkit.optimize.graph_rewriting import CompilerError, capture_step, payback_tokens
-from labkit.quality.lossless import SameAnswer, same_answer
+from labkit.quality.lossless import SameAnswer, same_answer, tie_margin
 from labkit.report.told.finding import Finding
 from labkit.report.told.plots import say, table
+from labkit.report.told.words import times
 from labkit.studies import graph_rewriting_sentences as sentences
+from labkit.studies.graph_rewriting_earlier import PRODUCTS, Earlier
 from labkit.studies.graph_rewriting_figures import alone_and_stacked
 from labkit.studies.graph_rewriting_prefill import ALL, LAST, Prefill
-from labkit.studies.graph_rewriting_products import Products
 from labkit.studies.graph_rewriting_rungs import (
     COMPILED,
     GRAPH,
@@ -43,11 +43,11 @@ from labkit.studies.graph_rewriting_rungs import (
     inner,
     operations_of,
     overheads,
-    tie_margin,
 )
 from labkit.studies.lab import Lab
 from labkit.studies.operations import count_operations, operation_seconds
-from labkit.timing.compare import Comparison, Variant, again, compare
+from labkit.studies.predictions import EARLIER, LIMIT_NOTE, limit_cells, limit_told
+from labkit.timing.compare import Comparison, Variant, again
 from labkit.timing.trace import Trace, record
 
 
@@ -61,13 +61,14 @@ class Study:
     prompt_tokens: int = 32
     new_tokens: int = 12
     check_tokens: int = 32  # greedy tokens compared with the plain decoder
-    prefill_tokens: int = (
-        128  # the prompt that is read with the logits of all its rows, or the last
-    )
+    prefill_tokens: int = 128  # the prompt that is read with all its logits, or the last row's
     compiled: bool = True  # torch.compile: most of a minute, and a C++ compiler on a CPU
     rounds: int = 8
 
     def __post_init__(self) -> None:
+        if self.new_tokens < 2 or self.check_tokens < 1:
+            given = f"new_tokens {self.new_tokens}, check_tokens {self.check_tokens}"
+            raise ParameterError(f"{given}: allowed are at least 2 and 1.")
         self.lab = Lab.open(
             "03_graph_rewriting", "graph_rewriting", self.model, self.device, self.dtype,
             prompt_tokens=self.prompt_tokens, new_tokens=self.new_tokens, rounds=self.rounds,
@@ -99,7 +100,7 @@ class Study:
     def rungs(self) -> dict[str, Rung]:
         """Every rung that this machine runs."""
         found = dict(self.eager)
-        if self.lab.device.type == "cuda":
+        if kind(self.lab.device) == "cuda":
             found[GRAPH] = capture_step(inner(self.eager[STACK[-1]]))
         if self.built:
             found[COMPILED] = self.built.rung
@@ -113,7 +114,7 @@ class Study:
     @cached_property
     def prefill(self) -> Prefill:
         """A prompt read with the logits of all its rows, and of the last."""
-        return Prefill(self.lab, self.prefill_tokens, self.rounds, self.tie, self.probe)
+        return Prefill(self.lab, self.prefill_tokens, self.check_tokens, self.rounds, self.tie)
 
     @cached_property
     def same(self) -> dict[str, SameAnswer]:
@@ -131,12 +132,9 @@ class Study:
 
     def same_answer(self) -> None:
         """Show how far the rungs' tokens agree; AssertionError where they differ."""
-        worst = min(self.same.values(), key=lambda found: found.equal)
-        say(
-            f"{len(self.same) - 1} rungs were compared with the plain decoder, {self.check_tokens} "
-            f"greedy tokens each. The rung that differs first: **{worst}**. The first token from "
-            f"the {LAST}, compared with the {ALL}: {self.prefill.same}."
-        )
+        others = {name: same for name, same in self.same.items() if name != PLAIN}
+        answers = f"answer after a prompt read with the {LAST}, against the {ALL}"
+        say(f"{sentences.of_answers(others)} The {answers}: {self.prefill.same}.")
 
     @cached_property
     def operations(self) -> dict[str, int]:
@@ -163,40 +161,52 @@ class Study:
         return found | {again(PLAIN): found[PLAIN]}
 
     @cached_property
-    def probe(self) -> BandwidthProbe:
-        """A probe of the memory, over as many bytes as a token of the plain decoder reads."""
-        return self.lab.probe(self.costs[PLAIN])
-
-    @cached_property
     def fewer(self) -> dict[str, int]:
         """Operations that a rung removes from a token; negative where it adds some."""
         return {name: self.operations[PLAIN] - count for name, count in self.operations.items()}
 
+    @cached_property
+    def earlier(self) -> Earlier:
+        """The plain decoder on other prompts, and its products and the merged ones alone."""
+        decode, rounds = partial(self._decode, PLAIN), min(self.rounds, EARLIER)
+        return Earlier(self.lab, self.eager, rounds, decode, self.costs, self.operations)
+
     def predict(self) -> None:
-        """Show each rung's operations, the time that removing them should save, and the limit."""
+        """Show each rung's operations, its limit, and its predicted time and speedup."""
+        earlier, lab = self.earlier, self.lab
+        products, part = earlier.comparison.mean(PRODUCTS), earlier.part
+        share, others = earlier.comparison.share(PRODUCTS), earlier.others(PLAIN)
+        say(sentences.of_overhead(products, part, share, others, earlier.overhead))
+        say(sentences.of_smallest(self.price, self.operations[PLAIN], earlier.overhead))
         table(
             [
                 {
                     "rung": name,
                     "operations a token": self.operations[name],
                     "operations removed": self.fewer[name],
-                    "estimated saving": sentences.saving(self.fewer[name] * self.price),
                     "bytes read": scaled(self.costs[name].read_bytes, "B"),
-                    "limit": seconds(self.lab.least(self.costs[name])),
+                    "limit": limit_told(lab.least(self.costs[name])),
+                    **self._predicted(name),
                 }
                 for name in self.rungs
             ],
-            caption="Estimated saving: the operations removed, times the overhead of one, "
-            f"{seconds(self.price)}",
+            caption="Predicted time: the rung's products alone, its other operations at the "
+            "average of the plain decoder's, and the bytes that it reads beyond it",
         )
-        least = self.lab.least(self.costs[PLAIN])
-        say(sentences.estimate(self.operations[PLAIN], self.price, least))
+        say(sentences.of_logits(LAST, self.prefill.expected_speedup))
+
+    def _predicted(self, name: str) -> dict[str, object]:
+        time, speedup = self.earlier.expected(name), self.earlier.expected_speedup(name)
+        if time is None or speedup is None or name == PLAIN:
+            return {"predicted time": "–", "predicted speedup": "–"}
+        return {"predicted time": seconds(time), "predicted speedup": times(speedup)}
 
     @cached_property
     def comparison(self) -> Comparison:
         """Every rung decodes the same prompts, interleaved."""
         runs: dict[str, Variant] = {name: partial(self._decode, name) for name in self.rungs}
-        found = compare(runs, PLAIN, self.rounds, self.probe)
+        costs = {(name, "decode"): self.costs[name] for name in self.rungs}
+        found = self.lab.compare(runs, PLAIN, self.rounds, costs)
         self.lab.keep_samples("rungs", found.to_dict())
         return found
 
@@ -205,73 +215,59 @@ class Study:
         stream = partial(self.continued, name, ids, self.new_tokens)
         return record(stream, self.prompt_tokens, self.lab.device)
 
-    @cached_property
-    def products(self) -> Products:
-        """The matrix products alone."""
-        return Products(self.lab, self.eager, self.rounds)
-
     def measure(self) -> None:
-        """Time everything: the rungs, the two ways to read a prompt, the products alone."""
+        """Time the rungs, then the two ways to read a prompt."""
         say(f"{self.comparison.rounds} rounds of the rungs.")
+        for name, reason in self.comparison.failed.items():
+            say(f"**{name}** is missing from this page. {reason}")
         say(f"{self.prefill.comparison.rounds} rounds of prefill with the {ALL} and the {LAST}.")
-        say(f"{self.products.comparison.rounds} rounds of the matrix products alone.")
 
     def against_limit(self) -> None:
         """Show every rung, and both ways to read a prompt, against their limits."""
-        lab, found = self.lab, self.comparison
+        lab, found, least = self.lab, self.comparison, self.lab.least(self.costs[PLAIN])
         table(
-            [lab.row(found, name, self.costs[name], label="rung") for name in found.traces],
-            caption=f"{self.new_tokens} tokens after {self.prompt_tokens}, {found.rounds} rounds",
+            [
+                lab.row(found, name, self.costs[name], label="rung")
+                | limit_cells(lab.least(self.costs[name]), found.mean(name), found.mean(PLAIN))
+                for name in (*found.variants, found.control)
+            ],
+            caption=f"{self.new_tokens} tokens after {self.prompt_tokens}, {found.rounds} rounds; "
+            f"{LIMIT_NOTE}",
         )
         self.prefill.against_limit()
-        stack = [PLAIN, MERGED, *STACK, *(name for name in (GRAPH, COMPILED) if name in self.rungs)]
+        order = (PLAIN, MERGED, *STACK, GRAPH, COMPILED)
         alone_and_stacked(
-            {name: found.speedup(name) for name in REWRITES},
-            {name: found.median(name) for name in stack},
-            self._least_plain(),
+            {name: found.speedup(name) for name in REWRITES if name in found.variants},
+            {name: found.mean(name) for name in order if name in found.variants},
+            (least.seconds, least.slowest or least.seconds),
         )
-
-    def _least_plain(self) -> float:
-        """The plain decoder's limit at the bandwidth of its rounds, seconds a token."""
-        least = self.lab.limit_of(self.costs[PLAIN])
-        return float(np.median([least(rate) for rate in self.comparison.bandwidth[PLAIN]]))
 
     def why(self) -> None:
-        """Explain what each rewrite changed: the matrix products, or the other operations."""
-        found, operations = self.comparison, self.operations
-        table(
-            [self.products.row(name, found.median(name), operations[name]) for name in self.eager],
-            caption="Where the time of a token goes on each rung: matrix products, timed alone, "
-            "and the rest",
-        )
+        """Tell how the predictions did, and what each rewrite changed."""
+        found, merging = self.comparison, self.earlier.merging
+        self.earlier.hold(found, self.prefill.prediction)
         for name in REWRITES:
-            say(
-                sentences.of_rewrite(
-                    name, self.fewer[name], self.price, self.products.clause(name),
-                    found.median(PLAIN) - found.median(name), found.verdict(name),
-                )
-            )  # fmt: skip
-        token, products = found.median(PLAIN), self.products.seconds(PLAIN)
-        say(sentences.of_plain(token, products, self._least_plain()))
-        if self.built:
+            if name in found.variants:
+                own = merging if name == MERGED else None
+                say(sentences.of_rewrite(name, self.fewer[name], own, found.speedup(name)))
+        if self.built and COMPILED in found.variants:
             say(self._compiling(self.built))
         say(self.prefill.why())
 
     def _compiling(self, built: Compiled) -> str:
-        before, after = (self.comparison.median(name) for name in (PLAIN, COMPILED))
-        sure = self.comparison.verdict(COMPILED) == "faster"
-        tokens = payback_tokens(built.seconds, before, after) if sure else None
-        return sentences.of_compiled(
-            COMPILED, self.operations[COMPILED], built.kernels, self.operations[PLAIN],
-            before - after, built.seconds, tokens,
-        )  # fmt: skip
+        found, paid = self.comparison, None
+        if found.speedup(COMPILED).low > 1:
+            paid = payback_tokens(built.seconds, found.mean(PLAIN), found.mean(COMPILED))
+        pieces, plain = self.operations[COMPILED], self.operations[PLAIN]
+        kernels, compiling = built.kernels, built.seconds
+        return sentences.of_compiled(COMPILED, pieces, kernels, plain, compiling, paid)
 
     def findings(self) -> list[Finding]:
         """Save what was found, and show it."""
         lab, quality = self.lab, {name: same.quality() for name, same in self.same.items()}
         found = [
             lab.finding(self.comparison, name, cost=self.costs[name], quality=quality[name])
-            for name in self.rungs
+            for name in self.comparison.variants
             if name != PLAIN
         ]
         return lab.save([*found, self.prefill.finding()])

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import islice
 
-from labkit.base.units import scaled, seconds
+from labkit.base.units import scaled
 from labkit.limits.cost import Cost, pass_cost
 from labkit.model.cache.table import Cache
 from labkit.model.rows import Rows
@@ -15,8 +16,9 @@ from labkit.quality.lossless import SameAnswer, same_answer
 from labkit.report.told.finding import Finding
 from labkit.report.told.plots import table
 from labkit.studies.graph_rewriting_sentences import of_last_row
-from labkit.studies.lab import Lab
-from labkit.timing.compare import Comparison, Probe, Variant, compare
+from labkit.studies.lab import TIMES, Lab
+from labkit.studies.predictions import LIMIT_NOTE, Prediction, limit_cells
+from labkit.timing.compare import Comparison, Variant
 from labkit.timing.trace import Trace, record
 from labkit.workload.prompts import Workload
 
@@ -27,32 +29,36 @@ ALL, LAST = "logits of all rows", "logits of the last row"
 class Prefill:
     """Prompts of `tokens` tokens, read in two ways by the plain decoder.
 
-    tie: the largest logit margin at which two different tokens count as equal.
+    check_tokens: how many tokens of the answers are compared. tie: the largest logit margin at
+    which two different tokens count as equal.
     """
 
     lab: Lab
     tokens: int
+    check_tokens: int
     rounds: int
     tie: float
-    probe: Probe
 
     @cached_property
     def cache(self) -> Cache:
-        """One slot, for one prompt at a time."""
-        return self.lab.decoder.new_cache(1, self.tokens)
+        """One slot, for one prompt at a time and its answer."""
+        return self.lab.decoder.new_cache(1, self.tokens + self.check_tokens)
 
-    def first_token(self, number: int, all_logits: bool) -> Iterator[int]:
-        """The token after a prompt, from a pass that makes all rows' logits or the last row's."""
+    def answer(self, ids: Sequence[int], all_logits: bool) -> Iterator[int]:
+        """Tokens after a prompt. Its pass makes all rows' logits, or the last row's."""
         self.cache.truncate(0, 0)
-        rows = Rows.prefill(self.lab.prompt(number, self.tokens), all_logits=all_logits)
-        yield greedy(self.lab.decoder(rows, self.cache)[-1])
+        rows = Rows.prefill(ids, all_logits=all_logits)
+        while True:
+            yield (token := greedy(self.lab.decoder(rows, self.cache)[-1]))
+            rows = Rows.decode({0: (token, self.cache.length(0))})
 
     @cached_property
     def same(self) -> SameAnswer:
-        """The first token from the last row's logits, and from all; AssertionError if they "
-        "differ."""
-        expected, found = (list(self.first_token(1001, every)) for every in (True, False))
+        """The answers after both ways to read a prompt; AssertionError where they differ."""
         prompt = self.lab.prompt(1001, self.tokens)
+        expected, found = (
+            list(islice(self.answer(prompt, every), self.check_tokens)) for every in (True, False)
+        )
         same = same_answer(self.lab.decoder, prompt, expected, found, self.tie)
         assert same.lossless, same
         return same
@@ -65,46 +71,53 @@ class Prefill:
             for name, count in ((ALL, self.tokens), (LAST, 1))
         }
 
+    @property
+    def expected_speedup(self) -> float:
+        """Predicted: both ways reach the same fraction of their limits."""
+        return self.lab.least(self.costs[ALL]).seconds / self.lab.least(self.costs[LAST]).seconds
+
     @cached_property
     def comparison(self) -> Comparison:
         """Both ways, interleaved."""
         runs: dict[str, Variant] = {
             ALL: partial(self._round, True), LAST: partial(self._round, False)
         }  # fmt: skip
-        found = compare(runs, ALL, self.rounds, self.probe, "prefill")
+        costs = {(name, "prefill"): cost for name, cost in self.costs.items()}
+        found = self.lab.compare(runs, ALL, self.rounds, costs, label="prefill")
         self.lab.keep_samples("prefill", found.to_dict())
         return found
 
     def _round(self, all_logits: bool, number: int) -> Trace:
-        stream = partial(self.first_token, number, all_logits)
-        return record(stream, self.tokens, self.lab.device)
+        ids = self.lab.prompt(number, self.tokens)
+
+        def first() -> Iterator[int]:
+            return islice(self.answer(ids, all_logits), 1)
+
+        return record(first, self.tokens, self.lab.device)
 
     def against_limit(self) -> None:
         """Show both ways against their limits."""
+        found, time = self.comparison, TIMES["prefill"]
         table(
             [
-                self.lab.row(self.comparison, name, cost, "prefill", "variant")
-                | {
-                    "arithmetic": scaled(cost.flops, "FLOP"),
-                    "limit": seconds(self.lab.least(cost)),
-                }
+                self.lab.row(found, name, cost, "prefill")
+                | limit_cells(self.lab.least(cost), found.mean(name, time), found.mean(ALL, time))
+                | {"arithmetic": scaled(cost.flops, "FLOP")}
                 for name, cost in self.costs.items()
             ],
-            caption=f"Prefill of {self.tokens} tokens",
+            caption=f"Prefill of {self.tokens} tokens, {found.rounds} rounds; {LIMIT_NOTE}",
         )
+
+    @property
+    def prediction(self) -> Prediction:
+        """The predicted speedup, held against the measured one."""
+        return Prediction(LAST, self.expected_speedup, self.comparison.speedup(LAST, "ttft"))
 
     def why(self) -> str:
         """The cost of the logits that generation does not use."""
-        whole = self.comparison.median(ALL, "ttft")
-        return of_last_row(
-            LAST,
-            self.tokens,
-            flops=self.costs[ALL].flops - self.costs[LAST].flops,
-            whole=self.costs[ALL].flops,
-            total=whole,
-            extra=whole - self.comparison.median(LAST, "ttft"),
-            verdict=self.comparison.verdict(LAST, "ttft"),
-        )
+        flops = {name: cost.flops for name, cost in self.costs.items()}
+        measured = self.comparison.speedup(LAST, "ttft")
+        return of_last_row(LAST, self.tokens, flops[ALL] - flops[LAST], flops[ALL], measured)
 
     def finding(self) -> Finding:
         """The finding: the last row's logits against all."""

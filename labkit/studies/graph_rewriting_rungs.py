@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-import torch
 from torch import nn
 
 from labkit.limits.calculator import shapes
@@ -54,11 +53,6 @@ def stacked(decoder: Decoder) -> dict[str, Rung]:
 def eager(decoder: Decoder) -> dict[str, Rung]:
     """What torch runs operation by operation: the plain decoder, each rewrite, the stack."""
     return {PLAIN: decoder, **alone(decoder), **stacked(decoder)}
-
-
-def tie_margin(dtype: torch.dtype) -> float:
-    """Logits at most this far apart count as a tie: two steps of the dtype at a logit of 16."""
-    return max(1e-3, 32 * torch.finfo(dtype).eps)
 
 
 class Compiled(NamedTuple):
@@ -120,12 +114,18 @@ def overheads(
     """The overhead of a token's operations over its limit, for each machine and model.
 
     price: seconds of overhead of one operation, taken for every machine. The bytes are bfloat16
-    weights and 1,024 tokens of cache.
+    weights and 1,024 tokens of cache. None where they fit a last-level cache of unknown bandwidth:
+    then there is no limit.
     """
     costs = {name: decode_cost(shape, 1024, dtype="bfloat16") for name, shape in shapes().items()}
     spent = {name: operations_a_layer * shape.layers * price for name, shape in shapes().items()}
     return [
         {"machine": name}
-        | {short: spent[short] / limit(cost, machine).seconds for short, cost in costs.items()}
+        | {
+            short: None
+            if machine.in_cache(cost.read_bytes)
+            else spent[short] / limit(cost, machine).seconds
+            for short, cost in costs.items()
+        }
         for name, machine in machines.items()
     ]

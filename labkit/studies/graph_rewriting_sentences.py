@@ -2,99 +2,136 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from labkit.base.units import scaled, seconds
+from labkit.quality.lossless import SameAnswer
+from labkit.report.told.words import percent, times
+from labkit.studies.predictions import shown
+from labkit.timing.statistics import Ratio
 
 
-def change(saved: float) -> str:
-    """A saving in words: "1.2 ms less", or "1.2 ms more" where it is negative."""
-    return f"{seconds(abs(saved))} {'less' if saved > 0 else 'more'}"
+def between(ratio: Ratio) -> str:
+    """A share with its interval: 62 % [58, 66]."""
+    return f"{percent(ratio.value)} [{100 * ratio.low:.0f}, {100 * ratio.high:.0f}]"
 
 
-def saving(estimate: float) -> str:
-    """An estimated saving for a table; negative where a rung adds operations."""
-    return seconds(estimate) if estimate else "–"
+def of_answers(found: Mapping[str, SameAnswer]) -> str:
+    """How far the rungs' tokens agree with the plain decoder's."""
+    name, worst = min(found.items(), key=lambda pair: pair[1].equal)
+    count = f"{len(found)} rungs were compared with the plain decoder"
+    if worst.margin is None:
+        return f"{count}. **All {worst.tokens} greedy tokens are equal on each of them.**"
+    return f"{count}, {worst.tokens} greedy tokens each. The first to differ: **{name}**, {worst}."
 
 
-def rest(value: float) -> str:
-    """A difference of two measured times for a reader; it can be negative where it is small."""
-    return seconds(value) if value > 0 else "no measurable rest"
-
-
-def estimate(operations: int, price: float, least: float) -> str:
-    """The overhead of all operations of the plain decoder, against its limit."""
-    return (
-        f"The plain decoder dispatches {operations:,} operations a token. With an overhead of "
-        f"{seconds(price)} each, this makes {seconds(operations * price)}, which is "
-        f"**{operations * price / least:.0%} of the limit** ({seconds(least)}). The savings in the "
-        "table are estimates, not bounds: within a pass an operation can take longer than its "
-        "measured overhead."
-    )
-
-
-def of_rewrite(
-    name: str, fewer: int, price: float, products: str, saved: float, verdict: str
+def of_overhead(
+    products: float, part: Ratio, share: Ratio | None, others: int, overhead: float | None
 ) -> str:
-    """One rewrite alone: the estimate of its saving, its products, and what was measured.
+    """Where a token of the plain decoder spends its time, in the earlier rounds.
 
-    fewer: operations. products: a clause about its matrix products. saved: measured, for one token.
+    products: seconds of the products alone. part: over the token. share: of the bare read of their
+    bytes. others: operations that are no products. overhead: seconds of one; None: not measurable.
     """
-    change_of = f"removes {fewer:,}" if fewer >= 0 else f"adds {-fewer:,}"
-    return (
-        f"**{name}**: it {change_of} operations, so a token should take "
-        f"{change(fewer * price)}; {products}. Measured: {change(saved)} (verdict: {verdict})."
-    )
-
-
-def of_plain(token: float, products: float, least: float) -> str:
-    """Where a token of the plain decoder spends its time: its products, and the rest."""
+    reach = f" They reach {between(share)} of the bare read of their bytes." if share else ""
     said = (
-        f"A token of the plain decoder takes {seconds(token)}. Its matrix products, timed alone, "
-        f"take {seconds(products)}; its limit is {seconds(least)}. "
+        f"Before any rung was compared, the plain decoder was timed on other prompts, and in the "
+        f"same rounds its matrix products alone. The products take {seconds(products)}, "
+        f"{between(part)} of the token's time.{reach} "
     )
-    if products >= token:
-        return said + "That leaves no measurable rest for all other operations."
+    if overhead is None:
+        return said + (
+            f"That leaves no measurable rest for the other {others:,} operations of a token. So no "
+            "time is predicted."
+        )
     return said + (
-        f"The other {1 - products / token:.0%} of its time is spent on other operations. Merging "
-        "changes both parts; the other rewrites change only the second."
+        f"The rest is spent on the token's {others:,} other operations, {seconds(overhead)} each "
+        "on average."
+    )
+
+
+def of_smallest(price: float, operations: int, overhead: float | None) -> str:
+    """An operation with next to nothing to do, beside one within a token."""
+    said = (
+        f"An operation with next to nothing to do, the sum of two rows, takes {seconds(price)}. "
+        f"{operations:,} of them, as many as the plain decoder dispatches for a token, would take "
+        f"{seconds(operations * price)}."
+    )
+    if overhead is None or overhead <= price:
+        return said
+    return said + (
+        f" Within a token an operation takes {times(overhead / price)} as long: it has work to do."
+    )
+
+
+def of_logits(name: str, speedup: float) -> str:
+    """The prediction for a prompt's pass that makes the logits of its last row only."""
+    return (
+        f"The predicted speedup of the {name} is {times(speedup)}, if both ways to read a prompt "
+        "reach the same fraction of their limits."
+    )
+
+
+def of_rewrite(name: str, fewer: int, merging: Ratio | None, measured: Ratio) -> str:
+    """One rewrite alone: its operations, its products, and what was measured.
+
+    fewer: operations that it removes. merging: the speedup of its matrix products alone, where they
+    are not the plain decoder's. measured: its speedup.
+    """
+    change = f"removes {fewer:,}" if fewer >= 0 else f"adds {-fewer:,}"
+    products = "its matrix products are those of the plain decoder"
+    if merging is not None:
+        products = f"the speedup of its matrix products, timed alone, is {merging}"
+    return f"**{name}** {change} operations; {products}. Measured: {shown(measured)}."
+
+
+def of_moment(ratio: Ratio) -> str:
+    """The plain decoder in the rounds of the rungs against its earlier rounds.
+
+    ratio: its times here over its mean time earlier.
+    """
+    return (
+        f"In the rounds of the rungs, the plain decoder itself took {ratio.value:.2f} times as "
+        f"long [{ratio.low:.2f}, {ratio.high:.2f}] as in the earlier rounds, on other prompts. "
+        "Predicted times are off by this factor as well; predicted speedups are not."
+    )
+
+
+def of_no_change(held: int, predicted: int) -> str:
+    """How the prediction that nothing changes would have done."""
+    return (
+        f"For comparison: the prediction that every rung is as fast as the plain decoder would "
+        f"have held for {held} of {predicted}."
     )
 
 
 def of_compiled(
-    name: str,
-    pieces: int,
-    kernels: int,
-    operations: int,
-    saved: float,
-    compiling: float,
-    paid_after: float | None,
+    name: str, pieces: int, kernels: int, operations: int, compiling: float, paid: float | None
 ) -> str:
     """The compiled step: its operations against the plain decoder's, and what compiling took.
 
-    paid_after: tokens until the time is paid back; None where the rounds show no gain.
+    paid: tokens until the time is paid back; None where the interval shows no gain.
     """
-    paid = "In these rounds the compiled step is not faster, so this time is not paid back."
-    if paid_after is not None:
-        paid = f"At the measured saving, this is paid back after {paid_after:,.0f} tokens."
+    back = "In these rounds its speedup is not shown, so no number of tokens pays this back."
+    if paid is not None:
+        back = f"At the measured saving, {paid:,.0f} tokens pay this back."
     return (
         f"**{name}**: it runs {pieces:,} operations instead of {operations:,}; {kernels} of them "
-        f"are generated kernels. Measured: {change(saved)} a token. Compiling took "
-        f"{seconds(compiling)}. {paid} A cache of another capacity needs another compilation."
+        f"are generated kernels. Compiling took {seconds(compiling)}. {back} A cache of another "
+        "capacity needs another compilation."
     )
 
 
-def of_last_row(
-    name: str, tokens: int, flops: float, whole: float, extra: float, total: float, verdict: str
-) -> str:
+def of_last_row(name: str, tokens: int, flops: float, whole: float, measured: Ratio) -> str:
     """The cost of all logits over those of the last row.
 
-    flops: of the head for the other rows. whole: of the pass with all logits. total: measured
-    seconds of that pass. extra: what the pass with the last logits saves of them.
+    flops: of the head for the other rows. whole: of the pass with all logits. measured: the
+    speedup without them.
     """
     return (
         f"**{name}**: for the other {tokens - 1:,} rows the head computes {scaled(flops, 'FLOP')}, "
-        f"{flops / whole:.0%} of the pass with all logits. That pass takes {seconds(total)}. "
-        f"Without these logits, prefill takes {change(extra)} (verdict: {verdict}). Generation "
-        "needs the logits of the last row only."
+        f"{flops / whole:.0%} of the pass with all logits. Measured without them: "
+        f"{shown(measured)}. Generation needs the logits of the last row only."
     )
 
 
@@ -102,8 +139,9 @@ def elsewhere(operations_a_layer: float, price: float) -> str:
     """How to read the table of other machines and models."""
     return (
         f"The plain decoder dispatches {operations_a_layer:.0f} operations a layer. The table "
-        f"assumes an overhead of {seconds(price)} for each on every machine, as measured on this "
-        "one. Far below 1, reading the weights takes most of the time, and removing operations "
-        "saves little. Above 1, the overhead is longer than reading the weights. Then try a "
-        "compiled step or a CUDA graph first: it launches all kernels at once."
+        f"assumes {seconds(price)} for each on every machine: what an operation with next to "
+        "nothing to do takes on this one. Far below 1, reading the weights takes most of the time, "
+        "and removing operations saves little. Above 1, the overhead is longer than reading the "
+        "weights. Then try a compiled step or a CUDA graph first: it launches all kernels at once. "
+        "A dash: the weights fit the last-level cache, whose bandwidth the datasheet does not tell."
     )

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
+from labkit.base.device import Device
+from labkit.base.units import scaled
+from labkit.limits.calculator import shapes
 from labkit.limits.cost import Cost, decode_cost, prefill_cost
 from labkit.model.cache.growing import GrowingCache
 from labkit.model.cache.static import StaticCache
@@ -17,6 +20,7 @@ from labkit.timing.compare import Variant
 from labkit.timing.trace import Trace, record
 
 NO_CACHE, GROWING, STATIC = "no cache", "growing cache", "static cache"
+SINKS = 4  # first tokens that a window keeps
 Makers = dict[str, Callable[[], Cache]]
 
 
@@ -25,7 +29,17 @@ def sliding(window: int) -> str:
     return f"sliding window {window}"
 
 
-def makers(decoder: Decoder, capacity: int, window: int, sinks: int = 4) -> Makers:
+def slides_from(window: int, sinks: int = SINKS) -> int:
+    """The least context at which a step drops a token: neither a first one nor in the window."""
+    return window + sinks
+
+
+def timed_contexts(prompt_tokens: int, new_tokens: int) -> range:
+    """The contexts of the steps that TPOT counts: those of all new tokens but the first."""
+    return range(prompt_tokens, prompt_tokens + new_tokens - 1)
+
+
+def makers(decoder: Decoder, capacity: int, window: int, sinks: int = SINKS) -> Makers:
     """Makers of an empty cache of each kind. Slot 0 keeps the prompt; a round decodes in slot 1."""
     config, dtype, device = decoder.config, decoder.dtype, decoder.device
     return {
@@ -36,28 +50,31 @@ def makers(decoder: Decoder, capacity: int, window: int, sinks: int = 4) -> Make
 
 
 def steps_at(
-    decoder: Decoder, makers: Makers, ids: Sequence[int], context: int
+    decoder: Decoder, makers: Makers, ids: Sequence[int], context: int, without: bool = True
 ) -> dict[str, Variant]:
     """Variants that each time a few tokens after ids[:context], for `compare`.
 
     The caches are filled here, once; a round decodes the rest of `ids` in a fork of them. The
-    variant without a cache computes two tokens only, so that its trace has a TPOT.
+    variant without a cache computes two tokens only, so that its trace has a TPOT; without: whether
+    there is one.
     """
-    before, after = ids[:context], ids[context:]
-    without = partial(recompute_steps, decoder, before, after[:2])
-    runs: dict[str, Variant] = {NO_CACHE: partial(_round, without, context)}
+    before, after, device = ids[:context], ids[context:], decoder.device
+    runs: dict[str, Variant] = {}
+    if without:
+        stream = partial(recompute_steps, decoder, before, after[:2])
+        runs[NO_CACHE] = partial(_round, stream, device)
     for kind, make in makers.items():
         cache = fill(decoder, make(), before)
-        runs[kind] = partial(_round, partial(cached_steps, decoder, cache, after), 0)
+        runs[kind] = partial(_round, partial(cached_steps, decoder, cache, after), device)
     return runs
 
 
-def _round(stream: Callable[[], Iterator[int]], prompt_tokens: int, _: int) -> Trace:
-    return record(stream, prompt_tokens)
+def _round(stream: Callable[[], Iterator[int]], device: Device, _: int) -> Trace:
+    return record(stream, 0, device)
 
 
 def cost_of(
-    config: ModelConfig, variant: str, context: int, dtype: str, window: int, sinks: int = 4
+    config: ModelConfig, variant: str, context: int, dtype: str, window: int, sinks: int = SINKS
 ) -> Cost:
     """The least cost of one token after `context` with this variant.
 
@@ -82,3 +99,16 @@ def outweighs(config: ModelConfig) -> int:
     """The context at which keys and values have as many bytes as the weights, both in 16 bits."""
     weights = decode_cost(config, 0, dtype="bfloat16").weight_bytes
     return int(weights / config.kv_bytes_per_token(2))
+
+
+def with_other_models() -> list[dict[str, object]]:
+    """Rows of a table: what the cache of well-known models weighs, and what it saves."""
+    return [
+        {
+            "model": name,
+            "KV a token (16 bits)": scaled(shape.kv_bytes_per_token(2), "B"),
+            "context where KV bytes equal weight bytes": outweighs(shape),
+            "FLOPs without a cache / with, at 1,024": f"{more_flops(shape):,.0f}x",
+        }
+        for name, shape in shapes().items()
+    ]

@@ -8,7 +8,8 @@ notebook. `run(...)` of the study's module calls them in the order of the notebo
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from importlib import metadata
 from typing import Any
 
 import torch
@@ -16,24 +17,32 @@ import torch
 from labkit.base.units import seconds
 from labkit.engine.generate import generate
 from labkit.errors import ParameterError
+from labkit.limits.ceiling import ceiling
 from labkit.limits.cost import Cost
-from labkit.limits.hardware import BandwidthProbe, Hardware, measure_hardware
+from labkit.limits.hardware import Hardware
+from labkit.limits.measure import fastest_products, measure_hardware
 from labkit.limits.roofline import limit
+from labkit.limits.work import Work
 from labkit.model.config import ModelConfig
 from labkit.model.decoder import Decoder
 from labkit.model.forward import Forward
 from labkit.model.load import LoadedModel, load
 from labkit.report.told import notebook as record_of
-from labkit.report.told.compared import compared
+from labkit.report.told.compared import Least, compared, decided
 from labkit.report.told.finding import Finding
-from labkit.timing.compare import Comparison
-from labkit.timing.statistics import FEWEST_ROUNDS, interval
+from labkit.timing.compare import Comparison, Variant, compare
+from labkit.timing.held import Need, holding, need
+from labkit.timing.statistics import FEWEST_ROUNDS, Ratio
 from labkit.timing.trace import Trace, record
 from labkit.workload.prompts import Workload, prompt_ids
 
 # The time in a trace that each phase's rate derives from.
 TIMES = {"decode": "tpot", "prefill": "ttft", "end_to_end": "e2e_latency"}
-LimitSeconds = Callable[[float], float]  # from bytes/s to the least seconds
+
+
+def ours() -> dict[str, str]:
+    """What a finding records of our own engine."""
+    return {"name": "labkit", "version": metadata.version("labkit"), "torch": torch.__version__}
 
 
 @dataclass(frozen=True)
@@ -48,6 +57,7 @@ class Lab:
     loaded: LoadedModel
     hardware: Hardware
     workload: Workload
+    _products: dict[str, Work] = field(default_factory=dict, repr=False, compare=False)
 
     @staticmethod
     def open(
@@ -73,7 +83,9 @@ class Lab:
                 f"are at least 1, 1 and {FEWEST_ROUNDS}."
             )
         loaded = load(model, device, dtype)
-        hardware = measure_hardware(loaded.decoder.device, remeasure=remeasure)
+        hardware = measure_hardware(
+            loaded.decoder.device, remeasure=remeasure, keep=record_of.run_folder()
+        )
         return Lab(notebook, technique, loaded, hardware, Workload(prompt_tokens, new_tokens))
 
     @property
@@ -116,17 +128,53 @@ class Lab:
 
         return run
 
-    def probe(self, cost: Cost) -> BandwidthProbe:
-        """A probe of the memory over as many bytes as a pass reads."""
-        return BandwidthProbe(int(cost.read_bytes), device=self.device)
+    def products(self, dtype: str) -> Work:
+        """The fastest products of a dtype on this device, and nothing else."""
+        return fastest_products(dtype, self.device, self.hardware.threads)
 
-    def least(self, cost: Cost) -> float:
-        """The least seconds of a pass, by the measured hardware."""
-        return limit(cost, self.hardware).seconds
+    def least(self, cost: Cost, tokens: float = 1.0) -> Least:
+        """The least seconds of a pass by the run's best sustained rates, and by its slowest.
 
-    def limit_of(self, cost: Cost) -> LimitSeconds:
-        """A function from a probed bandwidth (bytes/s) to the least seconds of a pass."""
-        return lambda bandwidth: limit(cost, self.hardware, bandwidth).seconds
+        tokens: of the output that a pass gives; with several, the seconds of one.
+        """
+        hardware = self.hardware
+        bandwidth, rate = (
+            hardware.slowest_bandwidth(cost.read_bytes),
+            hardware.slowest_rate(cost.dtype),
+        )
+        slow = max(cost.read_bytes / bandwidth, cost.flops / rate) if bandwidth and rate else None
+        return Least(limit(cost, hardware).seconds / tokens, slow and slow / tokens)
+
+    def need(self, cost: Cost) -> Need:
+        """What a pass is held against: its bytes where memory sets its limit, else its FLOPs."""
+        return need(cost, self.hardware, self._held_products)
+
+    def _held_products(self, dtype: str) -> Work:
+        if dtype not in self._products:
+            self._products[dtype] = self.products(dtype)
+        return self._products[dtype]
+
+    def compare(
+        self,
+        variants: Mapping[str, Variant],
+        baseline: str,
+        rounds: int,
+        costs: Mapping[tuple[str, str], Cost],
+        **options: Any,
+    ) -> Comparison:
+        """Compare variants, each held against the bare read or the bare products of its cost.
+
+        costs: by (variant, phase), of the pass that gives the phase's time. options: of `compare`.
+        Raises ImpossibleRate where a variant was faster than any such device can be.
+        """
+        needs = {(name, TIMES[phase]): self.need(cost) for (name, phase), cost in costs.items()}
+        runs, bare = holding(variants, needs, self.device, self.hardware.threads)
+        found = compare(runs, baseline, rounds, bare, **options)
+        most = ceiling(self.device)
+        for (name, phase), cost in costs.items():
+            if name in found.traces:
+                most.check_pass(cost, found.mean(name, TIMES[phase]))
+        return found
 
     def finding(
         self,
@@ -136,17 +184,20 @@ class Lab:
         phase: str = "decode",
         metric: str = "",
         cost: Cost | None = None,
-        limit_seconds: LimitSeconds | None = None,
+        tokens: float = 1.0,
         limit_note: str | None = None,
         quality: Mapping[str, Any] | None = None,
+        weights: str = "",
         workload: Mapping[str, Any] | None = None,
         model: Mapping[str, Any] | None = None,
+        engine: Mapping[str, Any] | None = None,
     ) -> Finding:
         """The finding of one variant of a comparison.
 
-        cost: of the pass that gives the limit. Without it, give limit_seconds, or a limit_note that
-        says why there is no limit. metric: by default the rate of the phase. workload: instead of
-        the lab's own. model: added to the lab's own.
+        cost: of the pass that gives the limit; without it, limit_note says why there is no limit.
+        tokens: that such a pass gives. metric: by default the rate of the phase. weights: their
+        format, by default the dtype. workload: instead of the lab's own. model: added to the lab's
+        own. engine: by default ours.
         """
         return compared(
             comparison,
@@ -155,12 +206,15 @@ class Lab:
             technique=self.technique,
             phase=phase,
             metric=metric or f"{phase}_rate",
-            limit_seconds=self.limit_of(cost) if cost else limit_seconds,
+            least=self.least(cost, tokens) if cost else None,
             limit_note=limit_note,
+            bytes_read=cost.read_bytes if cost and phase == "decode" else None,
+            weights=weights or self.dtype,
             quality=quality,
             workload=self.workload.describe() if workload is None else workload,
             model=self.loaded.describe() | dict(model or {}),
             hardware=self.hardware.describe(),
+            engine=ours() if engine is None else engine,
         )
 
     def row(
@@ -171,32 +225,44 @@ class Lab:
         phase: str = "decode",
         label: str = "variant",
     ) -> dict[str, object]:
-        """A row of the table that compares variants with their limits."""
+        """A row of the table that compares variants with their limits. It has no verdict: verdicts
+        are corrected for the whole notebook, and stand in the table of findings."""
         time = TIMES[phase]
+        share, ratio = comparison.share(name, time), comparison.speedup(name, time)
         row: dict[str, object] = {
             label: name,
-            "time a token" if phase == "decode" else "time": seconds(comparison.median(name, time)),
-            "speedup": str(comparison.speedup(name, time)),
-            "verdict": comparison.verdict(name, time),
+            "time a token" if phase == "decode" else "time": seconds(comparison.mean(name, time)),
+            "speedup": str(ratio),
+            "could have seen": f"{ratio.smallest_effect:.0%}",
         }
         if cost is not None:
-            row["of its limit"] = (
-                f"{self.fraction(comparison, name, self.limit_of(cost), time):.0%}"
-            )
+            row["of the bare read"] = "–" if share is None else told_share(share)
+            row["of its limit"] = told_fraction(self.fraction(comparison, name, cost, time))
         return row
 
-    @staticmethod
     def fraction(
-        comparison: Comparison, name: str, limit_seconds: LimitSeconds, time: str = "tpot"
-    ) -> float:
-        """The median over rounds of limit time over measured time."""
-        return interval(comparison.fractions(name, limit_seconds, time)).value
+        self, comparison: Comparison, name: str, cost: Cost, time: str = "tpot"
+    ) -> float | None:
+        """Limit time over measured time; None where the limit was beaten, and so is none."""
+        found = self.least(cost).seconds / comparison.mean(name, time)
+        return found if found <= 1 else None
 
     def keep_samples(self, name: str, data: Mapping[str, Any]) -> None:
         """Write raw samples into the run's traces folder."""
         record_of.save_samples(self.notebook, name, data)
 
     def save(self, findings: Sequence[Finding]) -> list[Finding]:
-        """Write the findings into the run and show them; report one above its limit as a defect."""
-        record_of.save_findings(self.notebook, findings)
-        return list(findings)
+        """Correct the verdicts of all findings together, write them into the run and show them."""
+        found = decided(findings)
+        record_of.save_findings(self.notebook, found)
+        return found
+
+
+def told_share(share: Ratio) -> str:
+    """The share of the bare read with its interval: 82 % [79, 85]."""
+    return f"{share.value:.0%} [{100 * share.low:.0f}, {100 * share.high:.0f}]"
+
+
+def told_fraction(fraction: float | None) -> str:
+    """A fraction of the limit; a dash where the limit was beaten."""
+    return "–" if fraction is None else f"{fraction:.0%}"

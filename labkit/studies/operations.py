@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable
 from typing import Any
 
@@ -10,8 +9,11 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from labkit.limits.probe import samples
 from labkit.model.decoder import Decoder
+from labkit.timing.statistics import geometric_mean
+from labkit.timing.trace import clock
+
+_TIMED = 15  # repetitions
 
 
 def matrices_only(decoder: Decoder, rows: int = 1) -> Callable[[], None]:
@@ -54,7 +56,7 @@ def count_operations(work: Callable[[], object]) -> int:
 def operation_seconds(decoder: Decoder, count: int = 200) -> float:
     """Seconds of overhead of one torch operation: its time with next to nothing to do.
 
-    The median over repetitions of `count` additions of one row of the model's width. On an
+    The geometric mean over repetitions of `count` additions of one row of the model's width. On an
     accelerator, where work is queued, it is the time to hand an operation over or to launch it,
     whichever is longer.
     """
@@ -64,4 +66,5 @@ def operation_seconds(decoder: Decoder, count: int = 200) -> float:
         for _ in range(count):
             torch.add(row, row)
 
-    return statistics.median(samples(work, decoder.device.type, seconds=0.05, least=15)) / count
+    work()
+    return geometric_mean([clock(work, decoder.device).ttft for _ in range(_TIMED)]) / count

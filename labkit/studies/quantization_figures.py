@@ -26,11 +26,11 @@ def quality_against_speed(points: Mapping[str, Point], plain_rate: float) -> Non
     axes.axvline(plain_rate, linestyle=":", linewidth=1, color="C4")
     axes.set(yscale="log", xlabel="decode, tokens/s (dotted: plain)", ylabel="KL, nats")
     axes.margins(x=0.25, y=0.2)
-    fastest = max(points, key=lambda name: points[name].rate)
+    rates, kls = [p.rate for p in points.values()], [p.kl for p in points.values()]
     show(
         figure,
-        "KL divergence against speed; the area of a point shows its bytes. The fastest variant, "
-        f"{fastest}, decodes {points[fastest].rate:,.0f} tokens a second at a KL of "
-        f"{points[fastest].kl:.2g}.",
+        f"KL divergence against speed of {len(points)} variants; the area of a point shows its "
+        f"bytes. Rates lie between {min(rates):,.0f} and {max(rates):,.0f} tokens a second, KL "
+        f"between {min(kls):.2g} and {max(kls):.2g}.",
         "Lower and further right is better. The area of a point shows the bytes of its weights.",
     )

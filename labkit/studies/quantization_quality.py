@@ -8,29 +8,35 @@ from functools import cached_property
 from typing import Any
 
 from labkit.model.forward import Forward
-from labkit.quality.divergence import Divergence, share_of_excess
-from labkit.quality.judge import judge
+from labkit.optimize.quantization import QuantizedDecoder
+from labkit.quality.divergence import Divergence, share_of_excess, share_of_kl
+from labkit.quality.judge import judge, rows_at_once
+from labkit.studies import quantization_sentences as sentences
 from labkit.studies.lab import Lab
-from labkit.studies.quantization_sentences import against_nearest, in_bfloat16
 from labkit.workload.texts import pieces
+
+# Where nearest's excess perplexity is smaller, a share of it says nothing.
+_LEAST_EXCESS = 0.01
 
 
 @dataclass
 class Quality:
     """Every variant against the plain decoder, on text that no method was fitted to.
 
-    fitted: the quantized decoders by name, computed in float32; they read `tokens` tokens. runs:
-    what the engines run; those that are not in `fitted` read `other_tokens` tokens. nearest: the
-    name of rounding to nearest in `fitted`, or "".
+    twins: the quantized decoders by name, computed in the plain decoder's dtype; they read `tokens`
+    tokens. runs: what the engines run; all of it reads the same `other_tokens` tokens, and the
+    `piece_tokens` positions after `long_context` tokens of one text (0: no long text). nearest: the
+    name of rounding to nearest in `twins`, or "".
     """
 
     lab: Lab
-    fitted: Mapping[str, Forward]
+    twins: Mapping[str, QuantizedDecoder]
     runs: Mapping[str, Forward]
     nearest: str
     tokens: int
     other_tokens: int
     piece_tokens: int
+    long_context: int
 
     @cached_property
     def texts(self) -> list[list[int]]:
@@ -39,48 +45,97 @@ class Quality:
 
     @property
     def others(self) -> list[list[int]]:
-        """The text for everything else: the first pieces."""
+        """The text for what runs: the first pieces."""
         return self.texts[: -(-min(self.other_tokens, self.tokens) // self.piece_tokens)]
 
-    @cached_property
-    def judged(self) -> dict[str, Divergence]:
-        """How each variant's next-token distributions differ from the plain decoder's."""
-        plain = self.lab.decoder
-        found = judge(plain, self.fitted, self.texts)
-        rest = {name: run for name, run in self.runs.items() if name not in found}
-        return found | judge(plain, rest, self.others)
+    def _judge(
+        self, found: Mapping[str, Forward], texts: list[list[int]], skip: int = 0
+    ) -> dict[str, Divergence]:
+        lab = self.lab
+        rows = rows_at_once(lab.config, lab.device)
+        return judge(lab.decoder, found, texts, rows, skip=skip) if found else {}
 
     @cached_property
-    def packed(self) -> dict[str, Divergence]:
-        """The methods' decoders again, as torch's kernels run them: in bfloat16."""
-        found = {name: self.runs[name] for name in self.fitted if name in self.runs}
-        return judge(self.lab.decoder, found, self.others) if found else {}
+    def methods(self) -> dict[str, Divergence]:
+        """How the next-token distributions of each method differ from the plain decoder's."""
+        return self._judge(self.twins, self.texts)
 
     @cached_property
-    def shares(self) -> dict[str, tuple[float, float, float]]:
-        """By method: its excess perplexity over that of nearest, with a 95 % interval."""
-        if not self.nearest:
+    def running(self) -> dict[str, Divergence]:
+        """The same of everything that runs, as its kernels compute it, all on the same text."""
+        return self._judge(self.runs, self.others)
+
+    @cached_property
+    def far(self) -> dict[str, Divergence]:
+        """The same at a long context; {} where none was asked for."""
+        if not self.long_context:
             return {}
-        worse = self.judged[self.nearest]
-        names = [name for name in self.fitted if name != self.nearest]
-        return {name: share_of_excess(self.judged[name], worse) for name in names}
+        length = self.long_context + self.piece_tokens
+        text = pieces(self.lab.loaded.tokenizer, "evaluation", length, length)
+        return self._judge(self.runs, text, self.long_context)
 
     @cached_property
     def told(self) -> dict[str, dict[str, Any]]:
-        """The `quality` of each variant's finding."""
-        told = {name: found.quality() | {"lossless": False} for name, found in self.judged.items()}
-        for name, found in self.packed.items():
-            told[name]["kl_mean_bfloat16"] = float(found.kl.mean())
-        for name, (share, _, _) in self.shares.items():
-            told[name]["share_of_nearest_excess"] = share
-        self.lab.keep_samples("quality", told)
-        return told
+        """The `quality` of each timed variant's finding."""
+        return {name: found.quality() | {"lossless": False} for name, found in self.running.items()}
+
+    @cached_property
+    def tables(self) -> dict[str, dict[str, dict[str, Any]]]:
+        """What is told of the methods, of what runs, and of the same at a long context."""
+        found = {
+            "methods": {name: one.quality() for name, one in self.methods.items()},
+            "running": self.told,
+            "long_context": {name: one.quality() for name, one in self.far.items()},
+        }
+        self.lab.keep_samples("quality", found)
+        return found
 
     def sentences(self, group: int) -> Iterator[str]:
-        """Each method's error compared with nearest's, and in bfloat16 compared with float32."""
-        for name, share in self.shares.items():
-            large = self.judged[self.nearest].excess > 0.01
-            nearest = self.told[self.nearest]
-            yield against_nearest(name, group, self.told[name], nearest, share if large else None)
-        for name, found in self.packed.items():
-            yield in_bfloat16(name, found, self.judged[name])
+        """Each method's error against nearest's, and as its kernel computes it."""
+        for name in self._rivals:
+            found, worse = self.methods[name], self.methods[self.nearest]
+            excess = share_of_excess(found, worse) if worse.excess > _LEAST_EXCESS else None
+            yield sentences.against_nearest(
+                name, group, found.kl.size, share_of_kl(found, worse), excess
+            )
+        for name, found in self.running.items():
+            if name in self.methods:
+                yield sentences.by_its_kernel(name, found, self.methods[name], self.lab.dtype)
+
+    @property
+    def _rivals(self) -> list[str]:
+        """The methods whose weights take as many bytes as nearest's."""
+        if not self.nearest:
+            return []
+        nbytes = self.twins[self.nearest].weight_bytes
+        return [n for n, t in self.twins.items() if n != self.nearest and t.weight_bytes == nbytes]
+
+
+# Columns of a table of answers: the label, the key of a finding's quality, how a value is told, and
+# the keys of its interval.
+_COLUMNS: tuple[tuple[str, str, str, tuple[str, str]], ...] = (
+    ("KL, mean", "kl_mean", "{:.3g}", ("kl_mean_low", "kl_mean_high")),
+    ("KL, 99th percentile", "kl_p99", "{:.3g}", ("", "")),
+    ("same top token", "top1_agreement", "{:.1%}", ("top1_low", "top1_high")),
+    ("perplexity", "perplexity_ratio", "x{:.4f}", ("perplexity_low", "perplexity_high")),
+    ("task score", "task_score", "{:.0%}", ("task_score_low", "task_score_high")),
+)
+
+
+def answer_row(name: str, told: Mapping[str, Any]) -> dict[str, object]:
+    """A row of a table of answers: what `told` has, each with its interval where it has one."""
+    row: dict[str, object] = {"variant": name}
+    for label, key, form, (low, high) in _COLUMNS:
+        if key in told:
+            row[label] = form.format(told[key])
+            if low in told:
+                row[label] = f"{row[label]} [{form.format(told[low])}, {form.format(told[high])}]"
+    return row
+
+
+def positions_of(told: Mapping[str, Mapping[str, Any]]) -> int:
+    """The number of positions of a table; ValueError where its rows were judged on several."""
+    counts = {one["positions"] for one in told.values()}
+    if len(counts) != 1:
+        raise ValueError(f"one table, but rows of {sorted(counts)} positions.")
+    return int(counts.pop())

@@ -1,7 +1,8 @@
 """The study of notebook 05: when does speculative decoding pay on few cores?
 
-It measures the cost of extra rows in a pass. From that it predicts the speedup of each draft on
-each kind of task. Then it times them. From a script:
+It measures the cost of extra rows in a pass, and the acceptance of drafts on calibration texts.
+From these it forecasts the speedup of each draft on each kind of task. Then it times other texts.
+From a script:
 
     from labkit.studies import speculative
     for finding in speculative.run(new_tokens=64, tasks_a_kind=1):
@@ -12,11 +13,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from statistics import fmean, median
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
-from labkit.base.units import seconds
+from labkit.base.units import scaled
 from labkit.bench import client
 from labkit.engine.row_costs import free_rows
 from labkit.model.reference import load_reference
@@ -25,17 +26,24 @@ from labkit.optimize.speculative.suffix import SuffixIndex
 from labkit.report.told.finding import Finding
 from labkit.report.told.plots import say, table
 from labkit.studies import speculative_figures as figures
+from labkit.studies import speculative_sentences as told
 from labkit.studies import speculative_tables as tables
-from labkit.studies.lab import LimitSeconds
-from labkit.studies.speculative_forecast import Foreseen, Moment
+from labkit.studies.lab import told_fraction
+from labkit.studies.speculative_findings import kind_finding
+from labkit.studies.speculative_forecast import Foreseen
+from labkit.studies.speculative_machines import left_out, printed, rows_of
 from labkit.studies.speculative_measured import Measurements
-from labkit.studies.speculative_others import against_transformers, other_engines
-from labkit.studies.speculative_tables import pays, spaced
-from labkit.studies.speculative_tasks import AUTOMATIC, Case, sampled
-from labkit.timing.compare import Comparison, compare
-from labkit.workload.tasks import GROUNDED
+from labkit.studies.speculative_others import (
+    against_transformers,
+    other_engines,
+    rows_of_others,
+)
+from labkit.studies.speculative_prompts import change, together
+from labkit.studies.speculative_tables import spaced
+from labkit.studies.speculative_tasks import AUTOMATIC, PLAIN, Case, sampled
+from labkit.timing.compare import Comparison
+from labkit.timing.statistics import geometric_mean
 
-_NEAR = 0.15  # how far a measured speedup may lie from the predicted one to count as near
 _OTHERS_TOKENS = 32  # of the answer that other engines are timed on
 
 
@@ -49,43 +57,47 @@ class Study(Measurements):
         if self.target.reason:
             reason = self.target.reason.rstrip(".")
             say(f"Everything below runs on the plain decoder: {reason}.")
-        costs, length = self.costs, self.length
+        costs, limit, rows = self.costs, self.limit, self.length + 1
         lengths = range(1, costs.most)
         figures.row_costs(
-            self.rows,
-            {name: [of.r(k) for k in self.rows] for name, of in self.curves.items()},
-            {name: [break_even(n, of) for n in lengths] for name, of in self.curves.items()},
-            f"A pass of {length + 1} rows takes {costs.r(length + 1):.2f} times as long as a pass "
-            f"of one row; drafts of {length} tokens pay {pays(length, costs)}.",
-            "Left: r(k). Right: the acceptance rate from which drafts pay. A pass of one row of "
-            f"the {self.target.name} takes {seconds(costs.seconds)}.",
+            costs.measured,
+            {k: limit.r(k) for k in costs.measured},
+            [[break_even(n, of) for n in lengths] for of in (costs, limit)],
+            f"A pass of {rows} rows takes {costs.r(rows):.2f} times as long as a pass of one row. "
+            f"At the limit it would be {limit.r(rows):.2f} times.",
+            "Left: r(k), with its 95 % interval. Right: the acceptance rate from which drafts pay.",
         )
-        _, limit, faster = self.curves.values()
+        where = self.target.runs_on(self.lab.device)
+        say(told.told_rows(costs, rows, where, self.calibration.spread))
+        dtype = self.pass_cost(1).dtype
+        say(told.told_limit(costs, limit, rows, dtype))
         say(
-            f"On this machine, drafts of {length} tokens pay **{pays(length, costs)}**. With rows "
-            f"at the limit of this machine they would pay {pays(length, limit)}, and with ten "
-            f"times the arithmetic {pays(length, faster)}."
+            f"Drafts of {self.length} tokens pay **{told.pays(self.length, costs)}**. At the limit "
+            f"they would pay {told.pays(self.length, limit)}."
         )
-        say(tables.told_head(self.head))
+        if not self.target.reason:
+            say(told.ELSEWHERE)
+        say(told.told_head(self.head))
 
     def same_answer(self) -> None:
         """Show that greedy answers stay the same, and compare sampled ones."""
-        say(tables.told_same([one.same for each in self.checked.values() for one in each]))
-        target = self.target.decoder
+        same = [one.same for each in self.checked.values() for one in each]
+        say(told.told_same(same, len(self.checked)))
+        target, some = self.target.decoder, self.cases[::4]
         equal = Counter(
-            sampled(target, case) == sampled(target, case, SuffixIndex())
-            for case in self.cases[::4]
+            sampled(target, case) == sampled(target, case, SuffixIndex()) for case in some
         )
         say(
             f"Sampling at temperature 0.8, top-p 0.95, with the same seed: **{equal[True]} of "
-            f"{equal.total()}** answers equal plain decoding's in every token. A draft that copies "
+            f"{equal.total()}** answers equal plain decoding's in every token "
+            f"({sum(len(case.answer) for case in some):,} tokens compared). A draft that copies "
             "uses no random numbers, so the target draws the same ones as in plain decoding. A "
             "draft that samples its tokens uses some. For such drafts the tests compare 100,000 "
             "draws with the target's distribution."
         )
 
     def predict(self) -> None:
-        """Show the acceptance rate of each draft, before anything is timed."""
+        """Show the acceptance of each draft on the calibration texts, and the forecasts."""
         _, kept = self.own_layers
         layers = self.lab.config.layers
         table(
@@ -93,82 +105,71 @@ class Study(Measurements):
                 {"kind of task": spaced(kind)}
                 | {name: _accepted_and_given(found) for name, found in of.items()}
                 | {f"{kept} of {layers} layers": _accepted_and_given([self.skipped[kind]])}
-                for kind, of in self.foreseen.items()
+                for kind, of in self.calibrated.items()
             ],
-            caption="Acceptance rate · tokens a pass, on held-out tasks",
+            caption=f"Acceptance rate · tokens a pass, on {len(self.calibration.cases)} "
+            "calibration tasks",
         )
-        now, a_token = Moment(self.costs, self.head), kept / layers
-        alone = sorted(found.speedup(now, a_token) for found in self.skipped.values())
-        say(
-            f"Self-speculation with {kept} of {layers} layers is predicted to give "
-            f"a speedup of **{alone[0]:.2f}x to {alone[-1]:.2f}x**. Each token of its drafts costs "
-            f"{a_token:.2f} passes, and must be verified as well. It is not timed below."
+        table(
+            [
+                {"kind of task": spaced(kind)}
+                | {name: tables.forecast(values) for name, values in of.items()}
+                for kind, of in self.forecasts.items()
+            ],
+            caption="Forecast: speedup over plain decoding, with its interval over the calibration "
+            "prompts",
         )
+        alone = [
+            found.speedup(self.costs, draft_cost=self.skipped_cost)
+            for found in self.skipped.values()
+        ]
+        say(told.told_skipped(alone, kept, layers, self.skipped_cost))
 
     def measure(self) -> None:
         """Time everything, one kind of task after another."""
         rounds = sorted({one.comparison.rounds for one in self.timed.values()})
-        say(f"{len(self.timed)} kinds of task, {' to '.join(map(str, rounds))} rounds each.")
+        say(
+            f"{len(self.timed)} kinds of task, {len(self.cases)} prompts, "
+            f"{' or '.join(map(str, rounds))} rounds a kind. {told.told_over(self.timed.values())}"
+        )
 
     def against_prediction(self) -> None:
-        """Show the measured speedups beside the predicted ones."""
+        """Show the measured speedups beside the forecasts."""
         table(
-            [
-                {"kind of task": spaced(kind)}
-                | {name: f"{one.comparison.speedup(name)} ({guess:.2f})"
-                   for name, guess in one.predicted.items()}
-                | {"automatic is": one.comparison.verdict(AUTOMATIC)}
-                for kind, one in self.timed.items()
-            ],
-            caption=f"Measured speedup over plain decoding, and (predicted); {self.rounds} rounds",
-        )  # fmt: skip
+            tables.against_forecasts(self.timed, self.held, self.settings, AUTOMATIC),
+            caption="Measured speedup over plain decoding, and (forecast)",
+        )
         points = {
-            name: [(one.predicted[name], one.comparison.speedup(name).value)
-                   for one in self.timed.values()]
+            name: [(one.forecast, one.measured) for one in self.held if one.setting == name]
             for name in self.settings
-        }  # fmt: skip
-        pairs = [pair for each in points.values() for pair in each]
-        near = sum(abs(real / guess - 1) <= _NEAR for guess, real in pairs)
-        told = f"{near} of {len(pairs)}"
-        figures.predicted_and_measured(
-            points, f"Predicted against measured speedup: {told} points lie within 15 %."
+        }
+        good = sum(one.inside or one.near for one in self.held)
+        figures.forecast_and_measured(
+            points,
+            f"Forecast against measured speedup: {good} of {len(self.held)} forecasts lie inside "
+            "the measured interval or within 15 %.",
+            "A point is a kind of task, or all. Vertical lines are the measured 95 % intervals.",
         )
-        self._say_gains(f"**{told}** points lie within 15 % of the prediction.")
-
-    def _say_gains(self, first: str) -> None:
-        gains = {k: one.comparison.speedup(AUTOMATIC).value for k, one in self.timed.items()}
-        every = gains.values()
-        say(
-            f"{first} The speedup of the automatic setting is {min(every):.2f}x to "
-            f"{max(every):.2f}x, on average {fmean(every):.2f}x."
-        )
-        if grounded := [gain for kind, gain in gains.items() if kind in GROUNDED]:
-            say(
-                "On the kinds of task whose answers repeat words of the prompt, its median is "
-                f"**{median(grounded):.2f}x**."
-            )
+        say(told.told_held(self.held))
+        say(told.told_gains(self.timed, AUTOMATIC))
 
     def along_answer(self) -> None:
         """Show the speedup by the length of the answer."""
+        lengths = [n for n in (16, 48, 128, 256) if n < self.new_tokens] + [self.new_tokens]
+        cut = {n: {kind: one.until(n) for kind, one in self.timed.items()} for n in lengths}
         table(
             [
-                {"kind of task": spaced(kind)} | {f"{n} tokens": str(r) for n, r in of.items()}
-                for kind, of in self.along.items()
+                {"kind of task": spaced(kind)}
+                | {f"{n} tokens": str(cut[n][kind].speedup(AUTOMATIC)) for n in lengths}
+                for kind in self.timed
             ],
             caption="Speedup of the automatic setting over the first tokens of the same answers; a "
             "shorter answer counts in full",
         )
-        lengths = list(next(iter(self.along.values())))
-        spans = [self._span(n) for n in dict.fromkeys((lengths[0], lengths[-1]))]
-        say(
-            f"The speedup is {' and '.join(spans)} tokens. At the start of an answer, the setting "
-            "does not know the acceptance rate for this task yet. It uses a usual rate for the "
-            "first drafts. Rejected drafts take time, which a short answer may not recover."
-        )
-
-    def _span(self, tokens: int) -> str:
-        values = [of[tokens].value for of in self.along.values()]
-        return f"**{min(values):.2f}x to {max(values):.2f}x** over {tokens}"
+        if len(lengths) > 1:
+            along = {n: together(cut[n].values(), AUTOMATIC) for n in lengths}
+            first, last = (cut[n].values() for n in (lengths[0], lengths[-1]))
+            say(told.told_along(along, change(first, last, AUTOMATIC)))
 
     def other_engines(self) -> None:
         """Time transformers' and llama.cpp's own speculation on one task, beside ours."""
@@ -181,17 +182,15 @@ class Study(Measurements):
         for name, reason in (failed | found.failed).items():
             say(f"**{name}** could not be measured: {reason}")
         table(
-            [
-                {
-                    "engine and method": name,
-                    "end to end": seconds(found.median(name, "e2e_latency")),
-                    "speedup": str(found.speedup(name, "e2e_latency")),
-                }
-                for name in found.traces
-                if name != found.control
-            ],
+            rows_of_others(found),
             caption=f"{case.task.name}: {len(case.prompt)} prompt tokens, {len(case.answer)} new "
-            "tokens",
+            f"tokens. One prompt: intervals are over {found.rounds} rounds",
+        )
+        whole, ours = self.lab.loaded.describe()["weight_bytes"], self.pass_cost(1).weight_bytes
+        say(
+            f"transformers reads {self.lab.dtype} weights of {scaled(whole, 'B')}; our decoder "
+            f"reads {scaled(ours, 'B')} a pass. So the difference between engines is not one of "
+            "speculation alone. Each engine writes its own answer, so that drafts meet other texts."
         )
 
     def _time_others(self, case: Case) -> tuple[Comparison, dict[str, str]]:
@@ -201,7 +200,9 @@ class Study(Measurements):
         where, rounds = client.locate(self.model or None), max(5, self.rounds - 1)
         threads = self.lab.hardware.threads
         with other_engines(where, case, threads, with_peers=self.peers) as (theirs, failed):
-            found = compare(runs | theirs, "transformers", rounds, label="other engines")
+            found = self.lab.compare(
+                runs | theirs, "transformers", rounds, {}, label="other engines"
+            )
         return found, failed
 
     def drafted(self) -> None:
@@ -214,57 +215,57 @@ class Study(Measurements):
         figures.drafted_text(figures.whole_characters(decode, case.answer, flags))
         say(f"{case.task.name}: {sum(flags)} of {len(flags)} tokens are accepted draft tokens.")
 
+    @cached_property
+    def made(self) -> list[Finding]:
+        """The finding of the automatic setting on each kind of task."""
+        return [kind_finding(self, kind) for kind in self.kinds]
+
     def why(self) -> None:
         """Show where the time goes, and the speedup of the same drafts if extra rows were free."""
+        held = ", ".join(sorted({found.bare_note or "" for found in self.made}))
+        table(
+            [
+                {
+                    "kind of task": spaced(kind),
+                    "plain, of the bare read": tables.share(one.share(PLAIN)),
+                    "automatic, of the bare read": tables.share(one.share(AUTOMATIC)),
+                    "automatic, of its limit": told_fraction(found.fraction_of_limit),
+                }
+                for (kind, one), found in zip(self.timed.items(), self.made, strict=True)
+            ],
+            caption=f"Held against: {held}",
+        )
         table(
             tables.where_time_goes({name: self.accounts(name) for name in self.settings}),
-            caption="Where the time goes, all tasks together",
+            caption="Where the time of each setting goes, all tasks together, without the prompt's "
+            "pass",
         )
         free = free_rows(self.costs.most)
         ideal = [mixed_speedup(account, free) for account in self.accounts(AUTOMATIC)]
+        measured = together(self.timed.values(), AUTOMATIC)
         say(
             "The papers assume that extra rows take no time. Under this assumption, the drafts "
-            f"that the automatic setting sent here would give {fmean(ideal):.2f}x on average. Here "
-            "rows take the time that the first figure shows, and the setting chooses its drafts "
-            "by that cost."
+            f"that the automatic setting sent here would give {geometric_mean(ideal):.2f}x on "
+            f"average. Measured is {measured}."
         )
 
     def findings(self) -> list[Finding]:
         """Save what was found of the automatic setting on each kind of task, and show it."""
-        return self.lab.save([self._finding(kind) for kind in self.kinds])
-
-    def _finding(self, kind: str) -> Finding:
-        cases = self.kinds[kind]
-        checked = zip(self.cases, self.checked[AUTOMATIC], strict=True)
-        same = all(one.same.lossless for case, one in checked if case.task.kind == kind)
-        tokens = sum(len(case.answer) for case in cases)
-        found = self.lab.finding(
-            self.timed[kind].comparison, AUTOMATIC,
-            limit_seconds=self._least(kind),
-            quality={"lossless": same, "tokens_compared": tokens},
-            workload={"kind": kind, "new_tokens": self.new_tokens, "tasks": len(cases)},
-            model={"decoder": self.target.name},
-        )  # fmt: skip
-        return replace(found, variant=f"{spaced(kind)}, {AUTOMATIC}")
-
-    def _least(self, kind: str) -> LimitSeconds:
-        """The least seconds a token: a plain pass over the tokens that each pass gives."""
-        accounts = [one.account for one in self.timed[kind].foreseen[AUTOMATIC]]
-        nbytes = self.one_pass.read_bytes / tables.tokens_a_pass(accounts)
-        return lambda bandwidth: nbytes / bandwidth
+        return self.lab.save(self.made)
 
     def elsewhere(self) -> None:
-        """Show what would change with more arithmetic."""
+        """Show what rows would cost at the limits of other machines."""
+        here = {f"here, {self.target.name}, measured": self.costs, "here, limit": self.limit}
+        there = printed(self.pass_cost, self.costs.most, self.target.attention)
         table(
-            tables.machines(self.curves, self.length, self.accounts(AUTOMATIC)),
-            caption=f"Drafts of {self.length} tokens. Last column: the best task, with the drafts "
-            "that were sent here",
+            rows_of(here | there, self.length, self.accounts(AUTOMATIC)),
+            caption="Limits with the rates that vendors print. Last column: the mean speedup of "
+            "the drafts that the automatic setting sent here, if rows cost that much",
         )
         say(
-            "With more arithmetic, r(k) grows more slowly, and drafts pay from a lower acceptance "
-            "rate. For a larger model, drafts that copy cost no more than here. The acceptance "
-            "rate depends on the text and on the model: text that repeats itself is easier to "
-            "guess."
+            f"{left_out(there)} Nothing ran on these machines. Where rows cost nothing, only the "
+            "acceptance rate counts. It depends on the text and on the model, so for another model "
+            "it has to be measured again."
         )
 
 

@@ -8,45 +8,73 @@ from itertools import groupby
 from operator import itemgetter
 
 from labkit.report.told.plots import new_figure, show, show_html
+from labkit.timing.statistics import Ratio
 
 _NO_CHARACTER = "\ufffd"  # what incomplete or invalid bytes decode to
 
 
 def row_costs(
-    rows: Sequence[int],
-    times: Mapping[str, Sequence[float]],
-    break_even: Mapping[str, Sequence[float]],
+    measured: Mapping[int, Ratio],
+    limit: Mapping[int, float],
+    break_even: Sequence[Sequence[float]],
     alt: str,
     caption: str,
 ) -> None:
     """Left: the cost of passes of several rows. Right: the acceptance rate from which drafts pay.
 
-    times: r(k) at each of `rows`, by curve. break_even: at draft lengths 1, 2, ..., by curve. The
-    first curve is drawn solid, the others dotted.
+    measured, limit: r(k) by the number of rows. break_even: at draft lengths 1, 2, ..., as measured
+    and at the limit.
     """
     figure, (left, right) = new_figure(7.6, 3.3, columns=2)
-    for k, (name, values) in enumerate(times.items()):
-        left.plot(rows, values, "o-" if k == 0 else ":", markersize=3, label=name)
-    for k, values in enumerate(break_even.values()):
-        lengths = range(1, len(values) + 1)
-        right.plot(lengths, values, "-" if k == 0 else ":", color=f"C{k}")
+    rows = list(measured)
+    left.errorbar(
+        rows,
+        [one.value for one in measured.values()],
+        yerr=_reach(list(measured.values())),
+        fmt="o-",
+        markersize=3,
+        label="measured",
+    )
+    left.plot(rows, [limit[k] for k in rows], ":", label="limit of this machine")
+    for k, (values, style) in enumerate(zip(break_even, ("-", ":"), strict=True)):
+        right.plot(range(1, len(values) + 1), values, style, color=f"C{k}")
     left.set(xlabel="rows of a pass", ylabel="time over that of one row", ylim=(0, None))
     left.legend(fontsize=8)
     right.set(xlabel="tokens a draft", ylabel="acceptance rate from which it pays", ylim=(0, 1))
     show(figure, alt, caption)
 
 
-def predicted_and_measured(points: Mapping[str, Sequence[tuple[float, float]]], alt: str) -> None:
-    """Points (predicted, measured speedup), by setting; on the dotted line both are equal."""
+def _reach(ratios: Sequence[Ratio]) -> list[list[float]]:
+    """How far intervals reach below and above their values, as matplotlib takes it."""
+    low = [one.value - one.low for one in ratios]
+    high = [one.high - one.value for one in ratios]
+    return [low, high]
+
+
+def forecast_and_measured(
+    points: Mapping[str, Sequence[tuple[float, Ratio]]], alt: str, caption: str
+) -> None:
+    """Points (forecast, measured speedup with its interval) by setting; on the dotted line both are
+    equal."""
     figure, axes = new_figure(5.2, 4.2)
-    top = 1.1 * max(value for pairs in points.values() for pair in pairs for value in pair)
+    every = [pair for pairs in points.values() for pair in pairs]
+    top = 1.1 * max(max(told, ratio.value) for told, ratio in every)
     axes.plot([0, top], [0, top], ":", color="C4")
     for k, (name, pairs) in enumerate(points.items()):
-        predicted, measured = zip(*pairs, strict=True)
-        axes.plot(predicted, measured, "o", color=f"C{k}", markersize=5, label=name)
-    axes.set(xlabel="predicted speedup", ylabel="measured speedup", xlim=(0, top), ylim=(0, top))
+        ratios = [ratio for _, ratio in pairs]
+        axes.errorbar(
+            [told for told, _ in pairs],
+            [ratio.value for ratio in ratios],
+            yerr=_reach(ratios),
+            fmt="o",
+            color=f"C{k}",
+            markersize=5,
+            linewidth=0.8,
+            label=name,
+        )
+    axes.set(xlabel="forecast speedup", ylabel="measured speedup", xlim=(0, top), ylim=(0, top))
     axes.legend(fontsize=8)
-    show(figure, alt)
+    show(figure, alt, caption)
 
 
 def whole_characters(

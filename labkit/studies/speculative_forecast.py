@@ -1,29 +1,30 @@
-"""The speedup to expect of drafts on a set of tasks, computed before the tasks are timed.
+"""The speedup to expect of drafts, told before any of the timed tasks runs.
 
 Speculation does not change a greedy answer. So a replay over a known answer gives the passes that
-drafts would need (`speculative_replay`). Their time follows from the cost of rows. On a shared
-machine this cost drifts as the bandwidth does: T(4) / T(1) was 1.3 and 1.6 within a minute. It is
-therefore measured around every round too, and the prediction for a round takes the costs measured
-before and after it.
+drafts would need (`speculative_replay`), and their time follows from the cost of rows. A forecast
+replays the answers of other tasks of the same kind, and takes the cost of rows measured earlier. It
+knows neither the texts nor the moment that it is held against.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
-
-import numpy as np
 
 from labkit.engine.accounting import Accounting
 from labkit.engine.row_costs import RowCosts
 from labkit.model.config import ModelConfig
-from labkit.model.forward import Forward, offers
-from labkit.model.load import LoadedModel
-from labkit.optimize.speculative.costs import DEFAULT_KS
+from labkit.model.forward import offers
+from labkit.optimize.speculative.head.cost import HeadCost
 from labkit.optimize.speculative.predict import mixed_speedup
+from labkit.studies.speculative_prompts import Rounds, together
 from labkit.studies.speculative_replay import replay
-from labkit.studies.speculative_target import KeptHead, costs_of
-from labkit.studies.speculative_tasks import Case, Setting, of_round
+from labkit.studies.speculative_tasks import Case, Setting
+from labkit.timing.statistics import Ratio, geometric_mean
+
+EVERY = "all kinds"
+NEAR = 0.15  # how far a forecast may lie from the measured speedup to count as near
 
 
 @runtime_checkable
@@ -35,13 +36,6 @@ class CountsHead(Protocol):
         """Counts: first tokens of drafts, further tokens, and other tokens that the head read."""
 
 
-class Moment(NamedTuple):
-    """The cost of the target's rows and of a learned head's tokens at one time."""
-
-    costs: RowCosts
-    head: KeptHead | None = None
-
-
 class Foreseen(NamedTuple):
     """The replay of a setting on a case.
 
@@ -51,10 +45,12 @@ class Foreseen(NamedTuple):
     account: Accounting
     asked: tuple[int, int, int] = (0, 0, 0)
 
-    def speedup(self, moment: Moment, draft_cost: float = 0.0) -> float:
+    def speedup(
+        self, costs: RowCosts, head: HeadCost | None = None, draft_cost: float = 0.0
+    ) -> float:
         """Speedup over plain decoding. draft_cost: of a token of another draft, in plain passes."""
-        asking = moment.head.cost.of(self.asked) if moment.head else 0.0
-        return mixed_speedup(self.account, moment.costs, draft_cost, asking)
+        asking = head.of(self.asked) if head else 0.0
+        return mixed_speedup(self.account, costs, draft_cost, asking)
 
 
 def foreseen(config: ModelConfig, case: Case, setting: Setting) -> Foreseen:
@@ -77,23 +73,61 @@ def all_foreseen(
     }
 
 
-def moment(
-    loaded: LoadedModel, target: Forward, head: KeptHead | None = None,
-    ks: Sequence[int] = DEFAULT_KS, context: int = 512, rounds: int = 5,
-) -> Moment:  # fmt: skip
-    """Measure the cost of rows and of the head's tokens now."""
-    costs = costs_of(loaded, target, ks, context, rounds)
-    return Moment(costs, head and head.measured(target, costs))
+@dataclass(frozen=True)
+class Held:
+    """A forecast held against what was then measured.
 
-
-def expected(of_cases: Sequence[Foreseen], moments: Sequence[Moment]) -> float:
-    """The median speedup to expect in a comparison over the variants of `speculative_tasks`.
-
-    of_cases: the replay of a setting on each case. moments: before the first round, between any
-    two, and after the last; a round's speedup is the mean over the two around it.
+    replayed: the speedup computed in the same way from the measured answers themselves.
     """
-    rounds = [
-        np.mean([of_round(of_cases, number).speedup(at) for at in moments[number - 1 : number + 1]])
-        for number in range(1, len(moments))
-    ]
-    return float(np.median(rounds))
+
+    kind: str
+    setting: str
+    forecast: float
+    measured: Ratio
+    replayed: float
+
+    @property
+    def inside(self) -> bool:
+        """Whether the forecast lies in the measured interval."""
+        return self.measured.low <= self.forecast <= self.measured.high
+
+    @property
+    def near(self) -> bool:
+        """Whether it lies within 15 % of the measured value."""
+        return _near(self.forecast, self.measured.value)
+
+    @property
+    def consistent(self) -> bool:
+        """Whether the replay of the measured answers gives the measured value, within 15 %."""
+        return _near(self.replayed, self.measured.value)
+
+
+def hold(
+    timed: Mapping[str, Rounds],
+    forecasts: Mapping[str, Mapping[str, Sequence[float]]],
+    replays: Mapping[str, Mapping[str, Sequence[float]]],
+) -> list[Held]:
+    """Every forecast beside what was measured: of each kind of task, then of all kinds together.
+
+    forecasts, replays: by kind and setting, the speedup to expect of each calibration case and of
+    each timed case. A kind without calibration cases has no forecast and is left out.
+    """
+    kinds = [kind for kind in forecasts if kind in timed]
+    found = [
+        Held(kind, name, geometric_mean(values), timed[kind].speedup(name),
+             geometric_mean(replays[kind][name]))
+        for kind in kinds
+        for name, values in forecasts[kind].items()
+    ]  # fmt: skip
+    for name in replays[kinds[0]] if kinds else ():
+        told = [
+            geometric_mean(forecasts[kind][name]) for kind in kinds for _ in replays[kind][name]
+        ]
+        again = [value for kind in kinds for value in replays[kind][name]]
+        measured = together([timed[kind] for kind in kinds], name)
+        found.append(Held(EVERY, name, geometric_mean(told), measured, geometric_mean(again)))
+    return found
+
+
+def _near(told: float, measured: float) -> bool:
+    return abs(told / measured - 1) <= NEAR

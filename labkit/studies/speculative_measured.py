@@ -1,45 +1,49 @@
-"""What notebook 05 measures: row costs, answers with drafts, forecasts, and rounds of each kind."""
+"""What notebook 05 measures: row costs, acceptance, answers with drafts, rounds of each kind."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
 from labkit.engine.accounting import Accounting
 from labkit.engine.row_costs import RowCosts
-from labkit.limits.cost import Cost
+from labkit.limits.cost import Cost, matrix_parameters
+from labkit.limits.roofline import limit
 from labkit.optimize.speculative.costs import limit_costs
 from labkit.quality.lossless import SameAnswer, same_answer
 from labkit.studies.lab import Lab
-from labkit.studies.speculative_forecast import (
-    Foreseen,
-    Moment,
-    all_foreseen,
-    expected,
-    foreseen,
-    moment,
-)
-from labkit.studies.speculative_tables import spaced
-from labkit.studies.speculative_target import KeptHead, costs_of, fastest, kept_head
+from labkit.studies.speculative_forecast import Foreseen, Held, all_foreseen, foreseen, hold
+from labkit.studies.speculative_prompts import Rounds, rounds_for
+from labkit.studies.speculative_tables import spaced, work_a_token
+from labkit.studies.speculative_target import KeptHead, costs_of, fastest, has_head, kept_head
 from labkit.studies.speculative_tasks import (
-    AUTOMATIC,
     PLAIN,
     Case,
     Setting,
     answered,
+    answered_one,
     own_layers,
     settings,
     speculated,
     variants,
 )
-from labkit.timing.compare import Comparison, compare
-from labkit.timing.statistics import Ratio
-from labkit.workload.tasks import KINDS, OUTSIDE, human_eval, tasks
+from labkit.workload.tasks import KINDS, OUTSIDE, Task, human_eval, tasks
 
 # Tokens of an answer over which self-speculation is replayed. More would take long: each of its
 # draft tokens is a pass of the plain decoder.
 _BEGINNING = 24
+
+
+class Calibration(NamedTuple):
+    """What forecasts are made from, measured before anything is timed: the cost of rows, and plain
+    answers to tasks that are not timed. spread: seconds from the first row's pass to the last."""
+
+    costs: RowCosts
+    cases: list[Case]
+    spread: float
 
 
 class Checked(NamedTuple):
@@ -47,15 +51,6 @@ class Checked(NamedTuple):
 
     same: SameAnswer
     account: Accounting
-
-
-class Timed(NamedTuple):
-    """The rounds of a kind of task. By setting: the replay on each case at the row costs measured
-    just before, and the speedup predicted from it."""
-
-    comparison: Comparison
-    foreseen: dict[str, list[Foreseen]]
-    predicted: dict[str, float]
 
 
 @dataclass
@@ -66,14 +61,15 @@ class Measurements:
     device: str = "auto"
     dtype: str = "float32"
     new_tokens: int = 256
-    tasks_a_kind: int = 3  # of those held out; at most 3
+    tasks_a_kind: int = 6  # that are timed; at most 6, all held out
+    calibration_tasks: int = 12  # a kind, which forecasts are made from; at most 12, other ones
     length: int = 4  # tokens a draft, where the length is fixed
     rows: list[int] = field(default_factory=lambda: [1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16])
     context: int = 384  # at which the cost of rows is measured
     row_rounds: int = 25
     kept_layers: float = 0.6  # share of the layers that self-speculation keeps
     rounds: int = 6
-    outside_tasks: int = 3  # of HumanEval
+    outside_tasks: int = 6  # of HumanEval
     compare_transformers: bool = True  # run transformers' own speculation on one task
     peers: bool = True  # and llama.cpp's, where `make peers` has installed it
 
@@ -84,30 +80,54 @@ class Measurements:
         )  # fmt: skip
         self.target = fastest(self.lab.loaded, self.model)
 
-    def _costs(self, rounds: int) -> RowCosts:
-        loaded, target = self.lab.loaded, self.target.decoder
-        return costs_of(loaded, target, self.rows, self.context, rounds)
-
     @cached_property
+    def calibration(self) -> Calibration:
+        """The cost of rows. Between its rounds the decoder answers the calibration tasks, so that
+        the rounds are spread over as long a time."""
+        loaded, target = self.lab.loaded, self.target.decoder
+        left, cases = iter(self._calibrating()), list[Case]()
+        streams = has_head(loaded)
+
+        def answer_next() -> bool:
+            if (task := next(left, None)) is None:
+                return False
+            case = answered_one(target, loaded.tokenizer, task, self.new_tokens,
+                                loaded.config.eos_ids, streams=streams)  # fmt: skip
+            cases.extend([case] if case else [])
+            return True
+
+        began = time.perf_counter()
+        rows = sorted({*self.rows, self.length + 1})
+        costs = costs_of(loaded, target, rows, self.context, self.row_rounds, answer_next)
+        spread = time.perf_counter() - began
+        while answer_next():
+            pass
+        return Calibration(costs, cases, spread)
+
+    def _calibrating(self) -> list[Task]:
+        count, outside = self.calibration_tasks, self.outside_tasks
+        found = [t for kind in KINDS for t in tasks((kind,), held_out=False)[:count]]
+        return [*found, *human_eval(outside + count if outside else 0)[outside:]]
+
+    @property
     def costs(self) -> RowCosts:
-        """The cost of the target's rows, measured before anything else."""
-        return self._costs(self.row_rounds)
+        """The cost of the target's rows: measured once, before anything is timed."""
+        return self.calibration.costs
 
     @cached_property
     def head(self) -> KeptHead | None:
         """The head that was trained for this model, if there is one."""
         return kept_head(self.lab.loaded, self.target.decoder, self.costs)
 
+    def pass_cost(self, rows: int, context: int = 0) -> Cost:
+        """The cost of a pass of `rows`; context: by default where the cost of rows is measured."""
+        return self.target.cost(context or self.costs.context, rows, self.lab.dtype)
+
     @cached_property
-    def curves(self) -> dict[str, RowCosts]:
-        """r(k) as measured, at the limit of this machine, and with ten times its arithmetic."""
-        lab, nbytes = self.lab, self.target.weight_bytes
-        limit, faster = (
-            limit_costs(lab.config, lab.hardware, self.rows, self.context, lab.dtype, n, nbytes)
-            for n in (1, 10)
-        )
-        measured = f"{self.target.name}, measured"
-        return {measured: self.costs, "limit here": limit, "ten times the arithmetic": faster}
+    def limit(self) -> RowCosts:
+        """r(k) at the limit of this machine."""
+        ks, context = range(1, self.costs.most + 1), self.costs.context
+        return limit_costs(self.pass_cost, self.lab.hardware, ks, context, self.target.attention)
 
     @cached_property
     def cases(self) -> list[Case]:
@@ -115,19 +135,17 @@ class Measurements:
         every = [t for kind in KINDS for t in tasks((kind,), held_out=True)[: self.tasks_a_kind]]
         every += human_eval(self.outside_tasks)
         loaded, target = self.lab.loaded, self.target.decoder
-        stops = loaded.config.eos_ids
-        return answered(target, loaded.tokenizer, every, self.new_tokens, stops)
+        return answered(target, loaded.tokenizer, every, self.new_tokens, loaded.config.eos_ids,
+                        streams=has_head(loaded))  # fmt: skip
 
     @cached_property
     def kinds(self) -> dict[str, list[Case]]:
         """The cases of each kind that has any."""
-        kinds = (*KINDS, *OUTSIDE)
-        found = {kind: [case for case in self.cases if case.task.kind == kind] for kind in kinds}
-        return {kind: cases for kind, cases in found.items() if cases}
+        return _by_kind(self.cases)
 
     @cached_property
     def settings(self) -> dict[str, Setting]:
-        """The settings that are compared, at the costs measured first."""
+        """The settings that are compared."""
         return settings(self.costs, self.length, self.head)
 
     @cached_property
@@ -142,66 +160,94 @@ class Measurements:
         assert same.lossless, (case.task.name, name, same)
         return Checked(same, account)
 
-    def accounts(self, name: str) -> list[Accounting]:
-        """The counts of a setting's drafts, case by case."""
-        return [one.account for one in self.checked[name]]
+    def accounts(self, name: str, kind: str = "") -> list[Accounting]:
+        """The counts of a setting's drafts, by timed case; kind: of that kind only."""
+        pairs = zip(self.cases, self.checked[name], strict=True)
+        return [one.account for case, one in pairs if kind in ("", case.task.kind)]
 
     @cached_property
-    def foreseen(self) -> dict[str, dict[str, list[Foreseen]]]:
-        """By kind and setting: the replay on each case, at the costs measured first."""
-        config = self.lab.config
-        return {kind: all_foreseen(config, of, self.settings) for kind, of in self.kinds.items()}
+    def calibrated(self) -> dict[str, dict[str, list[Foreseen]]]:
+        """By kind and setting: the replay on each calibration case."""
+        config, cases = self.lab.config, _by_kind(self.calibration.cases)
+        return {kind: all_foreseen(config, of, self.settings) for kind, of in cases.items()}
+
+    @cached_property
+    def forecasts(self) -> dict[str, dict[str, list[float]]]:
+        """By kind and setting: the speedup that each calibration case leads to expect."""
+        return {
+            kind: {name: self._speedups(found) for name, found in of.items()}
+            for kind, of in self.calibrated.items()
+        }
 
     @cached_property
     def own_layers(self) -> tuple[Setting, int]:
         """Self-speculation, and the number of layers that it keeps."""
-        text = self.cases[0].prompt[:96]
+        text = self.calibration.cases[0].prompt[:96]
         return own_layers(self.lab.decoder, text, self.kept_layers, self.length)
 
     @cached_property
     def skipped(self) -> dict[str, Foreseen]:
-        """By kind: the replay of self-speculation on the beginning of the first case's answer."""
+        """By kind: the replay of self-speculation on the beginning of a calibration answer."""
         setting, _ = self.own_layers
         return {
             kind: foreseen(self.lab.config, cases[0].beginning(_BEGINNING), setting)
-            for kind, cases in self.kinds.items()
+            for kind, cases in _by_kind(self.calibration.cases).items()
         }
 
-    @cached_property
-    def one_pass(self) -> Cost:
-        """The cost of a plain decode step in the middle of an average case."""
-        context = sum(len(case.prompt) + len(case.answer) // 2 for case in self.cases)
-        return self.target.step_cost(context // len(self.cases), self.lab.dtype)
+    @property
+    def skipped_cost(self) -> float:
+        """What a token of self-speculation's draft costs, in passes: its share of the weights."""
+        _, kept = self.own_layers
+        parts = matrix_parameters(self.lab.config)
+        read = parts["layers"] * kept / self.lab.config.layers + parts["head"]
+        return read / (parts["layers"] + parts["head"])
+
+    def one_pass(self, kind: str) -> Cost:
+        """The cost of a plain decode step in the middle of an average case of a kind."""
+        cases = self.kinds[kind]
+        context = sum(len(case.prompt) + len(case.answer) // 2 for case in cases)
+        return self.pass_cost(1, context // len(cases))
 
     @cached_property
-    def timed(self) -> dict[str, Timed]:
-        """By kind: plain decoding twice a round and every setting once."""
+    def timed(self) -> dict[str, Rounds]:
+        """By kind: plain decoding twice a round and every setting once, beside the bare read of a
+        plain pass."""
         found = {kind: self._time(kind) for kind in self.kinds}
         samples = {kind: one.comparison.to_dict() for kind, one in found.items()}
         self.lab.keep_samples("tasks", samples)
         return found
 
-    def _time(self, kind: str) -> Timed:
-        lab, target, cases = self.lab, self.target.decoder, self.kinds[kind]
-        costs = self._costs(max(5, self.row_rounds // 2))
-        head = self.head and self.head.measured(target, costs)
-        now = settings(costs, self.length, head)
-        known = all_foreseen(lab.config, cases, now)
-        moments: list[Moment] = []
-
-        def between() -> None:
-            moments.append(moment(lab.loaded, target, head, self.rows, self.context))
-
-        runs, probe = variants(target, cases, now, str(lab.device)), lab.probe(self.one_pass)
-        found = compare(runs, PLAIN, self.rounds, probe, spaced(kind), between)
-        around = moments[: found.rounds + 1]
-        return Timed(found, known, {name: expected(of, around) for name, of in known.items()})
+    def _time(self, kind: str) -> Rounds:
+        lab, cases, cost = self.lab, self.kinds[kind], self.one_pass(kind)
+        runs = variants(self.target.decoder, cases, self.settings, str(lab.device))
+        rounds = rounds_for(self.rounds, len(cases))
+        found = lab.compare(runs, PLAIN, rounds, {(PLAIN, "decode"): cost}, label=spaced(kind))
+        reads = limit(cost, lab.hardware).bound == "memory"
+        work = {
+            name: [work_a_token(account, reads) for account in self.accounts(name, kind)]
+            for name in self.settings
+        }
+        return Rounds(found, len(cases), work)
 
     @cached_property
-    def along(self) -> dict[str, dict[int, Ratio]]:
-        """By kind: the automatic setting's speedup, by the number of tokens of each answer."""
-        lengths = [n for n in (16, 48, 128, 256) if n < self.new_tokens] + [self.new_tokens]
-        return {
-            kind: {n: one.comparison.until(n).speedup(AUTOMATIC) for n in lengths}
-            for kind, one in self.timed.items()
+    def replayed(self) -> dict[str, dict[str, list[Foreseen]]]:
+        """By kind and setting: the replay on each timed case."""
+        config = self.lab.config
+        return {kind: all_foreseen(config, of, self.settings) for kind, of in self.kinds.items()}
+
+    @cached_property
+    def held(self) -> list[Held]:
+        """Every forecast beside what was measured."""
+        replays = {
+            kind: {name: self._speedups(found) for name, found in of.items()}
+            for kind, of in self.replayed.items()
         }
+        return hold(self.timed, self.forecasts, replays)
+
+    def _speedups(self, found: Sequence[Foreseen]) -> list[float]:
+        return [one.speedup(self.costs, self.head and self.head.cost) for one in found]
+
+
+def _by_kind(cases: list[Case]) -> dict[str, list[Case]]:
+    found = {kind: [c for c in cases if c.task.kind == kind] for kind in (*KINDS, *OUTSIDE)}
+    return {kind: of for kind, of in found.items() if of}

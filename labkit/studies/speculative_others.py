@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+from labkit.base.units import seconds
 from labkit.bench.client import Source
 from labkit.bench.run import running
 from labkit.bench.variants import VARIANTS
@@ -14,7 +15,7 @@ from labkit.model.config import ModelConfig
 from labkit.model.forward import Forward
 from labkit.model.reference import reference_generate
 from labkit.studies.speculative_tasks import Case, Setting, speculated
-from labkit.timing.compare import Variant
+from labkit.timing.compare import Comparison, Variant
 from labkit.timing.trace import Trace, record, record_pushed
 
 # How transformers speculates: it copies from the prompt, or drafts with its own first layers.
@@ -69,3 +70,20 @@ def other_engines(
 
 def _variant(ask: Callable[..., Trace], case: Case, tokens: int) -> Variant:
     return lambda number: ask(case.prompt, tokens)
+
+
+def rows_of_others(found: Comparison) -> list[dict[str, object]]:
+    """A row an engine: the whole answer's time, and its speedup over the baseline."""
+    rows: list[dict[str, object]] = []
+    for name in found.variants:
+        ratio = found.speedup(name, "e2e_latency")
+        beside = name != found.baseline
+        rows.append(
+            {
+                "engine and method": name,
+                "end to end": seconds(found.mean(name, "e2e_latency")),
+                "speedup": str(ratio) if beside else "–",
+                "could have seen": f"{ratio.smallest_effect:.0%}" if beside else "–",
+            }
+        )
+    return rows

@@ -37,9 +37,10 @@ def differing(
 def main(model: str, new_tokens: int, outside: int) -> None:
     """Compare every task's greedy answer with and without speculation, token by token."""
     loaded = load(model or None)
-    name, target, reason = fastest(loaded, model)
-    if reason:
-        click.echo(f"With the plain decoder: {reason}", err=True)
+    chosen = fastest(loaded, model)
+    target = chosen.decoder
+    if chosen.reason:
+        click.echo(f"With the plain decoder: {chosen.reason}", err=True)
     costs = costs_of(loaded, target)
     of = settings(costs, head=kept_head(loaded, target, costs))
     every = [*tasks(), *human_eval(outside)]
@@ -48,7 +49,7 @@ def main(model: str, new_tokens: int, outside: int) -> None:
     wrong = [f"{task}, {setting}" for task, setting in differing(target, cases, of)]
     compared = len(of) * sum(len(case.answer) for case in cases)
     print(
-        f"{name}: {len(cases)} of {len(every)} tasks fit, {len(of)} settings, "
+        f"{chosen.name}: {len(cases)} of {len(every)} tasks fit, {len(of)} settings, "
         f"{compared:,} tokens; answers that differ: {len(wrong)} {'; '.join(wrong)}"
     )
     sys.exit(bool(wrong))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
+from labkit.base.device import device_name
 from labkit.engine.passes import traced
 from labkit.engine.row_costs import RowCosts
 from labkit.limits.cost import Cost, pass_cost, with_weights
@@ -27,11 +30,16 @@ from labkit.workload.prompts import prompt_ids
 
 
 class Target(NamedTuple):
-    """A decoder, its name on the page, and why the fused decoder is not used ("" if it is)."""
+    """A decoder, its name on the page, and why the fused decoder is not used ("" if it is).
+
+    products: the dtype of its matrix products where that is not the one of the loaded model; its
+    attention is then computed in float32.
+    """
 
     name: str
     decoder: Forward
     reason: str = ""
+    products: str = ""
 
     @property
     def weight_bytes(self) -> float | None:
@@ -39,13 +47,38 @@ class Target(NamedTuple):
         weighed = offers(self.decoder, Weighed)
         return None if weighed is None else weighed.weight_bytes
 
-    def step_cost(self, context: int, dtype: str) -> Cost:
-        """The cost of one plain decode step after `context` tokens."""
+    @property
+    def attention(self) -> str:
+        """The dtype of attention's arithmetic where the products have another one; else empty."""
+        return "float32" if self.products else ""
+
+    def runs_on(self, device: torch.device) -> str:
+        """The device, or on a CPU the threads, that it runs on, in words."""
+        if device.type != "cpu":
+            return device_name(device)
+        found = self.decoder
+        count = found.threads if isinstance(found, fused.FusedDecoder) else torch.get_num_threads()
+        return "1 thread" if count == 1 else f"{count} threads"
+
+    @property
+    def format(self) -> str:
+        """The formats of its weights where they are not those of the loaded model; else empty."""
+        if not isinstance(self.decoder, fused.FusedDecoder):
+            return ""
+        return " and ".join(self.decoder.formats)
+
+    def cost(self, context: int, rows: int, dtype: str) -> Cost:
+        """The cost of a pass of `rows` after `context` tokens, each row with its likeliest token.
+
+        dtype: of the model's weights as loaded. Its own weights count as what a pass of one row
+        reads of them.
+        """
         nbytes = self.weight_bytes
-        config, step = self.decoder.config, [(context, 1)]
+        config, span = self.decoder.config, [(context, rows)]
         if nbytes is None:
-            return pass_cost(config, step, 1, dtype)
-        return with_weights(pass_cost(config, step, 1, dtype, "float16"), nbytes)
+            return pass_cost(config, span, rows, dtype)
+        cost = with_weights(pass_cost(config, span, rows, dtype, "float16"), nbytes)
+        return replace(cost, dtype=self.products or dtype)
 
 
 def fastest(loaded: LoadedModel, name: str = "") -> Target:
@@ -56,7 +89,7 @@ def fastest(loaded: LoadedModel, name: str = "") -> Target:
     if loaded.decoder.device.type != "cpu":
         return Target("plain decoder", loaded.decoder, "the fused decoder runs on the CPU only")
     try:
-        return Target("fused decoder", fused.load_fused(name or None))
+        return Target("fused decoder", fused.load_fused(name or None), products="int8")
     except fused.FusedError as error:
         reason = f"the fused decoder does not run: {error}"
         return Target("plain decoder", loaded.decoder, reason)
@@ -64,15 +97,16 @@ def fastest(loaded: LoadedModel, name: str = "") -> Target:
 
 def costs_of(
     loaded: LoadedModel, target: Forward, ks: Sequence[int] = DEFAULT_KS, context: int = 512,
-    rounds: int = 25,
+    rounds: int = 25, between: Callable[[], object] | None = None,
 ) -> RowCosts:  # fmt: skip
     """Measure passes of `ks` rows after real text.
 
-    context: tokens of that text; at most half of what the model can hold is used.
+    context: tokens of that text; at most half of what the model can hold is used. between: runs
+    before every round.
     """
     context = min(context, loaded.config.max_positions // 2)
     text = prompt_ids(loaded.tokenizer, context, 9000)
-    return row_costs(target, ks, context, rounds, text=text)
+    return row_costs(target, ks, context, rounds, text, between)
 
 
 class KeptHead(NamedTuple):
@@ -99,12 +133,16 @@ class KeptHead(NamedTuple):
         return LearnedHead(self.forward, self.ids, costs, self.cost, spare=self.spare)
 
 
+def has_head(loaded: LoadedModel) -> bool:
+    """Whether a head was trained for a model (`head.train`)."""
+    return head_path(loaded).exists()
+
+
 def kept_head(loaded: LoadedModel, target: Forward, costs: RowCosts) -> KeptHead | None:
     """The head that was trained for a model (`head.train`); None where there is none yet."""
-    path = head_path(loaded)
-    if not path.exists():
+    if not has_head(loaded):
         return None
-    head, recipe = load_head(loaded.decoder, path)
+    head, recipe = load_head(loaded.decoder, head_path(loaded))
     forward: HeadForward = (
         fused_head(head, target)
         if isinstance(target, fused.FusedDecoder)

@@ -43,7 +43,7 @@ class Case(NamedTuple):
     """A task, and the greedy answer that plain decoding gives.
 
     streams (prompt + answer, hidden): the target's hidden states, for a draft that reads them; None
-    where the target is not Traced.
+    where the target is not Traced, or where no draft reads them.
     """
 
     task: Task
@@ -98,21 +98,39 @@ def answered(
     new_tokens: int,
     stop_ids: Collection[int] = (),
     least: int = 8,
+    streams: bool = True,
 ) -> list[Case]:
     """Plain greedy answers of up to new_tokens tokens.
 
     Tasks that do not fit the model's context, and tasks whose answer has fewer than `least` tokens,
-    are left out.
+    are left out. streams: keep the target's streams, for a draft that reads them.
     """
-    cases = []
-    for task in tqdm(list(tasks), desc="plain answers", unit="task"):
-        prompt = task.ids(tokenizer)
-        if len(prompt) + new_tokens > target.config.max_positions:
-            continue
-        answer = list(generate(target, prompt, new_tokens, stop_ids=stop_ids))
-        if len(answer) >= least:
-            cases.append(Case(task, prompt, answer, _streams(target, [*prompt, *answer])))
-    return cases
+    progress = tqdm(list(tasks), desc="plain answers", unit="task")
+    cases = (
+        answered_one(target, tokenizer, task, new_tokens, stop_ids, least, streams)
+        for task in progress
+    )
+    return [case for case in cases if case is not None]
+
+
+def answered_one(
+    target: Forward,
+    tokenizer: Any,
+    task: Task,
+    new_tokens: int,
+    stop_ids: Collection[int] = (),
+    least: int = 8,
+    streams: bool = True,
+) -> Case | None:
+    """The plain answer of one task, as in `answered`; None where the task is left out."""
+    prompt = task.ids(tokenizer)
+    if len(prompt) + new_tokens > target.config.max_positions:
+        return None
+    given = list(generate(target, prompt, new_tokens, stop_ids=stop_ids))
+    if len(given) < least:
+        return None
+    kept = _streams(target, [*prompt, *given]) if streams else None
+    return Case(task, prompt, given, kept)
 
 
 def _streams(target: Forward, text: Sequence[int]) -> Tensor | None:

@@ -1,8 +1,8 @@
 """The study of notebook 00: how fast could this machine run this model at all?
 
 The machine is measured and the model's bytes and FLOPs are counted. Bytes over bandwidth, or FLOPs
-over the matrix rate, is the limit. transformers' `generate` and the plain decoder are then timed
-and compared with it.
+over the matrix rate, is the limit. transformers' `generate` and the plain decoder are then timed,
+and held against a bare read of the same bytes in the same rounds.
 """
 
 from __future__ import annotations
@@ -11,26 +11,25 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import numpy as np
-
-from labkit.base.units import seconds
 from labkit.engine.generate import generate
 from labkit.engine.sequence import check_lengths
+from labkit.errors import ParameterError
 from labkit.limits.cost import Cost, decode_cost, prefill_cost
 from labkit.limits.roofline import Limit, critical_batch, limit
 from labkit.model.reference import load_reference, reference_generate, reference_logits
 from labkit.model.rows import Rows
-from labkit.quality.lossless import SameAnswer, same_answer
+from labkit.quality.lossless import SameAnswer, same_answer, tie_margin
 from labkit.report.told.finding import Finding
 from labkit.report.told.notebook import live
 from labkit.report.told.plots import number, say, table
+from labkit.studies import memory_states, memory_states_told
 from labkit.studies import speed_limit_calculator as calculator
 from labkit.studies import speed_limit_figures as figures
 from labkit.studies import speed_limit_ledger as ledger
+from labkit.studies import speed_limit_parts as parts
 from labkit.studies.lab import TIMES, Lab
 from labkit.studies.operations import count_operations, matrices_only, operation_seconds
-from labkit.studies.pitfalls import samples
-from labkit.timing.compare import Comparison, compare
+from labkit.timing.compare import Comparison
 from labkit.timing.trace import Trace, record_pushed
 
 REFERENCE, PLAIN = "transformers generate", "plain decoder"
@@ -47,9 +46,15 @@ class Study:
     new_tokens: int = 32
     check_tokens: int = 128  # greedy tokens compared with transformers
     rounds: int = 10
+    memory_seconds: float = 24.0  # of the search for the states of the memory
     remeasure: bool = False  # measure the machine again even if it is known
 
     def __post_init__(self) -> None:
+        if self.memory_seconds <= 0 or self.new_tokens < 2:
+            raise ParameterError(
+                f"memory_seconds {self.memory_seconds:g}, new_tokens {self.new_tokens}: allowed "
+                "are some time above 0, and at least 2 tokens, which a TPOT needs."
+            )
         self.lab = Lab.open(
             "00_speed_limit", "plain_decoder", self.model, self.device, self.dtype,
             prompt_tokens=self.prompt_tokens, new_tokens=self.new_tokens, rounds=self.rounds,
@@ -66,15 +71,31 @@ class Study:
     def machine(self) -> None:
         """Show the measured bandwidth and matrix rates of this machine."""
         hardware = self.lab.hardware
-        points = {size: (r.best, r.median) for size, r in hardware.bandwidth_points.items()}
         figures.machine(
-            points,
+            {size: (r.best, r.slowest) for size, r in hardware.bandwidth_points.items()},
             self.costs["decode"].weight_bytes,
-            {name: reading.best for name, reading in hardware.matrix.items()},
+            {name: (r.best, r.slowest) for name, r in hardware.matrix.items()},
             hardware.threads,
             f"{hardware.name}, measured {hardware.measured_at}",
         )
-        table(ledger.thread_rows(hardware), caption="The machine by number of threads")
+        table(
+            ledger.thread_rows(hardware),
+            caption="The machine by number of threads: the best spell, and the slowest",
+        )
+
+    @cached_property
+    def states(self) -> memory_states.States:
+        """Read rates of sets of bytes in several situations."""
+        lab = self.lab
+        sets = memory_states.sets_of(self.costs["decode"].weight_bytes, lab.device)
+        found = memory_states.measure(sets, self.memory_seconds, lab.device, lab.hardware.threads)
+        lab.keep_samples("memory_states", found.to_dict())
+        return found
+
+    def memory(self) -> None:
+        """Show what makes the same read fast at one moment and slow at another."""
+        cache = memory_states.last_level_cache(self.lab.device)
+        memory_states_told.show_states(self.states, cache)
 
     def bytes_and_flops(self) -> None:
         """Show what each pass must read, write and compute."""
@@ -101,7 +122,8 @@ class Study:
         decoder, prompt, count = self.lab.decoder, self.lab.prompt(1000), self.check_tokens
         expected: list[int] = []
         reference_generate(self.reference, prompt, count, expected.append)
-        return same_answer(decoder, prompt, expected, list(generate(decoder, prompt, count)))
+        found = list(generate(decoder, prompt, count))
+        return same_answer(decoder, prompt, expected, found, tie_margin(decoder.dtype))
 
     def same_answer(self) -> None:
         """Show that the plain decoder gives transformers' answers; AssertionError where it does "
@@ -122,18 +144,19 @@ class Study:
         lab, found = self.lab, self.predicted
         table(
             [
-                ledger.limit_row(name, each, self.passes[name].tokens)
-                for name, each in found.items()
+                ledger.limit_row(name, each, lab.least(at.cost).slowest, at.tokens)
+                for (name, each), at in zip(found.items(), self.passes.values(), strict=True)
             ],
-            caption="The limit on this machine",
+            caption="The limit on this machine, by its best sustained rates and by its slowest",
         )
         name = f"decode at {self.prompt_tokens}"
         bandwidth = lab.hardware.bandwidth(self.passes[name].cost.read_bytes) / 1e9
         say(
             f"The decode limit of one stream is **{number(found[name].rate())} tokens/s** in "
-            f"{lab.dtype}, at the best bandwidth measured beforehand ({bandwidth:.3g} GB/s). The "
-            "bandwidth changes with time, so the comparison below probes it in every round. For a "
-            "batch larger than about "
+            f"{lab.dtype}, set by {found[name].bound}. The best sustained bandwidth that this run "
+            f"measured for its bytes is {bandwidth:.3g} GB/s. The machine changes with time, so "
+            "the comparison below also reads the same bytes in every round. For a batch larger "
+            "than about "
             f"**{critical_batch(lab.config, lab.hardware, lab.dtype):.2g}**, arithmetic sets the "
             "decode limit instead of memory (at an empty context)."
         )
@@ -153,10 +176,18 @@ class Study:
 
     @cached_property
     def comparison(self) -> Comparison:
-        """transformers and the plain decoder on the same prompts, interleaved."""
-        lab = self.lab
-        runs = {REFERENCE: self._transformers, PLAIN: lab.decoding(lab.decoder)}
-        found = compare(runs, REFERENCE, self.rounds, lab.probe(self.costs["decode"]))
+        """transformers, the plain decoder and its products alone on the same prompts, interleaved,
+        each of the two engines held against what only reads or only multiplies."""
+        lab, work = self.lab, matrices_only(self.lab.decoder)
+        runs = {
+            REFERENCE: self._transformers,
+            PLAIN: lab.decoding(lab.decoder),
+            parts.PRODUCTS: parts.repeated(work, self.new_tokens, lab.device),
+        }
+        costs = {
+            (name, phase): cost for name in (REFERENCE, PLAIN) for phase, cost in self.costs.items()
+        }
+        found = lab.compare(runs, REFERENCE, self.rounds, costs)
         lab.keep_samples("comparison", found.to_dict())
         return found
 
@@ -172,51 +203,41 @@ class Study:
         """Time both."""
         say(f"{self.comparison.rounds} rounds of each variant.")
 
-    @cached_property
-    def bandwidth(self) -> float:
-        """bytes/s in the rounds of the plain decoder: the median of its probes."""
-        return float(np.median(self.comparison.bandwidth[PLAIN]))
-
     def against_limit(self) -> None:
-        """Show both variants and phases against the limit."""
-        found = self.comparison
-        table(
-            [self._row(name, phase) for phase in self.costs for name in found.traces],
-            caption=f"{self.prompt_tokens} prompt tokens, {self.new_tokens} new tokens, "
-            f"{found.rounds} rounds",
-        )
-        variants = (REFERENCE, PLAIN)
-        points = [
-            figures.Point(
-                name,
-                phase,
-                cost.intensity,
-                cost.flops / found.median(name, TIMES[phase]),
-                cost.flops / self.lab.limit_of(cost)(self.bandwidth),
+        """Show both engines and phases against the bare work of the rounds, and the limit."""
+        found, lab = self.comparison, self.lab
+        told = f"{self.prompt_tokens} prompt tokens, {self.new_tokens} new tokens"
+        for phase, cost in self.costs.items():
+            least, time = lab.least(cost), TIMES[phase]
+            names = (REFERENCE, found.control, PLAIN)
+            table(
+                [
+                    ledger.held_row(found, name, phase, lab.fraction(found, name, cost, time))
+                    for name in names
+                ],
+                caption=f"{ledger.limit_caption(phase, least, found.bare[PLAIN, time].name)} "
+                f"({told}, {found.rounds} rounds)",
             )
-            for phase, cost in self.costs.items()
-            for name in variants
-        ]
-        rate = self.lab.hardware.rate(self.lab.dtype)
-        figures.roofline(self.bandwidth, rate, points, variants)
+        decode, variants = self.costs["decode"], (REFERENCE, PLAIN)
+        figures.roofline(
+            lab.hardware.bandwidth(decode.read_bytes),
+            lab.hardware.rate(lab.dtype),
+            [self._point(name, phase) for phase in self.costs for name in variants],
+            variants,
+            ledger.bare_bandwidth(found, PLAIN, decode, self.predicted_bound),
+        )
+        say(ledger.shares(found, variants))
 
-    def _row(self, name: str, phase: str) -> dict[str, object]:
-        time, lab = TIMES[phase], self.lab
-        fraction = lab.fraction(self.comparison, name, lab.limit_of(self.costs[phase]), time)
-        return {
-            "variant": name,
-            "phase": phase,
-            "median": seconds(self.comparison.median(name, time)),
-            "speedup": str(self.comparison.speedup(name, time)),
-            "verdict": self.comparison.verdict(name, time),
-            "of the limit": f"{fraction:.0%}",
-        }
+    @property
+    def predicted_bound(self) -> str:
+        """What sets the limit of the timed decode step: memory or compute."""
+        return limit(self.costs["decode"], self.lab.hardware).bound
 
-    @cached_property
-    def matrix_seconds(self) -> float:
-        """Seconds to multiply every matrix once by one row, with nothing between."""
-        taken = samples(matrices_only(self.lab.decoder), 15, self.lab.device)
-        return float(np.median(taken[3:]))
+    def _point(self, name: str, phase: str) -> figures.Point:
+        cost = self.costs[phase]
+        achieved = cost.flops / self.comparison.mean(name, TIMES[phase])
+        most = cost.flops / self.lab.least(cost).seconds
+        return figures.Point(name, phase, cost.intensity, achieved, most)
 
     @cached_property
     def operations(self) -> int:
@@ -226,30 +247,15 @@ class Study:
         decoder(Rows.prefill(prompt), cache)
         return count_operations(lambda: decoder(Rows.decode({0: (1, len(prompt))}), cache))
 
-    @cached_property
-    def parts(self) -> dict[str, float]:
-        """Where the seconds of a decoded token go, found by leaving parts out."""
-        least = self.lab.limit_of(self.costs["decode"])(self.bandwidth)
-        token = self.comparison.median(PLAIN, TIMES["decode"])
-        return ledger.parts_of_token(token, self.matrix_seconds, least)
-
     def why(self) -> None:
-        """Tell where the time of a token goes, from the numbers."""
-        parts, only = self.parts, self.matrix_seconds
+        """Tell where the time of a token goes, from the rounds' own numbers."""
+        steps = parts.steps(self.comparison, PLAIN)
         table(
-            ledger.part_rows(parts),
-            caption="Where the time of a token of the plain decoder goes",
+            parts.rows(steps),
+            caption="Where the time of a token of the plain decoder goes; every step was timed in "
+            "the same rounds",
         )
-        smallest = operation_seconds(self.lab.decoder)
-        say(
-            f"A token takes {seconds(sum(parts.values()))}; its limit is "
-            f"{seconds(parts[ledger.LIMIT])}. The matrix products of a token, timed alone, take "
-            f"{seconds(only)}, so they reach {parts[ledger.LIMIT] / only:.0%} of the limit. The "
-            f"time of everything else is {ledger.measurable(parts[ledger.REST])}. A token "
-            f"dispatches {self.operations} torch operations. A very small operation, the sum of "
-            f"two rows, takes {seconds(smallest)}; {self.operations} of them take "
-            f"{seconds(self.operations * smallest)}."
-        )
+        say(parts.sentence(steps, self.operations, operation_seconds(self.lab.decoder)))
 
     def findings(self) -> list[Finding]:
         """Save what was found, and show it."""
@@ -275,6 +281,7 @@ def run(**parameters: Any) -> list[Finding]:
     """The whole study, section after section; parameters: fields of Study."""
     study = Study(**parameters)
     study.machine()
+    study.memory()
     study.bytes_and_flops()
     study.same_answer()
     study.predict()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from labkit.limits import calculator, datasheet
 from labkit.limits.hardware import Hardware
-from labkit.report.told.plots import table
+from labkit.report.told.plots import say, table
 
 DTYPES = ("bfloat16", "float32", "int8", "int4")  # that the sliders offer
 CONTEXT = 1024  # tokens, of the table
@@ -17,12 +17,21 @@ def machines(here: Hardware) -> dict[str, Hardware]:
 
 def show_limits(here: Hardware) -> None:
     """Display the decode limit of well-known models on every machine, and the sources."""
+    rows = calculator.calculator(machines(here), calculator.shapes(), "bfloat16", CONTEXT)
     table(
-        calculator.calculator(machines(here), calculator.shapes(), "bfloat16", CONTEXT),
+        rows,
         caption=f"Decode limit in bfloat16 at a context of {CONTEXT:,}, tokens/s for one stream",
     )
+    if any(str(cell).endswith("*") for row in rows for cell in row.values()):
+        say(
+            "\\* The weights and the KV cache fit the machine's last-level cache, whose bandwidth "
+            "the vendor does not print. So memory sets no limit; this one counts arithmetic alone."
+        )
     table(
-        [{"machine": m.name, "source": m.source} for m in datasheet.machines().values()],
+        [
+            {"machine": m.name, "source": m.source, "last-level cache": datasheet.cache_told(name)}
+            for name, m in datasheet.machines().items()
+        ],
         caption="Sources",
     )
 

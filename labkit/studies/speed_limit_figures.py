@@ -22,32 +22,38 @@ class Point(NamedTuple):
 def machine(
     bandwidth: Mapping[int, tuple[float, float]],
     weight_bytes: float,
-    rates: Mapping[str, float],
+    rates: Mapping[str, tuple[float, float]],
     threads: int,
     caption: str,
 ) -> None:
     """Left: read bandwidth by working set. Right: the rate of a matrix product by dtype.
 
-    bandwidth: (best, median) bytes/s by working set in bytes. rates: FLOP/s by dtype.
+    bandwidth: (best, slowest) bytes/s by working set in bytes. rates: the same in FLOP/s by dtype.
     """
     figure, (left, right) = new_figure(7.6, 3.2, columns=2)
     sizes = sorted(bandwidth)
     mebibytes = [size / 2**20 for size in sizes]
-    best, median = ([bandwidth[size][k] / 1e9 for size in sizes] for k in (0, 1))
-    left.vlines(mebibytes, median, best, alpha=0.5)
+    best, slowest = ([bandwidth[size][k] / 1e9 for size in sizes] for k in (0, 1))
+    left.vlines(mebibytes, slowest, best, alpha=0.5)
     left.plot(mebibytes, best, "o-", markersize=3)
     left.set(xscale="log", xlabel="working set, MiB", ylabel="read bandwidth, GB/s", ylim=(0, None))
-    label_log_axis(left.xaxis, [2**k for k in range(-4, 11, 2)])
+    label_log_axis(left.xaxis, [2**k for k in range(-4, 13, 2)])
     left.axvline(weight_bytes / 2**20, linestyle=":", color="C1")
     left.set_title("memory (dotted: this model's weights)")
-    right.bar(list(rates), [rate / 1e9 for rate in rates.values()], width=0.5, color="C2")
+    tops, lows = ([pair[k] / 1e9 for pair in rates.values()] for k in (0, 1))
+    right.bar(list(rates), tops, width=0.5, color="C2")
+    right.vlines(range(len(tops)), lows, tops, color="C4")
     right.set(ylabel="dense matrix product, GFLOP/s", title=f"arithmetic, {threads} threads")
-    products = ", ".join(f"{name} {rate / 1e9:,.0f} GFLOP/s" for name, rate in rates.items())
+    products = ", ".join(
+        f"{name} {top:,.0f} GFLOP/s" for name, top in zip(rates, tops, strict=True)
+    )
     show(
         figure,
         f"Left: the read bandwidth is {max(best):.0f} GB/s at best, and {best[-1]:.0f} GB/s for "
         f"the largest working set. Right, matrix products: {products}.",
-        caption,
+        f"{caption}. Each point and bar: the best of several spells. Each line reaches down to the "
+        "slowest. A spell reads or multiplies without a pause for about as long as a turn of a "
+        "comparison; sets that caches hold get a tenth of that.",
     )
 
 
@@ -86,17 +92,25 @@ def predicted(
 
 
 def roofline(
-    bandwidth: float, rate: float, points: Sequence[Point], variants: Sequence[str]
+    bandwidth: float,
+    rate: float,
+    points: Sequence[Point],
+    variants: Sequence[str],
+    bare: float | None,
 ) -> None:
     """Measured rates of arithmetic below the machine's roofline.
 
-    bandwidth: bytes/s. rate: FLOP/s. variants: in the order of their colours.
+    bandwidth: the run's best, bytes/s. rate: FLOP/s. variants: in the order of their colours. bare:
+    bytes/s of the bare read in the rounds; None where there was none.
     """
     figure, axes = new_figure(7.2, 3.8)
     intensity = [2**k / 8 for k in range(0, 16)]
     axes.plot(
         intensity, [min(i * bandwidth, rate) / 1e9 for i in intensity], color="C4", label="roofline"
     )
+    if bare:
+        read = [min(i * bare, rate) / 1e9 for i in intensity]
+        axes.plot(intensity, read, ":", color="C4", label="bare read in the rounds")
     for point in points:
         mark, color = "o" if point.phase == "decode" else "s", f"C{variants.index(point.variant)}"
         label = f"{point.variant}, {point.phase}"
@@ -111,7 +125,12 @@ def roofline(
     axes.legend(fontsize=8)
     show(
         figure,
-        "The roofline of this machine, and the measured prefill and decode rates of both variants.",
+        "The roofline of this machine, and the measured prefill and decode rates of both variants: "
+        + ", ".join(
+            f"{p.variant}, {p.phase}: {p.achieved / 1e9:.3g} of {p.ceiling / 1e9:.3g} GFLOP/s"
+            for p in points
+        )
+        + ".",
         "Open marks: the limit. Filled marks: what each variant reached.",
     )
 

@@ -1,8 +1,8 @@
-"""The tables of notebook 00: the cost of each pass, and where the time of a token goes."""
+"""The tables of notebook 00: the machine, the cost of each pass, its limit, and what held it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from labkit.base.units import scaled, seconds
@@ -10,8 +10,9 @@ from labkit.limits.cost import Cost, decode_cost, prefill_cost
 from labkit.limits.hardware import Hardware
 from labkit.limits.roofline import Limit, limit
 from labkit.model.config import ModelConfig
-
-LIMIT, MATRICES, REST = "limit", "matrix products above it", "everything else"
+from labkit.report.told.compared import Least
+from labkit.studies.lab import TIMES, told_fraction, told_share
+from labkit.timing.compare import Comparison
 
 
 class Pass(NamedTuple):
@@ -36,20 +37,31 @@ def passes(config: ModelConfig, prompt_tokens: int, dtype: str) -> dict[str, Pas
 def thread_rows(hardware: Hardware) -> list[dict[str, object]]:
     """The machine's bandwidth and matrix rate at each number of threads, as rows of a table.
 
-    An accelerator has no threads to choose, so it has one row.
+    Each is the best spell, and the slowest. An accelerator has no threads to choose, so it has one
+    row.
     """
     if not hardware.by_threads:
-        memory, product = hardware.describe()["memory_bandwidth"], hardware.rate("float32")
-        return [{"memory, GB/s": memory / 1e9, "float32 product, GFLOP/s": product / 1e9}]
+        largest = float(max(hardware.bandwidth_points))
+        memory = (hardware.bandwidth(largest), hardware.slowest_bandwidth(largest))
+        return [_rates(memory, (hardware.rate("float32"), hardware.slowest_rate("float32")))]
     return [
-        {
-            "threads": count,
-            "memory, GB/s": both["bandwidth"].best / 1e9,
-            "memory, spread": f"{both['bandwidth'].spread:.0%}",
-            "float32 product, GFLOP/s": both["matrix"].best / 1e9,
-        }
+        {"threads": count}
+        | _rates(
+            (both["bandwidth"].best, both["bandwidth"].slowest),
+            (both["matrix"].best, both["matrix"].slowest),
+        )
         for count, both in hardware.by_threads.items()
     ]
+
+
+def _rates(memory: tuple[float, float], product: tuple[float, float]) -> dict[str, object]:
+    """Best and slowest of each, in bytes/s and FLOP/s."""
+    return {
+        "memory, GB/s": memory[0] / 1e9,
+        "its slowest": memory[1] / 1e9,
+        "float32 product, GFLOP/s": product[0] / 1e9,
+        "slowest product": product[1] / 1e9,
+    }
 
 
 def cost_row(name: str, cost: Cost) -> dict[str, object]:
@@ -64,15 +76,66 @@ def cost_row(name: str, cost: Cost) -> dict[str, object]:
     }
 
 
-def limit_row(name: str, found: Limit, tokens: int) -> dict[str, object]:
-    """A pass in the table of predictions."""
+def limit_row(name: str, found: Limit, slowest: float | None, tokens: int) -> dict[str, object]:
+    """A pass in the table of predictions. slowest: its seconds by the slowest sustained rates."""
     return {
         "pass": name,
         "reading": seconds(found.memory_seconds),
         "multiplying": seconds(found.compute_seconds),
         "limit, tok/s": found.rate(tokens),
+        "at the slowest rates": None if slowest is None else tokens / slowest,
         "set by": found.bound,
     }
+
+
+def held_row(
+    comparison: Comparison, name: str, phase: str, fraction: float | None
+) -> dict[str, object]:
+    """A variant against its baseline, against the bare work of its rounds, and its limit.
+
+    fraction: of the run's limit; None where the limit was beaten.
+    """
+    time = TIMES[phase]
+    share, ratio = comparison.share(name, time), comparison.speedup(name, time)
+    alone = name == comparison.baseline
+    return {
+        "variant": name,
+        "time": seconds(comparison.mean(name, time)),
+        "speedup": "–" if alone else str(ratio),
+        "could have seen": "–" if alone else f"{ratio.smallest_effect:.0%}",
+        "share of the bare work": "–" if share is None else told_share(share),
+        "of its limit": told_fraction(fraction),
+    }
+
+
+def limit_caption(phase: str, least: Least, bare: str) -> str:
+    """The caption of a phase's table: its limit, and what is held against it."""
+    told = f"{phase.capitalize()}. Bare work: {bare}. Limit: {seconds(least.seconds)}"
+    if least.slowest is None:
+        return told
+    return f"{told}, and {seconds(least.slowest)} at the slowest sustained rates of this run"
+
+
+def bare_bandwidth(comparison: Comparison, name: str, cost: Cost, bound: str) -> float | None:
+    """bytes/s of the bare read that a variant's decode was held against.
+
+    None where memory does not set the limit (bound: memory or compute), or where none ran.
+    """
+    share = comparison.share(name, TIMES["decode"])
+    if bound != "memory" or share is None:
+        return None
+    return cost.read_bytes / (share.value * comparison.mean(name, TIMES["decode"]))
+
+
+def shares(comparison: Comparison, names: Iterable[str]) -> str:
+    """The share of the bare work that each engine reached in decode, in a sentence."""
+    time = TIMES["decode"]
+    found = {name: comparison.share(name, time) for name in names}
+    told = [f"{name} reached {told_share(share)}" for name, share in found.items() if share]
+    if not told:
+        return "Nothing that only reads ran beside them, so no share can be told."
+    bare = comparison.bare[next(iter(found)), time].name
+    return f"In decode, {' and '.join(told)} of what the {bare} reached in the same rounds."
 
 
 def rates_by_batch(
@@ -103,31 +166,3 @@ def rates_by_context(
         b: [limit(decode_cost(config, context, b, dtype), hardware).rate() for context in contexts]
         for b in batches
     }
-
-
-def parts_of_token(token: float, matrices: float, least: float) -> dict[str, float]:
-    """Seconds of one token's parts; they add up to the token.
-
-    token: measured. matrices: multiplying every matrix once by one row, measured alone. least: the
-    limit. The three are measured at different moments, so a part can be below zero: then it is too
-    small to measure this way.
-    """
-    return {LIMIT: least, MATRICES: matrices - least, REST: token - matrices}
-
-
-def part_rows(parts: Mapping[str, float]) -> list[dict[str, object]]:
-    """The parts as rows of a table; a part below zero is shown as not measurable."""
-    token = sum(parts.values())
-    return [
-        {
-            "part": name,
-            "time a token": measurable(value),
-            "share": f"{value / token:.0%}" if value > 0 else "–",
-        }
-        for name, value in parts.items()
-    ]
-
-
-def measurable(value: float) -> str:
-    """A difference of two times in seconds, for a reader."""
-    return seconds(value) if value > 0 else f"not measurable ({seconds(value)})"

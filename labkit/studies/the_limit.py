@@ -5,26 +5,37 @@ call a token, and the other engines that are installed. From a script:
 
     from labkit.studies import the_limit
     for finding in the_limit.run(rounds=8, peers=False):
-        print(finding.variant, finding.phase, finding.value, finding.fraction_of_limit)
+        print(finding.variant, finding.phase, finding.value, finding.of_bare_read)
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
-from labkit.base.units import scaled, seconds
-from labkit.bench.variants import BARE
-from labkit.limits.datasheet import machines
+from labkit.bench.client import gguf_format
+from labkit.bench.costs import Products, products
+from labkit.bench.variants import VARIANTS
 from labkit.report.told.finding import Finding
 from labkit.report.told.plots import say, table
 from labkit.studies import the_limit_figures as figures
-from labkit.studies.fused_stages import CALL, REST
+from labkit.studies import the_limit_sentences as sentences
+from labkit.studies import the_limit_tables as tables
+from labkit.studies.fused_stages import STEP, shares
+from labkit.studies.lab import TIMES
 from labkit.studies.the_limit_measured import Measurements
-from labkit.studies.the_limit_variants import ALL_LOGITS, FUSED, PLAIN_OURS, equal_runs
+from labkit.studies.the_limit_variants import (
+    ALL_LOGITS,
+    BF16,
+    FUSED,
+    PLAIN_OURS,
+    engine,
+    equal_runs,
+)
+from labkit.timing.statistics import interval
 
 _UNKNOWN_BYTES = "the engine does not report the bytes that it reads"
-_PREFILL_LIMIT = "int8 arithmetic sets it, and its rate is not probed in the rounds"
 
 
 @dataclass
@@ -32,202 +43,186 @@ class Study(Measurements):
     """What the notebook shows, one method a section. The inherited properties measure."""
 
     def same_answer(self) -> None:
-        """Show how far the fused decoder's answers differ, and that rows do not affect each "
-        "other."""
+        """Show how far each variant's answers differ, and that rows do not affect each other."""
         if self.device not in ("auto", "cpu"):
             say(
                 "The native kernel and the other engines run on the CPU; this notebook measures "
                 f"the CPU, not {self.device}."
             )
+        if self.dtype != "float32":
+            say(
+                "The exact decoder and the baseline are float32 here, not "
+                f"{self.dtype}; `{BF16}` is the row in bfloat16."
+            )
         if self.fused is None:
             say(f"**The fused decoder is left out**: {self.missing}")
-            return
-        found = self.judged
-        say(
-            f"On {found['positions']:,} positions of text the fused decoder picks the same top "
-            f"token as the exact decoder at {found['top1_agreement']:.1%}. The mean KL divergence "
-            f"is {found['kl_mean']:.2g} nats (99th percentile {found['kl_p99']:.2g}), and the "
-            f"perplexity is {found['perplexity_ratio']:.4f} times the exact decoder's. "
-            f"{self.same_bits} rows in one pass gave the same bits as in passes of one row each."
+        else:
+            say(
+                f"{self.same_bits} rows in one pass of the fused decoder gave the same bits as in "
+                "passes of one row each."
+            )
+        found, failed = self.judged
+        positions = next((int(one["positions"]) for one in found.values()), 0)
+        table(
+            tables.answers(found, (name for name in self.names if name != ALL_LOGITS)),
+            caption=f"Answers on {positions:,} positions of prose and code against the exact "
+            "float32 decoder on the model's own values, with 95 % intervals over stretches of text"
+            + self._asked(),
         )
+        for name, why in failed.items():
+            say(f"The answers of **{name}** could not be judged: {why}")
+
+    def _asked(self) -> str:
+        if not self.questions:
+            return ""
+        return f". Right answers: of {2 * self.questions} short questions, sums and look-ups"
 
     def predict(self) -> None:
-        """Show the limit of a token for each form of the weights, before anything is timed."""
-        hardware = self.lab.hardware
+        """Show the limits of a token and of the prompt, before anything is timed."""
         table(
-            [
-                {
-                    "weights": name,
-                    "bytes read a token": scaled(nbytes, "B"),
-                    "bandwidth at that size": scaled(hardware.bandwidth(nbytes), "B/s"),
-                    "limit": f"{hardware.bandwidth(nbytes) / nbytes:,.0f} tok/s",
-                }
-                for name, nbytes in self.expected.items()
-            ],
-            caption="The decode limit on this machine, by the bandwidth measured beforehand",
+            tables.expected_decode(self.lab, self.expected),
+            caption="The decode limit on this machine, by the sustained reads of this run",
+        )
+        table(
+            tables.expected_prefill(self.lab),
+            caption=f"The limit of a prompt of {self.prompt_tokens} tokens, by the arithmetic of "
+            "its products; the limit is at the best rate",
         )
 
     def measure(self) -> None:
-        """Time every variant; say which could not run, and show the engines' notes."""
-        comparison, _, told = self.ladder
+        """Time every variant; say which could not run, and show what ran."""
+        comparison, _, loaded = self.ladder
         for name, why in comparison.failed.items():
             say(f"**{name}** could not be measured: {why}")
-        for name, one in told.items():
-            if one.note:
-                say(f"**{name}** {one.note}.")
-        if self.ladder.screened:
+        table(tables.engines(loaded, self.engines), caption="What ran, and how it was built")
+        if self.screened_in(comparison):
             same, every = equal_runs(comparison, FUSED, ALL_LOGITS)
             say(
                 "With the head screened, the tokens are the same as with every logit computed, in "
-                f"{same} of {every} runs."
+                f"{same} of {every} rounds of {self.new_tokens} tokens."
             )
 
     def against_limit(self) -> None:
-        """Show each variant against the limit of the bytes it reads."""
-        comparison = self.ladder.comparison
+        """Show each variant against the bare read of its bytes, its limit and the others."""
+        lab, found, names = self.lab, self.ladder, self.engines
+        comparison = found.comparison
         table(
-            [self._row(name) for name in self.measured],
-            caption=f"{self.new_tokens} tokens after {self.prompt_tokens}, {comparison.rounds} "
-            f"rounds, {self.lab.hardware.threads} threads; all variants interleaved",
+            tables.decode(lab, found, names),
+            caption=f"Decoding {self.new_tokens} tokens after {self.prompt_tokens}, "
+            f"{comparison.rounds} rounds, {lab.hardware.threads} threads; all variants "
+            "interleaved. Limit: by the best sustained read of this run (by the slowest)",
         )
-        shares, rates = self.shares, self.rates
-        if {BARE, ALL_LOGITS} <= shares.keys():
-            say(
-                f"`{BARE}` reads the {scaled(self.ladder.nbytes[BARE], 'B')} of a step and does "
-                f"nothing else. In the rounds above it reached {shares[BARE]:.0%} of the limit. "
-                "The fused decoder, with every logit computed, reached "
-                f"{shares[ALL_LOGITS]:.0%}: it is {rates[ALL_LOGITS] / rates[BARE]:.0%} as fast "
-                "as the bare read."
-            )
+        say(sentences.control(comparison))
+        if self.timed_mine:
+            self._show_mine()
         self._show_rates()
+        table(
+            tables.prefill(lab, found, self.arithmetic, names),
+            caption=f"Reading the prompt of {self.prompt_tokens} tokens, in the same rounds. Bare "
+            "work: the same products, or the same bytes, whichever sets the limit",
+        )
 
-    def _row(self, name: str) -> dict[str, object]:
-        comparison, nbytes, _ = self.ladder
-        known, engine = name in nbytes, name in self.engines
-        prefill = self.prompt_tokens / comparison.median(name, "ttft")
-        return {
-            "variant": name,
-            "decode tok/s": self.rates[name],
-            "against transformers": str(comparison.speedup(name)),
-            "verdict": comparison.verdict(name),
-            "bytes read a token": scaled(nbytes[name], "B") if known else "–",
-            "of its limit": f"{self.shares[name]:.0%}" if known else "–",
-            "prefill tok/s": prefill if engine else "–",
-        }
+    def _show_mine(self) -> None:
+        found, mine = self.ladder, self.mine
+        others = [name for name in self.engines if VARIANTS[name].module is None]
+        say(sentences.against_bare(found, mine))
+        say(sentences.against_others(found, mine, others))
+        table(
+            tables.beside(found, mine, others),
+            caption=f"How many times as fast `{mine}` decodes, paired within rounds; first those "
+            "whose steps read the most similar number of bytes",
+        )
+        if self.screened_in(found.comparison):
+            say(sentences.screening(found))
+
+    @property
+    def timed_mine(self) -> bool:
+        """Whether the fused decoder was timed among the variants."""
+        return self.mine in self.engines
+
+    @cached_property
+    def arithmetic(self) -> dict[str, Products]:
+        """Of each timed variant: the dtype of its products, or why it is not known."""
+        file = self.where.gguf
+        file_format = gguf_format(file) if file else None
+        return {name: products(VARIANTS[name], file_format) for name in self.engines}
 
     def _show_rates(self) -> None:
-        rates, ours = self.rates, (*PLAIN_OURS, FUSED)
-        fastest = max(self.engines, key=lambda name: rates[name])
-        baseline = self.ladder.comparison.baseline
+        rates, comparison = self.rates, self.ladder.comparison
+        ours = [name for name in rates if name in PLAIN_OURS or VARIANTS[name].module]
+        fastest = max(rates, key=lambda name: rates[name])
+        costs = {name: cost for name in rates if (cost := self.cost(name))}
+        told = {name: share for name in rates if (share := comparison.share(name))}
         figures.rates(
             rates,
-            {name: rates[name] / share for name, share in self.shares.items()},
-            [name for name in rates if name.startswith(ours)],
-            f"The fastest is {fastest} with {rates[fastest]:,.0f} tokens a second; {baseline} "
-            f"gives {rates[baseline]:,.0f}.",
-            "Blue: our decoders and transformers. Grey: other engines, and the bare read.",
+            {name: 1 / self.lab.least(cost).seconds for name, cost in costs.items()},
+            {name: rates[name] / share.value for name, share in told.items()},
+            ours,
+            f"The fastest is {fastest} with {rates[fastest]:,.0f} tokens a second; "
+            f"{comparison.baseline} gives {rates[comparison.baseline]:,.0f}.",
+            "Blue: our decoders and transformers. Grey: other engines. Orange: the limit of the "
+            "bytes that each reads. Green: the bare read of these bytes, in the same rounds.",
         )
 
     def why(self) -> None:
         """Show where the time of the fused decoder's step goes, and what more rows cost."""
-        if self.fused is None:
+        passes = self.passes
+        if passes is None:
             say("The fused decoder is left out, so its step cannot be analysed.")
             return
-        total = sum(self.stages.values())
+        comparison, mine, found = self.ladder.comparison, self.mine, shares(passes)
+        if self.timed_mine:
+            say(sentences.of_the_step(self.ladder, mine))
         table(
-            [
-                {"stage": name, "time a token": _told(spent), "share": f"{spent / total:.0%}"}
-                for name, spent in self.stages.items()
-            ],
-            caption=f"A decode step of {seconds(total)} with all logits, at a context of "
-            f"{self.lab.middle}: the fused decoder by itself, timed with and without each stage",
+            tables.stages(found, comparison.mean(mine) if self.timed_mine else None),
+            caption="What leaving a stage out saves, as a share of a decode step with 95 % "
+            f"intervals; {passes.rounds} rounds at a context of {self.lab.middle}",
         )
-        self._say_stages()
-        costs = self.pass_seconds
+        say(sentences.of_the_stages(found))
+        if self.timed_mine:
+            both = (interval(one) for one in (passes.values(STEP), comparison.values(mine)))
+            say(sentences.two_moments(*both))
         table(
-            [
-                {"rows in a pass": k, "time": seconds(spent), "T(k) / T(1)": spent / costs[1]}
-                for k, spent in costs.items()
-            ],
-            caption="The cost of more rows in a pass, as in verifying drafts and in batching. The "
-            "fused decoder by itself, passes of different sizes interleaved",
+            tables.more_rows(passes, self.row_counts),
+            caption="The cost of more rows in a pass, as in verifying drafts and in batching, in "
+            "passes of one row",
         )
-        self._say_measurements(total)
-
-    def _say_stages(self) -> None:
-        lab, stages = self.lab, self.stages
-        assert self.fused is not None
-        reading = self.fused.all_logits_bytes + lab.middle * lab.config.kv_bytes_per_token(2)
-        least = reading / lab.hardware.bandwidth(reading)
-        products = stages["layer products"] + stages["head"]
-        say(
-            f"Reading {scaled(reading, 'B')} takes {seconds(least)} at the bandwidth measured for "
-            f"that size. The matrix products, which read the weights, took {_told(products)}, "
-            f"attention {_told(stages['attention'])}, and all barriers and the call itself "
-            f"{seconds(stages[CALL])}."
-        )
-        rest = stages[REST]
-        say(
-            f"The overlap, {seconds(rest)}, is time that leaving out any one stage does not save."
-            if rest >= 0
-            else f"The other parts add up to {seconds(-rest)} more than the step: some time is "
-            "saved by leaving out either of two stages, and is counted twice."
-        )
-
-    def _say_measurements(self, step: float) -> None:
-        """List the times of a step, and how each was measured."""
-        told = [
-            f"{seconds(step)} by itself, interleaved with passes that leave stages out",
-            f"{seconds(self.pass_seconds[1])} by itself, interleaved with passes of more rows",
-        ]
-        name = ALL_LOGITS if ALL_LOGITS in self.rates else self.fused_name
-        if name in self.rates:
-            token = seconds(1 / self.rates[name])
-            told.insert(0, f"{token} a token of `{name}`, interleaved with the other variants")
-        say(
-            "This page times a decode step of the fused decoder more than once: "
-            + "; ".join(told)
-            + "."
-        )
+        if (contexts := self.contexts) is not None:
+            lengths = self.lab.middle, self.long_context
+            costs = [self.step_at(length) for length in lengths]
+            say(sentences.long_context(contexts, *lengths, costs))
 
     def findings(self) -> list[Finding]:
         """Save and show the findings of every variant but the baseline: decode and prefill."""
-        lab, ladder = self.lab, self.ladder
-        others = [name for name in self.engines if name != ladder.comparison.baseline]
-        decode = [
-            lab.finding(
-                ladder.comparison, name,
-                limit_seconds=self.least(name) if name in ladder.nbytes else None,
-                limit_note=None if name in ladder.nbytes else _UNKNOWN_BYTES,
-                quality=self.quality[name],
-            )
-            for name in others
-        ]  # fmt: skip
-        prefill = [
-            lab.finding(
-                ladder.comparison, name,
-                phase="prefill", limit_note=_PREFILL_LIMIT, quality=self.quality[name],
-            )
-            for name in others
-        ]  # fmt: skip
-        return lab.save(decode + prefill)
+        baseline = self.ladder.comparison.baseline
+        others = [name for name in self.engines if name != baseline]
+        phases = ("decode", "prefill")
+        return self.lab.save([self._finding(name, phase) for phase in phases for name in others])
+
+    def _finding(self, name: str, phase: str) -> Finding:
+        comparison, _, loaded = self.ladder
+        one, baseline = loaded[name], comparison.baseline
+        known = one.weight_bytes is not None
+        return self.lab.finding(
+            comparison,
+            name,
+            phase=phase,
+            cost=self.cost(name, TIMES[phase]),
+            limit_note=self.arithmetic[name].says if known else _UNKNOWN_BYTES,
+            quality=self.quality[name],
+            weights=one.weights,
+            model={"dtype": one.weights, "weight_bytes": one.weight_bytes},
+            engine=engine(name, one) | {"baseline": engine(baseline, loaded[baseline])},
+        )
 
     def elsewhere(self) -> None:
         """Show the limit of the same steps on other machines."""
         table(
-            [
-                {"machine": machine.name}
-                | {name: f"{machine.bandwidth(n) / n:,.0f}" for name, n in self.expected.items()}
-                for machine in machines().values()
-            ],
+            tables.elsewhere(self.expected),
             caption="The decode limit in tokens/s, from datasheet bandwidths. Real passes also "
-            "spend time on launches and barriers, whose share is larger where the memory is faster",
+            "spend time on launches and barriers, whose share is larger where the memory is "
+            "faster. Where the bytes fit the last-level cache, the memory sets no limit",
         )
-
-
-def _told(spent: float) -> str:
-    """The time of a stage in words; leaving it out may have saved no measurable time."""
-    return seconds(spent) if spent else "no measurable time"
 
 
 def run(**parameters: Any) -> list[Finding]:

@@ -10,22 +10,24 @@ from labkit.report.told.plots import new_figure, show
 def rates(
     measured: Mapping[str, float],
     limits: Mapping[str, float],
+    bare: Mapping[str, float],
     ours: Collection[str],
     alt: str,
     caption: str,
 ) -> None:
-    """A bar a variant, slowest first, with a mark at the limit where one is known.
+    """A bar a variant, slowest first, with marks at its limit and at its bare read, where known.
 
-    measured, limits: decode rates in tokens/s. ours: variants drawn blue; the others are grey.
+    measured, limits, bare: decode rates in tokens/s. ours: variants drawn blue; others are grey.
     """
     order = sorted(measured, key=lambda name: measured[name])
     figure, axes = new_figure(7.4, 0.9 + 0.36 * len(order))
     for row, name in enumerate(order):
         rate = measured[name]
         axes.barh(row, rate, height=0.62, color="C0" if name in ours else "C4")
-        if name in limits:
-            axes.plot([limits[name]] * 2, [row - 0.4, row + 0.4], color="C1", linewidth=2.4)
+        for marks, color in ((limits, "C1"), (bare, "C2")):
+            if name in marks:
+                axes.plot([marks[name]] * 2, [row - 0.4, row + 0.4], color=color, linewidth=2.4)
         axes.text(rate, row, f"  {rate:,.0f}", va="center", fontsize=9)
     axes.set_yticks(range(len(order)), order)
-    axes.set(xlabel="decode, tokens/s (orange: the limit of the bytes each reads)", xlim=(0, None))
+    axes.set(xlabel="decode, tokens/s", xlim=(0, None))
     show(figure, alt, caption)

@@ -1,4 +1,4 @@
-"""What notebook 15 measures: the fused decoder's answers, and all variants interleaved."""
+"""What notebook 15 measures: answers, all variants interleaved, and passes of the fused decoder."""
 
 from __future__ import annotations
 
@@ -9,42 +9,29 @@ from typing import Any, NamedTuple
 import torch
 
 from labkit.bench import client
-from labkit.bench.client import Loaded
-from labkit.bench.run import measure
-from labkit.bench.variants import BARE
+from labkit.bench.quality import judge_variants, score_variants
+from labkit.bench.run import Measured, checked_config, measure
 from labkit.engine.sequence import check_lengths
-from labkit.model.rows import Rows
-from labkit.optimize.fused import AS_IS
-from labkit.quality.judge import judge
-from labkit.studies.fused_stages import row_seconds, stage_seconds
-from labkit.studies.lab import Lab, LimitSeconds
-from labkit.studies.the_limit_variants import (
-    ALL_LOGITS,
-    FUSED,
-    Q8,
-    equal_runs,
-    names,
-    native,
-    read_bytes,
-    same_tokens,
-)
-from labkit.timing.compare import Comparison
+from labkit.limits.cost import Cost, step_cost
+from labkit.model.rows import Part, Rows
+from labkit.optimize.fused import AS_IS, FusedDecoder
+from labkit.studies import the_limit_variants as variants
+from labkit.studies.fused_stages import STEP, filled, passes, repeated
+from labkit.studies.lab import Lab
+from labkit.studies.the_limit_variants import ALL_LOGITS, FUSED, Q8, equal_runs, names, native
+from labkit.timing.compare import Comparison, compare
+from labkit.workload.questions import short
 from labkit.workload.texts import pieces
 
 _CHECKED_ROWS = 96  # rows read in one pass and one by one
+_LONG_TURN = 16  # passes of a turn at a long context
 
 
-class Ladder(NamedTuple):
-    """All variants interleaved, the bytes that a step of each reads, and the engines' reports."""
+class Judged(NamedTuple):
+    """By variant, the numbers of `judge_variants`, and its `task_score`; why others have none."""
 
-    comparison: Comparison
-    nbytes: dict[str, float]
-    told: dict[str, Loaded]
-
-    @property
-    def screened(self) -> bool:
-        """Whether the fused decoder ran both with its head screened and with every logit."""
-        return {FUSED, ALL_LOGITS} <= set(self.comparison.traces)
+    found: dict[str, dict[str, float]]
+    failed: dict[str, str]
 
 
 @dataclass
@@ -59,29 +46,40 @@ class Measurements:
     rounds: int = 8
     peers: bool = True  # other engines, where `make peers` has installed them
     quality_tokens: int = 2048  # positions on which answers are judged
+    questions: int = 0  # of each kind that every variant answers too; 0: none
     row_counts: list[int] = field(default_factory=lambda: [1, 2, 4, 8, 16])
+    long_context: int = 0  # tokens of a longer context whose step is timed too; 0: none
 
     def __post_init__(self) -> None:
+        # The variants fix their own dtypes; answers are judged against float32.
         self.lab = Lab.open(
-            "15_the_limit", "fused", self.model, "cpu", self.dtype,
+            "15_the_limit", "fused", self.model, "cpu", "float32",
             prompt_tokens=self.prompt_tokens, new_tokens=self.new_tokens, rounds=self.rounds,
         )  # fmt: skip
-        check_lengths(self.lab.config, self.prompt_tokens, self.new_tokens)
         self.where = client.locate(self.model or None)
+        checked_config(self.where, self.prompt_tokens, self.new_tokens)
+        if self.long_context:
+            check_lengths(self.lab.config, self.long_context, 1)
         self.weights = AS_IS if self.where.gguf else "q8_0"
         self.fused, self.missing = native(self.where, self.weights)
         self.names = names(self.where, self.weights, self.fused is not None, self.peers)
 
     @cached_property
-    def judged(self) -> dict[str, Any]:
-        """The fused decoder's answers on text against the exact decoder's; {} where it is left
-        out."""
-        if self.fused is None:
-            return {}
+    def judged(self) -> Judged:
+        """Every variant's answers on the same text against the exact decoder's."""
         lab, count = self.lab, self.quality_tokens
         texts = pieces(lab.loaded.tokenizer, "evaluation", count, min(512, count // 2))
-        found = judge(lab.decoder, {FUSED: self.fused}, texts)[FUSED].quality()
-        return found | {"lossless": False}
+        judging = [name for name in self.names if name != ALL_LOGITS]
+        found, failed = judge_variants(judging, self.where, lab.decoder, texts)
+        if self.questions:
+            asked = short(self.questions)
+            scores, silent = score_variants(judging, self.where, lab.loaded.tokenizer, asked)
+            failed |= silent
+            for name in found.keys() & scores.keys():
+                found[name] |= variants.task_score(scores[name]["all"])
+        if FUSED in found:  # screening changes neither logits nor tokens
+            found[ALL_LOGITS] = found[FUSED]
+        return Judged(found, failed)
 
     @cached_property
     def same_bits(self) -> int:
@@ -102,74 +100,95 @@ class Measurements:
         """Bytes that a decode step in the middle of the answer reads, by the form of the
         weights."""
         lab = self.lab
-        return read_bytes(self.where, lab.config, lab.dtype, self.fused, lab.middle)
+        return variants.read_bytes(self.where, lab.config, self.fused, lab.middle)
 
     @cached_property
-    def ladder(self) -> Ladder:
+    def ladder(self) -> Measured:
         """Every variant interleaved; AssertionError where screening the head changes a token."""
         lengths = self.prompt_tokens, self.new_tokens
-        found = Ladder(*measure(self.names, self.where, *lengths, self.rounds))
+        found = measure(self.names, self.where, *lengths, self.rounds, self.lab.hardware)
         self.lab.keep_samples("ladder", found.comparison.to_dict())
-        if found.screened:
+        if self.screened_in(found.comparison):
             same, every = equal_runs(found.comparison, FUSED, ALL_LOGITS)
             assert same == every, "screening changed a token"
         return found
 
-    @cached_property
-    def measured(self) -> list[str]:
-        """The variants that were timed, without the control."""
-        comparison = self.ladder.comparison
-        return [name for name in comparison.traces if name != comparison.control]
+    @staticmethod
+    def screened_in(comparison: Comparison) -> bool:
+        """Whether the fused decoder ran both with its head screened and with every logit."""
+        return {FUSED, ALL_LOGITS} <= set(comparison.variants)
 
     @cached_property
     def engines(self) -> list[str]:
-        """The timed variants that give tokens."""
-        return [name for name in self.measured if name != BARE]
+        """The timed variants, without the control and the bare ones."""
+        return self.ladder.comparison.variants
 
     @cached_property
     def rates(self) -> dict[str, float]:
-        """Decode tokens/s of each variant, the median over rounds."""
-        return {name: 1 / self.ladder.comparison.median(name) for name in self.measured}
+        """Decode tokens/s of each variant."""
+        return {name: 1 / self.ladder.comparison.mean(name) for name in self.engines}
 
-    def least(self, name: str) -> LimitSeconds:
-        """From bytes/s to the seconds that it takes to read what a step of a variant reads."""
-        nbytes = self.ladder.nbytes[name]
-        return lambda bandwidth: nbytes / bandwidth
-
-    @cached_property
-    def shares(self) -> dict[str, float]:
-        """The fraction of its limit that each variant reached, where its bytes are known."""
-        comparison, nbytes, _ = self.ladder
-        known = [name for name in self.measured if name in nbytes]
-        return {name: self.lab.fraction(comparison, name, self.least(name)) for name in known}
+    def cost(self, name: str, time: str = "tpot") -> Cost | None:
+        """Of the pass that takes this time of a variant's trace; None where it is not known."""
+        return self.ladder.costs.get((name, time))
 
     @cached_property
     def quality(self) -> dict[str, dict[str, Any]]:
-        """By variant: the fused decoder's answers as judged, others' tokens against the
-        baseline's."""
-        found = {name: same_tokens(self.ladder.comparison, name) for name in self.engines}
-        if self.judged and self.same_bits:
-            found |= dict.fromkeys([self.fused_name, ALL_LOGITS], self.judged)
-        return found
+        """By variant, its answers as judged, and its tokens against the baseline's."""
+        assert self.same_bits or self.fused is None
+        judged, comparison = self.judged.found, self.ladder.comparison
+        return {n: variants.quality(comparison, n, judged.get(n)) for n in self.engines}
 
     @property
-    def fused_name(self) -> str:
-        """The variant that runs the decoder judged here."""
-        return FUSED if self.weights == AS_IS else Q8
+    def mine(self) -> str:
+        """The variant of the fused decoder that reads the whole file, or what comes nearest."""
+        return ALL_LOGITS if self.weights == AS_IS else Q8
 
     @cached_property
-    def _passes(self) -> list[int]:
-        """Token ids for passes of the fused decoder by itself: a context, and the rows after it."""
-        return self.lab.prompt(5000, self.lab.middle + max(self.row_counts))
+    def stepper(self) -> FusedDecoder | None:
+        """The decoder of `mine`, in this process."""
+        fused = self.fused
+        if fused is None or self.weights != AS_IS or not fused.screened:
+            return fused
+        return FusedDecoder(fused.packed, screened=False)
 
     @cached_property
-    def stages(self) -> dict[str, float]:
-        """Seconds of a decode step by stage; {} where the fused decoder is left out."""
-        ids = self._passes[: self.lab.middle + 1]
-        return {} if self.fused is None else stage_seconds(self.fused, ids)
+    def passes(self) -> Comparison | None:
+        """Passes of the fused decoder by itself; None where it is left out."""
+        if self.stepper is None:
+            return None
+        counts = self.row_counts
+        ids = self.lab.prompt(5000, self.lab.middle + max(1, *counts))
+        found = compare(passes(self.stepper, ids, counts), STEP, self.rounds, label="passes")
+        self.lab.keep_samples("passes", found.to_dict())
+        return found
 
     @cached_property
-    def pass_seconds(self) -> dict[int, float]:
-        """Seconds of passes by their rows; {} where the fused decoder is left out."""
-        counts = sorted({1, *self.row_counts})
-        return {} if self.fused is None else row_seconds(self.fused, self._passes, counts)
+    def contexts(self) -> Comparison | None:
+        """A decode step at the usual and at a long context, by itself; None where not asked for."""
+        if self.stepper is None or not self.long_context:
+            return None
+        runs, costs = {}, {}
+        for context in (self.lab.middle, self.long_context):
+            ids = self.lab.prompt(6000, context + 1)
+            cache = filled(self.stepper, ids[:-1], context + 1)
+            name = context_name(context)
+            runs[name] = repeated(self.stepper, cache, Part(0, context, ids[-1:]), _LONG_TURN)
+            costs[name, "decode"] = self.step_at(context)
+        found = self.lab.compare(runs, next(iter(runs)), self.rounds, costs, label="contexts")
+        self.lab.keep_samples("contexts", found.to_dict())
+        return found
+
+    def step_at(self, context: int) -> Cost:
+        """The cost of a decode step of the fused decoder by itself."""
+        assert self.stepper is not None
+        lab = self.lab
+        return step_cost(
+            lab.config, context, dtype="int8", weight_bytes=self.stepper.weight_bytes,
+            kv_bytes_per_token=lab.config.kv_bytes_per_token(2),
+        )  # fmt: skip
+
+
+def context_name(context: int) -> str:
+    """The name of a step at a context."""
+    return f"context {context:,}"

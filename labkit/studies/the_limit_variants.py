@@ -1,21 +1,31 @@
-"""The variants of notebook 15, and the bytes that each must read for a token."""
+"""The variants of notebook 15, what each must read for a token, and how two of them compare."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from labkit.bench.client import Source
-from labkit.bench.variants import BARE, VARIANTS
+from labkit.bench.client import Loaded, Source
+from labkit.bench.variants import VARIANTS
 from labkit.errors import LabkitError
 from labkit.limits.cost import ELEMENT_BYTES, decode_cost
 from labkit.model.config import ModelConfig
 from labkit.optimize.fused import AS_IS, FORMATS, FusedDecoder, available, load_fused
+from labkit.quality.tasks import Score
+from labkit.studies.lab import ours
 from labkit.timing.compare import Comparison
+from labkit.timing.statistics import Ratio, paired_ratio
 
-PLAIN_OURS = ("transformers", "plain")
+TRANSFORMERS, BF16 = "transformers", "transformers:bf16"
+PLAIN_OURS = (TRANSFORMERS, BF16, "plain")
 FUSED, ALL_LOGITS, Q8 = "fused", "fused:all-logits", "fused:q8_0"
-# One variant a peer, with weights as near to the file's own bits as it can run.
-PEERS = ("llama.cpp", "ik_llama.cpp", "onnxruntime-genai:int4", "openvino-genai:int4")
+# Each peer with weights as near to the file's own bits as it can run. llama.cpp and ik_llama.cpp
+# also in q4_0: the same size, and llama.cpp has faster (repacked) kernels for it than for Q4_1.
+PEERS = (
+    *("llama.cpp", "llama.cpp:q4_0", "ik_llama.cpp", "ik_llama.cpp:q4_0"),
+    *("onnxruntime-genai:int4", "openvino-genai:int4", "mnn:int4"),
+)
+_SAME_BYTES = 0.02  # files differ by as much in what they store beside the blocks
 
 
 def native(where: Source, weights: str) -> tuple[FusedDecoder | None, str]:
@@ -32,7 +42,7 @@ def names(where: Source, weights: str, with_fused: bool, with_peers: bool) -> li
     """The variants to run, transformers first: ours that can run here, and installed peers."""
     found = [*PLAIN_OURS]
     if with_fused:
-        found += [BARE, ALL_LOGITS, FUSED, Q8] if weights == AS_IS else [Q8]
+        found += [ALL_LOGITS, FUSED, Q8] if weights == AS_IS else [Q8]
     for name in PEERS if with_peers else ():
         variant = VARIANTS[name]
         if variant.missing() is None and (where.gguf or not variant.needs_gguf):
@@ -41,11 +51,12 @@ def names(where: Source, weights: str, with_fused: bool, with_peers: bool) -> li
 
 
 def read_bytes(
-    where: Source, config: ModelConfig, dtype: str, fused: FusedDecoder | None, context: int
+    where: Source, config: ModelConfig, fused: FusedDecoder | None, context: int
 ) -> dict[str, float]:
     """Bytes that a decode step after `context` tokens reads, by the form of the weights."""
     found = {
-        name: decode_cost(config, context, dtype=name).read_bytes for name in (dtype, "bfloat16")
+        name: decode_cost(config, context, dtype=name).read_bytes
+        for name in ("float32", "bfloat16")
     }
     kv = context * config.kv_bytes_per_token(ELEMENT_BYTES["float16"])
     for name in ("q8_0", "q4_0"):
@@ -58,8 +69,8 @@ def read_bytes(
     return found
 
 
-def same_tokens(comparison: Comparison, name: str) -> dict[str, Any]:
-    """Whether a variant gave the baseline's greedy tokens in every round, for its finding."""
+def same_tokens(comparison: Comparison, name: str) -> tuple[bool, int]:
+    """Whether a variant gave the baseline's tokens in every round, and how many they were."""
     pairs = [
         (expected, found)
         for before, after in zip(
@@ -67,8 +78,28 @@ def same_tokens(comparison: Comparison, name: str) -> dict[str, Any]:
         )
         for expected, found in zip(before.tokens, after.tokens, strict=True)
     ]
-    same = all(expected == found for expected, found in pairs)
-    return {"lossless": same, "tokens_compared": len(pairs)}
+    return all(expected == found for expected, found in pairs), len(pairs)
+
+
+def quality(
+    comparison: Comparison, name: str, judged: Mapping[str, float] | None
+) -> dict[str, Any]:
+    """The answers of a variant, for its finding.
+
+    Greedy tokens that are the same are no proof by themselves: `lossless` also needs the same top
+    token at every position that was judged. Without a judgement it is not stated.
+    """
+    same, count = same_tokens(comparison, name)
+    found: dict[str, Any] = {"tokens_equal": same, "tokens_compared": count}
+    if judged is None:
+        return found
+    return found | dict(judged) | {"lossless": same and judged["top1_agreement"] == 1}
+
+
+def task_score(score: Score) -> dict[str, float]:
+    """The share of right answers with its interval, for a finding."""
+    low, high = score.interval
+    return {"task_score": score.share, "task_score_low": low, "task_score_high": high}
 
 
 def equal_runs(comparison: Comparison, one: str, other: str) -> tuple[int, int]:
@@ -76,3 +107,24 @@ def equal_runs(comparison: Comparison, one: str, other: str) -> tuple[int, int]:
     pairs = zip(comparison.traces[one], comparison.traces[other], strict=True)
     same = [a.tokens == b.tokens for a, b in pairs]
     return sum(same), len(same)
+
+
+def over(comparison: Comparison, one: str, other: str, metric: str = "tpot") -> Ratio:
+    """How many times as fast one variant is as another, paired within rounds."""
+    return paired_ratio(comparison.values(other, metric), comparison.values(one, metric))
+
+
+def same_bytes(one: float, other: float) -> bool:
+    """Whether two steps read the same weights in the same form, by their bytes."""
+    return abs(one / other - 1) < _SAME_BYTES
+
+
+def engine(name: str, one: Loaded) -> dict[str, Any]:
+    """What a finding records of the engine of a variant."""
+    variant = VARIANTS[name]
+    found = {"version": one.version, "build": one.build, "link": one.link, "weights": one.weights}
+    if variant.peer:
+        return {"name": variant.peer} | found
+    if name in (TRANSFORMERS, BF16):
+        return {"name": "transformers"} | found
+    return found | ours()

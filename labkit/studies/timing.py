@@ -1,7 +1,8 @@
 """The study of notebook 01: how does a benchmark mislead, and how is it done properly?
 
 Six ways in which a simple benchmark misleads, each measured on this machine. Then an interleaved
-comparison whose true result is known, because one variant is slowed down by a known amount.
+comparison whose true result is known, because one variant is slowed down by a known amount. Its
+rounds also tell how a turn is best held against the memory.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from labkit.base.units import seconds
 from labkit.engine.generate import generate
 from labkit.engine.sequence import check_lengths
 from labkit.errors import ParameterError
 from labkit.limits.cost import Cost, decode_cost
+from labkit.limits.work import BareRead
 from labkit.model.decoder import Decoder
 from labkit.model.load import build
 from labkit.model.rows import Rows
@@ -27,11 +28,13 @@ from labkit.report.told.finding import Finding
 from labkit.report.told.plots import say, table
 from labkit.studies import pitfalls
 from labkit.studies import timing_figures as figures
+from labkit.studies import timing_held as held
 from labkit.studies import timing_planted as planted
+from labkit.studies import timing_sentences as sentences
 from labkit.studies import timing_tables as tables
 from labkit.studies.lab import Lab
-from labkit.timing.compare import Comparison, compare
-from labkit.timing.statistics import outliers, warm_up
+from labkit.timing.compare import Comparison
+from labkit.timing.statistics import warm_up
 from labkit.timing.trace import Trace, record
 
 PLAIN = "plain decoder"
@@ -64,6 +67,7 @@ class Study:
         self.prompt = self.lab.prompt(0)
         self.short = Rows.prefill(self.prompt[:16])
         self.slowed = f"slowed by {self.slowdown:.0%}"
+        self.looks: dict[float, float] = {}  # seconds of a short read before a turn, by its start
 
     def _check(self) -> None:
         """ParameterError for values that leave a section with nothing to show."""
@@ -92,15 +96,10 @@ class Study:
 
     def nothing_is_computed(self) -> None:
         """Section 1: show what the naive benchmark timed, beside a real pass."""
-        naive, work = self.naive, f"a real pass of {self.lab.loaded.name}"
+        work = f"a real pass of {self.lab.loaded.name} over {len(self.short)} tokens"
         real = float(np.median(pitfalls.samples(self.one_pass, 9, self.lab.device)[2:]))
-        table(tables.identity(naive, f"{work} over {len(self.short)} tokens", real))
-        say(
-            f"Five runs of the same code took between {seconds(min(naive))} and "
-            f"{seconds(max(naive))}. This is the time of calling the function and the clock. A "
-            f"real pass takes {real / np.median(naive):,.0f} times as long. The system may also "
-            "set `time.time()` back during a measurement; a monotonic clock never goes back."
-        )
+        table(tables.identity(self.naive, work, real))
+        say(sentences.naive(self.naive, real))
 
     @cached_property
     def cold(self) -> list[float]:
@@ -110,17 +109,11 @@ class Study:
         return pitfalls.samples(partial(self.one_pass, fresh), COLD_CALLS, lab.device)
 
     def no_warm_up(self) -> None:
-        """Section 2: show how long the first calls take, and how many are warm-up."""
-        cut, later = warm_up(self.cold), float(np.median(self.cold[-12:]))
-        figures.first_calls(
-            self.cold,
-            cut,
-            f"The first call takes {seconds(self.cold[0])}, later ones {seconds(later)}.",
-        )
-        say(
-            f"The first call took {self.cold[0] / later:.2f} times as long as the later ones. "
-            f"{cut} of {len(self.cold)} calls count as warm-up."
-        )
+        """Section 2: show how long the first calls take, and whether any was warm-up."""
+        cut = warm_up(self.cold)
+        told = sentences.warm_up(self.cold, cut)
+        figures.first_calls(self.cold, cut, told)
+        say(told)
 
     @cached_property
     def steady(self) -> list[float]:
@@ -130,27 +123,15 @@ class Study:
 
     def one_sample(self) -> None:
         """Section 3: show how far samples of the same work lie apart."""
-        steady, (low, high) = self.steady, pitfalls.middle(self.steady, 0.9)
-        nine = f"90 % of them lie between {seconds(low)} and {seconds(high)}"
-        median = seconds(float(np.median(steady)))
-        figures.repetitions(
-            steady, f"{len(steady)} repetitions of one pass: median {median}, {nine}."
-        )
-        say(
-            f"The samples go from {seconds(min(steady))} to {seconds(max(steady))}; {nine}. So a "
-            f"single sample says little. {len(outliers(steady))} of {len(steady)} are outliers; "
-            "none is removed."
-        )
+        told = sentences.one_sample(self.steady)
+        figures.repetitions(self.steady, f"{len(self.steady)} repetitions of one pass. {told}")
+        say(told)
 
     def not_waiting(self) -> None:
         """Section 4: show when work is handed over, and when it is done."""
         pairs = [pitfalls.queued_and_done(self.one_pass, self.lab.device) for _ in range(9)]
         queued, done = np.median(pairs, axis=0)
-        say(
-            f"The work is handed over after **{seconds(queued)}** and done after "
-            f"**{seconds(done)}**. A clock that does not wait reports a speed {done / queued:,.0f} "
-            "times too high."
-        )
+        say(sentences.not_waiting(float(queued), float(done)))
 
     @cached_property
     def answers(self) -> dict[int, Trace]:
@@ -168,13 +149,7 @@ class Study:
             caption=f"The same model after {self.prompt_tokens} prompt tokens: the column "
             '"total / tokens" depends on how long the answer is',
         )
-        longest = self.answers[LENGTHS[-1]]
-        figures.one_trace(
-            [t - longest.due for t in longest.times],
-            longest.ttft,
-            f"The first token comes after {seconds(longest.ttft)}, then one about every "
-            f"{seconds(longest.tpot or 0)}.",
-        )
+        figures.one_trace(self.answers[LENGTHS[-1]])
 
     @cached_property
     def claims(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -192,11 +167,7 @@ class Study:
             interleaved,
             "Histograms of the speedups found where nothing changed: in blocks, and interleaved.",
         )
-        wide, narrow = (pitfalls.middle(found, 0.95) for found in self.claims)
-        say(
-            f"In blocks, 95 % of the comparisons give between {wide[0]:.2f}x and {wide[1]:.2f}x. "
-            f"Interleaved, 95 % give between {narrow[0]:.2f}x and {narrow[1]:.2f}x."
-        )
+        say(sentences.drift(blocks, interleaved))
 
     @cached_property
     def same(self) -> SameAnswer:
@@ -213,13 +184,7 @@ class Study:
 
     def predict(self) -> None:
         """Say what the comparison should find, before it is made."""
-        expected = planted.expected_speedup(self.slowdown)
-        say(
-            f"Each token of the slowed variant takes {self.slowdown:.0%} longer. So the true "
-            f"speedup is 1 / {1 + self.slowdown:g} = **{expected:.3f}x**, and its verdict should "
-            f"be *{planted.expected_verdict(self.slowdown)}*. The verdict of the control should be "
-            "*inconclusive*."
-        )
+        say(planted.prediction(self.slowdown))
 
     @property
     def cost(self) -> Cost:
@@ -228,15 +193,23 @@ class Study:
 
     @cached_property
     def comparison(self) -> Comparison:
-        """The plain decoder and the slowed one, interleaved."""
+        """The plain decoder and the slowed one, interleaved. Each turn has a short read before it,
+        and each round a bare read that lasts as long as a turn."""
+        lab = self.lab
+        work = BareRead(self.cost.read_bytes, lab.device, lab.hardware.threads)
+        work.repeat(1)
         runs = {
-            name: pitfalls.slowed_decoding(
-                self.lab.loaded, share, self.prompt_tokens, self.new_tokens
+            name: held.looking_first(
+                pitfalls.slowed_decoding(lab.loaded, share, self.prompt_tokens, self.new_tokens),
+                work,
+                self.looks,
             )
             for name, share in ((PLAIN, 0.0), (self.slowed, self.slowdown))
         }
-        found = compare(runs, PLAIN, self.rounds, self.lab.probe(self.cost))
-        self.lab.keep_samples("comparison", found.to_dict())
+        costs = {(name, "decode"): self.cost for name in runs}
+        found = lab.compare(runs, PLAIN, self.rounds, costs)
+        looks = {"looks": [list(pair) for pair in self.looks.items()]}
+        lab.keep_samples("comparison", found.to_dict() | looks)
         return found
 
     def measure(self) -> None:
@@ -245,25 +218,45 @@ class Study:
 
     def against_control(self) -> None:
         """Show the slowed variant and the control against the baseline."""
-        found = self.comparison
-        table(tables.variants(found), caption=f"{found.rounds} rounds, interleaved")
-        names = (self.slowed, found.control)
-        figures.paired(
-            {name: planted.round_ratios(found, name) for name in names},
-            {name: found.speedup(name).value for name in names},
+        found, names = self.comparison, (self.slowed, self.comparison.control)
+        table(
+            tables.variants(found, (PLAIN, *names)), caption=f"{found.rounds} rounds, interleaved"
+        )
+        figures.paired({name: found.speedup(name) for name in names})
+
+    def verdict_rules(self) -> None:
+        """Show, rule by rule, what a verdict about the slowed variant needs and has."""
+        table(
+            planted.verdict_rules(self.comparison, self.slowed),
+            caption=f"A verdict about {self.slowed}",
         )
 
     def rounds_to_see(self) -> None:
         """Show how many rounds a change needs to be seen on this machine."""
-        found = self.comparison
-        noise = planted.round_ratios(found, found.control)
-        needed, rates = planted.rounds_for(noise), found.bandwidth[PLAIN]
+        control = self.comparison.speedup(self.comparison.control)
+        needed = planted.rounds_for(control)
         table(
-            tables.rounds(needed),
-            caption="Rounds in which a change would be found with 80 % probability, by resampling "
-            "the control's ratios",
+            tables.rounds(needed, self.comparison.rounds),
+            caption="Rounds in which a change is seen 19 times in 20, by the control's ratios",
         )
-        say(planted.told_noise(noise, needed[0.05], rates))
+        say(planted.told_noise(control, needed[0.05]))
+
+    def estimators(self) -> None:
+        """Show which estimator gives the narrowest interval of the share of the bare read."""
+        if (bare := held.bare(self.comparison)) is not None:
+            found = held.estimates(bare.seconds, self.comparison.values(PLAIN))
+            table(
+                held.estimate_rows(found),
+                caption=f"{PLAIN}: its share of the {bare.name}, by three estimators",
+            )
+            say(held.told_estimates(found, self.comparison.rounds))
+
+    def short_look(self) -> None:
+        """Show whether a short read before a turn says what a read as long as a turn says."""
+        if (bare := held.bare(self.comparison)) is not None:
+            found = held.against(self.comparison, bare, self.looks)
+            table(held.against_rows(found), caption=f"The turns of the {PLAIN}, round by round")
+            say(held.told_against(found))
 
     def why(self) -> None:
         """Tell how far the measured speedup lies from the predicted one."""
@@ -294,6 +287,9 @@ def run(**parameters: Any) -> list[Finding]:
     study.predict()
     study.measure()
     study.against_control()
+    study.verdict_rules()
     study.rounds_to_see()
+    study.estimators()
+    study.short_look()
     study.why()
     return study.findings()

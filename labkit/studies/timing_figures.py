@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from labkit.base.units import seconds
 from labkit.report.told.plots import new_figure, show
-from labkit.timing.statistics import MARGIN
+from labkit.timing.statistics import Ratio
+from labkit.timing.trace import Trace
 
 
 def first_calls(durations: Sequence[float], cut: int, alt: str) -> None:
@@ -32,14 +34,18 @@ def repetitions(durations: Sequence[float], alt: str) -> None:
     show(figure, alt)
 
 
-def one_trace(times: Sequence[float], ttft: float, alt: str) -> None:
+def one_trace(trace: Trace) -> None:
     """When each token of an answer arrived, in seconds since the request was due."""
     figure, axes = new_figure(7.2, 1.7)
-    axes.eventplot([times], colors=["C0"], linewidths=2)
-    axes.axvspan(0, ttft, alpha=0.15, color="C1")
+    axes.eventplot([[t - trace.due for t in trace.times]], colors=["C0"], linewidths=2)
+    axes.axvspan(0, trace.ttft, alpha=0.15, color="C1")
     axes.set(xlabel="seconds since the request was due", yticks=[], xlim=(0, None))
     axes.set_title("one trace: the prompt is read (shaded), then tokens arrive")
-    show(figure, alt)
+    show(
+        figure,
+        f"The first token comes after {seconds(trace.ttft)}, then one about every "
+        f"{seconds(trace.tpot or 0)}.",
+    )
 
 
 def false_claims(blocks: NDArray[np.float64], interleaved: NDArray[np.float64], alt: str) -> None:
@@ -55,19 +61,21 @@ def false_claims(blocks: NDArray[np.float64], interleaved: NDArray[np.float64], 
     show(figure, alt)
 
 
-def paired(
-    ratios: Mapping[str, Sequence[float] | NDArray[np.float64]], medians: Mapping[str, float]
-) -> None:
-    """The paired speedup of each round, by variant, and its median as a line."""
+def paired(ratios: Mapping[str, Ratio]) -> None:
+    """The paired speedup of each round, by variant; its mean as a line, its interval as a band."""
     figure, axes = new_figure(7.2, 2.8)
     for k, (name, found) in enumerate(ratios.items()):
-        axes.plot(range(1, len(found) + 1), found, "o", label=name, color=f"C{k + 1}")
-        axes.axhline(medians[name], linewidth=1, color=f"C{k + 1}")
-    axes.axhspan(1 - MARGIN, 1 + MARGIN, alpha=0.15, color="C4")
+        color = f"C{k + 1}"
+        axes.plot(range(1, len(found.rounds) + 1), found.rounds, "o", label=name, color=color)
+        axes.axhline(found.value, linewidth=1, color=color)
+        axes.axhspan(found.low, found.high, alpha=0.12, color=color)
+    axes.axhline(1, linestyle=":", color="C4")
     axes.set(xlabel="round", ylabel="paired speedup")
     axes.legend(fontsize=8)
     show(
         figure,
-        "The paired speedup of the slowed variant and of the control, round by round.",
-        f"Shaded: 1 ± {MARGIN:.0%}. A verdict needs an interval that lies outside.",
+        "The paired speedup of each round: "
+        + "; ".join(f"{name}, {found}" for name, found in ratios.items())
+        + ".",
+        "Lines: the geometric means. Bands: their 95 % intervals.",
     )

@@ -5,13 +5,21 @@ The true result is stated beforehand, and the measured one is compared with it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 
 import numpy as np
-from numpy.typing import NDArray
 
 from labkit.timing.compare import Comparison
-from labkit.timing.statistics import MARGIN, MOST_ROUNDS, rounds_needed
+from labkit.timing.statistics import (
+    LEVEL,
+    MARGIN,
+    MOST_ROUNDS,
+    Ratio,
+    holm,
+    narrow_enough,
+    rounds_needed,
+    trusted,
+)
 
 EFFECTS = (0.02, 0.05, 0.1, 0.2)  # true changes whose number of rounds is shown
 
@@ -26,35 +34,62 @@ def expected_verdict(slowdown: float) -> str:
     return "slower" if expected_speedup(slowdown) < 1 - MARGIN else "inconclusive"
 
 
-def round_ratios(comparison: Comparison, name: str) -> NDArray[np.float64]:
-    """The paired speedup of a variant in every round, of its TPOT; as `Comparison.speedup` pairs.
-
-    The control is compared with the baseline's first run, any other with the mean of both runs.
-    """
-    base = np.array(comparison.values(comparison.baseline))
-    if name != comparison.control:
-        base = (base + np.array(comparison.values(comparison.control))) / 2
-    return base / np.array(comparison.values(name))
+def prediction(slowdown: float) -> str:
+    """What the comparison should find, in sentences."""
+    return (
+        f"Each token of the slowed variant takes {slowdown:.0%} longer. So the true speedup is "
+        f"1 / {1 + slowdown:g} = **{expected_speedup(slowdown):.3f}x**. With enough rounds its "
+        f"verdict is *{expected_verdict(slowdown)}*, and the control shows no difference."
+    )
 
 
 def outcome(comparison: Comparison, name: str, slowdown: float) -> str:
     """What was predicted of the slowed variant and what was found, in sentences."""
     expected, found = expected_speedup(slowdown), comparison.speedup(name)
     inside = found.low <= expected <= found.high
+    control = comparison.speedup(comparison.control)
     told = (
         f"Predicted {expected:.3f}x, measured {found}. The prediction lies "
         f"{'inside' if inside else 'outside'} the interval. The interval is "
         f"{found.high - found.low:.3f} wide after {comparison.rounds} rounds. The control is "
-        f"{comparison.speedup(comparison.control).verdict}"
+        f"{control}"
     )
     if comparison.trusted():
-        return f"{told}, as it should be."
-    return f"{told}: it should be inconclusive, so no verdict of this run can be believed."
+        return f"{told}: it shows no difference, as it must."
+    return f"{told}: it shows a difference where there is none, so no verdict of this run counts."
 
 
-def rounds_for(noise: Sequence[float] | NDArray[np.float64]) -> dict[float, int]:
-    """Rounds that each true change needs, drawn from the control's own ratios."""
-    return {effect: rounds_needed(list(noise), effect) for effect in EFFECTS}
+def verdict_rules(comparison: Comparison, name: str) -> list[dict[str, object]]:
+    """What a verdict about a variant needs, what this run has of it, and whether that is enough."""
+    ratio, control = comparison.speedup(name), comparison.speedup(comparison.control)
+    chances = {name: ratio.p_value, comparison.control: control.p_value}
+    order = sorted(chances, key=lambda each: chances[each])
+    level = LEVEL / (len(order) - order.index(name))
+    effect = math.exp(abs(math.log(ratio.value))) - 1
+    narrow = narrow_enough(ratio.value, (control.low, control.high))
+    return [
+        {
+            "what a verdict needs": f"chance gives such a ratio in less than {level:.1%} of the "
+            f"runs, where the true one lies within 1 ± {MARGIN:.0%}",
+            "this run": f"{chances[name]:.2%}",
+            "enough": name in holm(chances),
+        },
+        {
+            "what a verdict needs": "a control that shows no difference",
+            "this run": str(control),
+            "enough": trusted(control),
+        },
+        {
+            "what a verdict needs": f"a control narrower than the effect ({effect:.1%})",
+            "this run": f"± {control.half_width:.1%}",
+            "enough": narrow,
+        },
+    ]
+
+
+def rounds_for(control: Ratio) -> dict[float, int]:
+    """Rounds that each true change needs, by the spread of the control's own ratios."""
+    return {effect: rounds_needed(control.rounds, effect) for effect in EFFECTS}
 
 
 def told_rounds(count: int) -> str:
@@ -62,16 +97,13 @@ def told_rounds(count: int) -> str:
     return str(count) if count < MOST_ROUNDS else f"{MOST_ROUNDS} or more"
 
 
-def told_noise(
-    noise: Sequence[float] | NDArray[np.float64], needed: int, rates: Sequence[float]
-) -> str:
-    """How noisy the machine was, in sentences.
-
-    noise: the control's ratios. needed: rounds for a change of 5 %. rates: bandwidth, bytes/s.
-    """
+def told_noise(control: Ratio, needed: int) -> str:
+    """How noisy the machine was, and what follows, in sentences. needed: rounds to see 5 %."""
+    spread, rounds = float(np.std(np.log(control.rounds), ddof=1)), len(control.rounds)
     return (
-        f"The control's ratios have a standard deviation of {np.std(noise):.1%} on this machine, "
-        f"so it takes about **{told_rounds(needed)} rounds** to find a change of 5 %. In the same "
-        f"rounds the bandwidth of the memory went from {min(rates) / 1e9:.3g} to "
-        f"{max(rates) / 1e9:.3g} GB/s. Each round's limit uses the bandwidth of that round."
+        f"The control's ratios spread by {spread:.1%} from round to round. So it takes "
+        f"**{told_rounds(needed)} rounds** to see a change of 5 % on this machine. The {rounds} "
+        f"rounds of this run could have seen {control.smallest_effect:.0%} (four times in five), "
+        f"and their control is known to ± {control.half_width:.1%}: no smaller effect can be "
+        "claimed."
     )

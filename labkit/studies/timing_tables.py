@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -38,25 +38,27 @@ def lengths(answers: Mapping[int, Trace]) -> list[dict[str, object]]:
     ]
 
 
-def variants(comparison: Comparison) -> list[dict[str, object]]:
-    """Each variant of a comparison, and its control."""
-    first = comparison.first
-    return [
-        {
-            "variant": name,
-            "TPOT": seconds(comparison.median(name)),
-            "speedup": str(comparison.speedup(name)),
-            "verdict": comparison.speedup(name).verdict,
-            "first call": seconds(first[name].tpot or np.nan) if name in first else "–",
-            "outliers": len(comparison.flagged(name)),
-        }
-        for name in comparison.traces
-    ]
+def variants(comparison: Comparison, names: Iterable[str]) -> list[dict[str, object]]:
+    """Variants of a comparison; the control may be among them."""
+    return [_variant(comparison, name) for name in names]
 
 
-def rounds(needed: Mapping[float, int]) -> list[dict[str, object]]:
-    """The rounds that each true change needs to be found."""
+def _variant(comparison: Comparison, name: str) -> dict[str, object]:
+    ratio, first = comparison.speedup(name), comparison.first.get(name)
+    alone = name == comparison.baseline
+    return {
+        "variant": name,
+        "TPOT": seconds(comparison.mean(name)),
+        "speedup": "–" if alone else str(ratio),
+        "could have seen": "–" if alone else f"{ratio.smallest_effect:.0%}",
+        "first call": seconds(first.tpot) if first and first.tpot else "–",
+        "outliers": len(comparison.flagged(name)),
+    }
+
+
+def rounds(needed: Mapping[float, int], made: int) -> list[dict[str, object]]:
+    """The rounds that each true change needs to be seen. made: the rounds of this run."""
     return [
-        {"true change": f"{effect:.0%}", "rounds": told_rounds(count)}
+        {"true change": f"{effect:.0%}", "rounds": told_rounds(count), "made here": made >= count}
         for effect, count in needed.items()
     ]

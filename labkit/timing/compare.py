@@ -4,29 +4,43 @@ A shared machine is faster at some moments and slower at others. Variants that r
 same moments, so that a round's ratio depends on the variants alone. The order of the turns changes
 from round to round, so that no variant always runs first. The second turn of the baseline is the
 A/A control: where it differs from the first turn, the measurement is not to be trusted.
+
+A *bare* variant reads the bytes of another one, or does its products, and nothing else. It takes
+its turns like any other, so that the share of it that an engine reaches is a paired ratio too.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm.auto import tqdm
 
-from labkit.errors import LabkitError
-from labkit.timing.statistics import FEWEST_ROUNDS, Ratio, outliers, paired_ratio
+from labkit.errors import ImpossibleRate, LabkitError
+from labkit.timing.statistics import (
+    FEWEST_ROUNDS,
+    Ratio,
+    direction,
+    geometric_mean,
+    holm,
+    narrow_enough,
+    outliers,
+    paired_ratio,
+    trusted,
+)
 from labkit.timing.trace import Trace
 
-# If the probes before and after a turn differ by this factor, the memory changed its speed between.
-# On a virtual machine of two cores it read 37 or 78 GB/s, for seconds at a time.
-CHANGED = 1.25
-_FEWEST_STEADY = 3
-
 Variant = Callable[[int], Trace]  # takes the number of a round, runs, and returns the trace
-Probe = Callable[[], float]  # bytes/s of the moment
+
+
+class Bare(NamedTuple):
+    """What a variant is held against: a bare variant by name, whose TPOT is the time of one
+    repetition, and how many repetitions are the variant's own work."""
+
+    name: str
+    repetitions: float
 
 
 @dataclass
@@ -34,16 +48,14 @@ class Comparison:
     """The traces of every variant, one a round, and what follows from them.
 
     traces: by variant, the control included. first: the first call of each variant, which belongs
-    to no round. bandwidth: where a probe was given, the read bandwidth (bytes/s) around each turn.
-    change: the factor between the probes before and after a turn. failed: for each variant that
-    dropped out, the reason. interrupted: whether Ctrl-C ended the comparison early.
+    to no round. bare: by (variant, metric), what the variant's time is held against. failed: for
+    each variant that dropped out, the reason. interrupted: whether Ctrl-C ended it early.
     """
 
     baseline: str
     traces: dict[str, list[Trace]]
     first: dict[str, Trace]
-    bandwidth: dict[str, list[float]] = field(default_factory=dict)
-    change: dict[str, list[float]] = field(default_factory=dict)
+    bare: dict[tuple[str, str], Bare] = field(default_factory=dict)
     interrupted: bool = False
     failed: dict[str, str] = field(default_factory=dict)
 
@@ -57,63 +69,83 @@ class Comparison:
         """The number of complete rounds."""
         return len(self.traces[self.baseline])
 
+    @property
+    def variants(self) -> list[str]:
+        """What was compared: neither the control nor what only reads or multiplies."""
+        beside = {self.control, *(bare.name for bare in self.bare.values())}
+        return [name for name in self.traces if name not in beside]
+
     def values(self, variant: str, metric: str = "tpot") -> list[float]:
-        """A metric of a trace, round by round; ValueError where it is not defined."""
+        """A metric of a trace, round by round; ValueError where it is not defined.
+
+        Of the baseline it is the geometric mean of the two turns of a round.
+        """
+        found = self._turns(variant, metric)
+        if variant != self.baseline:
+            return found
+        both = np.array([found, self._turns(self.control, metric)])
+        return [float(one) for one in np.sqrt(both[0] * both[1])]
+
+    def _turns(self, variant: str, metric: str) -> list[float]:
         found = [getattr(trace, metric) for trace in self.traces[variant]]
         if None in found:
             raise ValueError(f"{variant}: {metric} is not defined for a trace of one token.")
         return found
 
     def until(self, tokens: int) -> Comparison:
-        """The same rounds, each answer cut to its first `tokens` tokens."""
-        short = {name: [t.until(tokens) for t in traces] for name, traces in self.traces.items()}
-        return replace(self, traces=short)
+        """The same rounds, each answer cut to its first `tokens` tokens; held against nothing."""
+        short = {
+            name: [t.until(tokens) for t in self.traces[name]]
+            for name in (*self.variants, self.control)
+        }
+        return replace(self, traces=short, bare={})
 
-    def median(self, variant: str, metric: str = "tpot") -> float:
-        """The median of a metric over rounds."""
-        return float(np.median(self.values(variant, metric)))
+    def mean(self, variant: str, metric: str = "tpot") -> float:
+        """The geometric mean over rounds of a metric: the value that every page tells."""
+        return geometric_mean(self.values(variant, metric))
 
     def speedup(self, variant: str, metric: str = "tpot") -> Ratio:
         """Paired speedup over the baseline; `metric` is a time in seconds.
 
-        The baseline's time in a round is the mean of its two turns. The control is compared with
-        the first turn alone.
+        It is `mean(baseline) / mean(variant)`, with an interval. The control is compared with the
+        first turn alone.
         """
-        base = np.array(self.values(self.baseline, metric))
-        if variant not in (self.baseline, self.control):
-            base = (base + np.array(self.values(self.control, metric))) / 2
-        return paired_ratio(base.tolist(), self.values(variant, metric))
+        alone = variant in (self.baseline, self.control)
+        base = (self._turns if alone else self.values)(self.baseline, metric)
+        return paired_ratio(base, self._turns(variant, metric))
+
+    def share(self, variant: str, metric: str = "tpot") -> Ratio | None:
+        """The time of the bare work over the variant's time, paired; None where it has none.
+
+        Where the bare variant failed to run there is none either.
+        """
+        bare = self.bare.get((variant.removesuffix(again("")), metric))
+        if bare is None or bare.name not in self.traces:
+            return None
+        alone = paired_ratio(self.values(bare.name), self.values(variant, metric))
+        return alone.times(bare.repetitions)
 
     def trusted(self, metric: str = "tpot") -> bool:
-        """Whether the A/A control is inconclusive, as it must be."""
-        return self.speedup(self.control, metric).verdict == "inconclusive"
+        """Whether the A/A control shows no difference, as it must."""
+        return trusted(self.speedup(self.control, metric))
 
-    def verdict(self, variant: str, metric: str = "tpot") -> str:
-        """faster, slower or inconclusive; always inconclusive where the control is not trusted."""
-        return self.speedup(variant, metric).verdict if self.trusted(metric) else "inconclusive"
+    def verdicts(self, metric: str = "tpot") -> dict[str, str]:
+        """faster, slower or inconclusive for each variant, corrected for all of this comparison.
 
-    def unsteady(self, variant: str) -> list[int]:
-        """Rounds, counted from 0, in which the memory changed its speed during this turn."""
-        return [i for i, factor in enumerate(self.change.get(variant, ())) if factor > CHANGED]
-
-    def fractions(
-        self, variant: str, limit_seconds: Callable[[float], float], metric: str = "tpot"
-    ) -> list[float]:
-        """Limit time over measured time, each round with its own bandwidth.
-
-        limit_seconds: from bytes/s to the least seconds that the metric can take. Unsteady rounds
-        are left out where at least three others remain. A median above 1 is a defect of the limit
-        or of the measurement, and is printed to stderr.
+        Inconclusive where the control is not trusted, or wider than the effect.
         """
-        pairs = zip(self.bandwidth[variant], self.values(variant, metric), strict=True)
-        found = [limit_seconds(rate) / seconds for rate, seconds in pairs]
-        unsteady = set(self.unsteady(variant))
-        if len(found) - len(unsteady) >= _FEWEST_STEADY:
-            found = [one for i, one in enumerate(found) if i not in unsteady]
-        if np.median(found) > 1:
-            above = f"{variant} ({metric}) reaches {np.median(found):.2f} of its limit"
-            print(f"DEFECT: {above}, in the median of {len(found)} rounds.", file=sys.stderr)
-        return found
+        control = self.speedup(self.control, metric)
+        found = {n: self.speedup(n, metric) for n in self.variants if n != self.baseline}
+        held = holm({name: ratio.p_value for name, ratio in found.items()})
+        sure = {
+            name
+            for name in held
+            if trusted(control) and narrow_enough(found[name].value, (control.low, control.high))
+        }
+        return {
+            name: direction(ratio.value) if name in sure else "inconclusive"
+            for name, ratio in found.items()
+        }
 
     def flagged(self, variant: str, metric: str = "tpot") -> list[int]:
         """Rounds whose value is an outlier: shown, never dropped."""
@@ -128,8 +160,10 @@ class Comparison:
             "rounds": {
                 name: [trace.to_dict() for trace in traces] for name, traces in self.traces.items()
             },
-            "bandwidth": self.bandwidth,
-            "change": self.change,
+            "bare": [
+                {"variant": variant, "metric": metric, **bare._asdict()}
+                for (variant, metric), bare in self.bare.items()
+            ],
             "failed": self.failed,
         }
 
@@ -150,18 +184,16 @@ def compare(
     variants: Mapping[str, Variant],
     baseline: str,
     rounds: int = 12,
-    probe: Probe | Mapping[str, Probe] | None = None,
+    bare: Mapping[tuple[str, str], Bare] | None = None,
     label: str = "rounds",
     between: Callable[[], None] | None = None,
 ) -> Comparison:
     """Run all variants interleaved for `rounds` rounds and return every trace.
 
     variants: by name, a function of the round's number (0 for the first call, then 1, 2, ...) that
-    picks the prompt of that round and returns its Trace.
-    probe: measures the bandwidth of the moment; one for all variants, or one a variant with a
-    working set as large as the variant's. It runs before and after every turn. The higher of the
-    two values sets the limit: a disturbed probe must not make a limit too low.
-    between: called before the first round, between rounds, and after the last.
+    picks the prompt of that round and returns its Trace. bare: which of them another is held
+    against (`Comparison.bare`); `labkit.timing.held` makes both. between: called before the first
+    round, between rounds, and after the last.
 
     Ctrl-C keeps the complete rounds where there are enough. A variant that raises LabkitError drops
     out and is listed in `failed`; an error of the baseline is raised. Raises ValueError for an
@@ -172,10 +204,7 @@ def compare(
     if rounds < FEWEST_ROUNDS:
         raise ValueError(f"{rounds} rounds are too few; at least {FEWEST_ROUNDS} are needed.")
     runs = dict(variants) | {again(baseline): variants[baseline]}
-    probes = _probes(probe, runs, baseline)
-    result = Comparison(baseline, {name: [] for name in runs}, {})
-    for kept in (result.bandwidth, result.change) if probes else ():
-        kept.update({name: [] for name in runs})
+    result = Comparison(baseline, {name: [] for name in runs}, {}, dict(bare or {}))
     for name in tqdm(variants, desc="first calls", leave=False):
         if (trace := _turn(result, runs, name, 0)) is not None:
             result.first[name] = trace
@@ -183,7 +212,7 @@ def compare(
     try:
         between()
         for number in tqdm(range(1, rounds + 1), desc=label, unit="round"):
-            _one_round(result, runs, number, probes)
+            _one_round(result, runs, number)
             between()
     except KeyboardInterrupt:
         if result.rounds < FEWEST_ROUNDS:
@@ -193,52 +222,27 @@ def compare(
     return result
 
 
-def _probes(
-    probe: Probe | Mapping[str, Probe] | None, runs: Mapping[str, Variant], baseline: str
-) -> dict[str, Probe]:
-    """The probe of each variant; the control has the baseline's."""
-    if probe is None:
-        return {}
-    if callable(probe):
-        return dict.fromkeys(runs, probe)
-    return {**probe, again(baseline): probe[baseline]}
-
-
 def _turn(result: Comparison, runs: dict[str, Variant], name: str, number: int) -> Trace | None:
     """Run a variant once; None where it failed and dropped out."""
     try:
         return runs[name](number)
+    except ImpossibleRate:
+        raise
     except LabkitError as error:
         if name in (result.baseline, result.control):
             raise
         result.failed[name] = str(error)
-        for kept in (runs, result.traces, result.bandwidth, result.change, result.first):
+        for kept in (runs, result.traces, result.first):
             kept.pop(name, None)
         return None
 
 
-def _one_round(
-    result: Comparison, runs: dict[str, Variant], number: int, probes: Mapping[str, Probe]
-) -> None:
+def _one_round(result: Comparison, runs: dict[str, Variant], number: int) -> None:
     """Run each variant once; kept only when all have run, so that rounds stay paired."""
     traces: dict[str, Trace] = {}
-    rates: dict[str, tuple[float, float]] = {}  # bytes/s before and after the turn
-    before: dict[int, float] = {}  # a probe's last value, while no turn came after it
     for name in turn_order(list(runs), number):
-        probe = probes.get(name)
-        if probe and id(probe) not in before:
-            before = {id(probe): probe()}
         trace = _turn(result, runs, name, number)
-        if trace is None:
-            before = {}
-            continue
-        traces[name] = trace
-        if probe:
-            after = probe()
-            rates[name] = before[id(probe)], after
-            before = {id(probe): after}
+        if trace is not None:
+            traces[name] = trace
     for name, trace in traces.items():
         result.traces[name].append(trace)
-        if probes:
-            result.bandwidth[name].append(max(rates[name]))
-            result.change[name].append(max(rates[name]) / min(rates[name]))

@@ -45,7 +45,7 @@ def _versions() -> dict[str, str]:
 
 def environment(device: Device = "cpu") -> dict[str, Any]:
     """Machine, versions and time, as plain JSON values. It contains no path and no host name."""
-    load = psutil.getloadavg()
+    load, status = psutil.getloadavg(), _git("status", "--porcelain")
     return {
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
@@ -58,5 +58,5 @@ def environment(device: Device = "cpu") -> dict[str, Any]:
         "load_average": [round(value, 2) for value in load],
         "versions": _versions(),
         "git_revision": _git("rev-parse", "--short", "HEAD"),
-        "git_changed": bool(_git("status", "--porcelain")),
+        "git_changed": None if status is None else bool(status),
     }

@@ -1,44 +1,93 @@
-"""From samples to a verdict: paired ratios, bootstrap intervals, three verdicts."""
+"""From samples to a verdict: paired ratios, their intervals, corrected verdicts.
+
+One estimator for everything: the geometric mean over rounds. The ratio of two geometric means is
+the geometric mean of the paired ratios, so values, speedups and shares of one table always agree.
+Logarithms of times are close to normal, so that Student's t gives intervals that hold from five
+rounds on; a disturbed round makes them wider, as it should.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
-from scipy.stats import bootstrap
+from scipy import stats
 
 # Ratios this close to 1 count as equal: the mere position of code in memory can change times more.
 MARGIN = 0.01
+LEVEL = 0.05  # of error, for all verdicts that are corrected together
+POWER = 0.8  # with which `smallest_effect` would be seen
 FEWEST_ROUNDS = 5
 MOST_ROUNDS = 400
+
+Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """A speedup (baseline time over variant time; over 1 is faster) with its 95 % interval."""
+    """A paired ratio (baseline time over variant time; over 1 is faster), one value a round.
 
+    rounds: the ratio of each round. value: their geometric mean. low, high: its 95 % interval.
+    """
+
+    rounds: tuple[float, ...]
     value: float
     low: float
     high: float
 
     @property
-    def verdict(self) -> str:
-        """faster or slower where the whole interval lies outside 1 ± 1 %, else inconclusive."""
-        if self.low > 1 + MARGIN:
-            return "faster"
-        return "slower" if self.high < 1 - MARGIN else "inconclusive"
+    def error(self) -> float:
+        """The standard error of the logarithm of the value."""
+        return float(np.std(np.log(self.rounds), ddof=1) / math.sqrt(len(self.rounds)))
+
+    @property
+    def half_width(self) -> float:
+        """Half the width of the interval, relative to the value: 0.04 is ± 4 %."""
+        return math.sqrt(self.high / self.low) - 1
+
+    @property
+    def p_value(self) -> float:
+        """The chance of a ratio this far from 1 where the true one lies in 1 ± 1 % (two-sided)."""
+        beyond = abs(math.log(self.value)) - math.log1p(MARGIN)
+        if beyond <= 0:
+            return 1.0
+        if self.error == 0:
+            return 0.0
+        return float(min(1.0, 2 * stats.t.sf(beyond / self.error, len(self.rounds) - 1)))
+
+    @property
+    def smallest_effect(self) -> float:
+        """The least true change that as many rounds, as noisy, would show four times in five.
+
+        0.05 is 5 %. For one comparison alone: the correction for several asks for more.
+        """
+        free = len(self.rounds) - 1
+        steps = stats.t.ppf(1 - LEVEL / 2, free) + stats.t.ppf(POWER, free)
+        return float(math.expm1(math.log1p(MARGIN) + steps * self.error))
+
+    def times(self, factor: float) -> Ratio:
+        """The same ratio, times a factor that is known exactly (a number of bytes, say)."""
+        scaled = tuple(one * factor for one in self.rounds)
+        return Ratio(scaled, self.value * factor, self.low * factor, self.high * factor)
 
     def __str__(self) -> str:
         return f"{self.value:.2f}x [{self.low:.2f}, {self.high:.2f}]"
 
 
+def geometric_mean(values: Sequence[float] | np.ndarray) -> float:
+    """The geometric mean of positive values."""
+    return float(np.exp(np.mean(np.log(np.asarray(values, dtype=float)))))
+
+
 def paired_ratio(baseline: Sequence[float], variant: Sequence[float]) -> Ratio:
-    """Median over rounds of baseline / variant, with a bootstrap interval over rounds.
+    """The geometric mean over rounds of baseline / variant, with its 95 % interval.
 
     Both are seconds, one value a round. A round's two values are taken side by side: what slows the
     machine for a while slows both and cancels. Raises ValueError where the two are not paired, or
-    below five rounds, which are too few to resample.
+    below five rounds.
     """
     if len(baseline) != len(variant):
         raise ValueError(f"{len(baseline)} baseline and {len(variant)} variant rounds: not paired.")
@@ -46,24 +95,46 @@ def paired_ratio(baseline: Sequence[float], variant: Sequence[float]) -> Ratio:
         raise ValueError(
             f"{len(baseline)} rounds are too few; at least {FEWEST_ROUNDS} are needed."
         )
-    return interval(np.asarray(baseline) / np.asarray(variant))
+    return interval(np.asarray(baseline, dtype=float) / np.asarray(variant, dtype=float))
 
 
 def interval(values: Sequence[float] | np.ndarray) -> Ratio:
-    """Median of values with its 95 % percentile-bootstrap interval (Efron 1979), reproducible."""
-    sample = np.asarray(values, dtype=float)
-    middle = float(np.median(sample))
-    if np.ptp(sample) == 0:
-        return Ratio(middle, middle, middle)
-    found = bootstrap(
-        (sample,),
-        np.median,
-        confidence_level=0.95,
-        method="percentile",
-        n_resamples=9999,
-        rng=np.random.default_rng(0),
-    ).confidence_interval
-    return Ratio(middle, float(found.low), float(found.high))
+    """The geometric mean of positive values with its 95 % interval (Student's t, logarithms)."""
+    sample = np.log(np.asarray(values, dtype=float))
+    middle, error = float(np.mean(sample)), float(np.std(sample, ddof=1)) / math.sqrt(len(sample))
+    reach = float(stats.t.ppf(1 - LEVEL / 2, len(sample) - 1)) * error
+    rounds = tuple(float(value) for value in np.asarray(values, dtype=float))
+    return Ratio(rounds, math.exp(middle), math.exp(middle - reach), math.exp(middle + reach))
+
+
+def trusted(control: Ratio) -> bool:
+    """Whether an A/A control shows no difference, as it must."""
+    return control.p_value > LEVEL
+
+
+def holm(p_values: Mapping[Key, float], level: float = LEVEL) -> set[Key]:
+    """Which comparisons hold after the correction for all of them (Holm 1979).
+
+    The chance that even one of them is claimed wrongly stays below `level`.
+    """
+    order = sorted(p_values, key=lambda key: p_values[key])
+    held: set[Key] = set()
+    for rank, key in enumerate(order):
+        if p_values[key] > level / (len(order) - rank):
+            break
+        held.add(key)
+    return held
+
+
+def direction(value: float) -> str:
+    """The verdict of a speedup that holds: faster or slower."""
+    return "faster" if value > 1 else "slower"
+
+
+def narrow_enough(value: float, control: tuple[float, float]) -> bool:
+    """Whether a control's interval (low, high) is narrower to each side than the claimed effect."""
+    low, high = control
+    return math.sqrt(high / low) < math.exp(abs(math.log(value)))
 
 
 def warm_up(samples: Sequence[float]) -> int:
@@ -95,20 +166,22 @@ def outliers(samples: Sequence[float]) -> list[int]:
     return [int(i) for i in np.flatnonzero(0.6745 * distance / deviation > 3.5)]
 
 
-def rounds_needed(ratios: Sequence[float], effect: float) -> int:
+def rounds_needed(ratios: Sequence[float], effect: float, power: float = 0.95) -> int:
     """How many rounds it takes to see a true change of `effect` (0.05 is 5 %) on this machine.
 
-    ratios: of an A/A control; their spread is the machine's noise. Rounds are drawn from them,
-    times 1 + effect. The result is the first number of rounds tried for which four of five draws
-    have an interval outside 1 ± 1 %, and 400 where none has.
+    ratios: of an A/A control; their spread is the machine's noise, and its upper 90 % bound is
+    used, because a short run may have seen a calm moment. The result is the first number of rounds
+    with which a single comparison shows the change with `power`; at most 400. Simulated from
+    controls of 40 rounds, at least 18 of 20 planted changes of 5 % are seen in 99 % of the cases
+    for normal noise, in 93 % for Student's t with 3 degrees of freedom, and in 84 % where a tenth
+    of the turns are disturbed (with power 0.9 and an 80 % bound: 97 %, 80 % and 70 %).
     """
-    noise = np.asarray(ratios, dtype=float) / np.median(ratios)
-    rng = np.random.default_rng(0)
-    count = FEWEST_ROUNDS
-    while count < MOST_ROUNDS:
-        draws = rng.choice(noise, size=(60, 1, count)) * (1 + effect)
-        middles = np.median(rng.choice(draws[:, 0], size=(400, count), axis=1), axis=2)
-        if np.mean(np.quantile(middles, 0.025, axis=1) > 1 + MARGIN) >= 0.8:
+    spread = np.std(np.log(np.asarray(ratios, dtype=float)), ddof=1)
+    free = len(ratios) - 1
+    noise = float(spread * math.sqrt(free / stats.chi2.ppf(0.1, free)))
+    beyond = math.log1p(effect) - math.log1p(MARGIN)
+    for count in range(FEWEST_ROUNDS, MOST_ROUNDS):
+        steps = stats.t.ppf(1 - LEVEL / 2, count - 1) + stats.t.ppf(power, count - 1)
+        if steps * noise / math.sqrt(count) <= beyond:
             return count
-        count = max(count + 1, int(count * 1.2))
     return MOST_ROUNDS

@@ -94,6 +94,8 @@ def _all() -> tuple[Task, ...]:
     files = (
         "grounded",
         *(kind for kind in KINDS if kind not in ("summarize", "question_answering")),
+        "more_held_out",
+        "calibration",
     )
     found = [task for name in files for task in _of_file(name, passages)]
     return tuple(sorted(found, key=lambda task: KINDS.index(task.kind)))

@@ -25,9 +25,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Source, LoadedModel
 
 def test_each_engine_has_its_numbers_with_intervals(model: tuple[Source, LoadedModel]) -> None:
     source, loaded = model
-    names = ["plain", "transformers:bf16", "bare-read"]
+    names = ["plain", "transformers:bf16", "llama.cpp"]
     found, failed = quality.judge_variants(names, source, loaded.decoder, TEXTS)
-    assert set(failed) == {"bare-read"}
+    assert set(failed) == {"llama.cpp"}  # it reads GGUF files only
     assert set(found) == {"plain", "transformers:bf16"}
     for judged in found.values():
         assert judged["positions"] == 82

@@ -1,14 +1,25 @@
-"""`labkit bench` on a tiny model: the table, the samples, and refusals."""
+"""`labkit bench` on a tiny model: the table, the samples, what each is held against, refusals."""
 
 import json
 
 import pytest
 
 from labkit.bench import run as bench
-from labkit.bench.drivers.ours import Engine
-from labkit.errors import LabkitError
-from tests.fused_helpers import tiny_gguf
+from labkit.bench.client import Loaded
+from labkit.bench.run import Measured, held_comparison
+from labkit.errors import ImpossibleRate, LabkitError
+from labkit.limits.cost import Cost
+from labkit.limits.hardware import Hardware, Reading
+from labkit.limits.work import BareProducts
+from labkit.timing.compare import again
+from labkit.timing.trace import Trace
 from tests.tiny import save_tiny_model
+
+# Reads 1e9 bytes/s and multiplies 1e9 float32 a second.
+SLOW = Hardware(
+    "a machine", "cpu", 1,
+    {1: Reading(1e9, 1e9, 0.0, 0.5e9)}, {"float32": Reading(1e9, 1e9, 0.0, 0.5e9)},
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -16,21 +27,33 @@ def model(tmp_path_factory):
     return str(save_tiny_model(tmp_path_factory.mktemp("model")))
 
 
-def test_a_table_with_a_row_a_variant_and_the_control(model, tmp_path):
+def reading(nbytes):
+    return Cost(nbytes, 0.0, 0.0, 0.0, 1.0, 0.0)
+
+
+def steady(step):
+    """A variant that takes `step` seconds a token, by its own timestamps."""
+    return lambda _: Trace(0.0, (step, 2 * step, 3 * step), 8, (1, 2, 3))
+
+
+def test_a_table_with_a_row_a_variant_the_control_and_the_bare_read(model, tmp_path):
     target = tmp_path / "bench.json"
     text = bench.run("transformers,plain", 12, 4, 5, model, target)
     lines = text.splitlines()
     assert lines[0].split()[:2] == ["variant", "decode"]
-    assert [line.split("  ")[0] for line in lines[1:4]] == [
+    assert [line.split("  ")[0] for line in lines[1:5]] == [
         "transformers",
         "plain",
         "transformers (again)",
+        "bare read of 13 MB",
     ]
-    stored = json.loads(target.read_text())["comparison"]
-    assert len(stored["rounds"]["plain"]) == 5
-    assert [t["tokens"] for t in stored["rounds"]["plain"]] == [
-        t["tokens"] for t in stored["rounds"]["transformers"]
-    ]
+    stored = json.loads(target.read_text())
+    rounds = stored["comparison"]["rounds"]
+    assert len(rounds["plain"]) == 5
+    assert [t["tokens"] for t in rounds["plain"]] == [t["tokens"] for t in rounds["transformers"]]
+    read = {c["variant"]: c["weight_bytes"] for c in stored["costs"] if c["metric"] == "tpot"}
+    assert read["plain"] == read["transformers"] > 12e6
+    assert stored["variants"]["plain"]["weights"] == "float32"
 
 
 @pytest.mark.parametrize(
@@ -39,8 +62,10 @@ def test_a_table_with_a_row_a_variant_and_the_control(model, tmp_path):
         ({"variants": "plian"}, "no variant 'plian'(.|\\n)*plain"),
         ({"variants": ""}, "no variant named"),
         ({"variants": "plain,plain"}, "named twice"),
+        ({"variants": "bare-read"}, "no variant 'bare-read'"),
         ({"rounds": 2}, "too few"),
         ({"prompt_tokens": 511}, "context"),
+        ({"new_tokens": 1}, "from 2 tokens on"),
     ],
 )
 def test_bad_requests_are_refused_before_anything_is_timed(changes, words, model):
@@ -49,23 +74,56 @@ def test_bad_requests_are_refused_before_anything_is_timed(changes, words, model
         bench.run(**asked | changes)
 
 
-def test_a_bare_read_has_a_limit_but_no_prefill():
-    lines = bench.run("bare-read", 8, 2, 5).splitlines()
-    read, (again, *_) = lines[1].split(), lines[2].split()
-    assert read[0] == again == "bare-read"
-    assert read[-2].endswith("%")
-    assert read[-1] == "–"
+def test_variants_of_the_same_bytes_are_held_against_one_read_and_one_limit():
+    runs = {"a": steady(0.1), "b": steady(0.2), "c": steady(0.1)}
+    costs = {
+        (name, "tpot"): reading(nbytes) for name, nbytes in zip(runs, (2e7, 2e7, 4e7), strict=True)
+    }
+    result = held_comparison(runs, costs, 5, SLOW)
+    assert result.bare["a", "tpot"] == result.bare["b", "tpot"]
+    assert result.bare["c", "tpot"].name == "bare read of 40 MB"
+    assert result.share("b").value == pytest.approx(result.share("a").value / 2)
+    found = Measured(result, costs, {})
+    rows = {name: bench._row(found, name, "–", SLOW) for name in (*runs, again("a"))}
+    assert {rows[name]["of its limit"] for name in ("a", again("a"))} == {"20%"}  # 20 of 100 ms
+    assert (rows["b"]["of its limit"], rows["c"]["of its limit"]) == ("10%", "40%")
+    assert rows["a"]["reads MB"] == "20"
 
 
-def test_a_bare_read_reads_what_the_fused_decoder_does(tmp_path):
-    file = tiny_gguf(tmp_path / "tiny.gguf", "llama", "Q4_1")
-    shared = {"gguf": str(file), "directory": None, "weights": "as-is", "threads": 1, "context": 20}
-    engine = Engine(shared | {"kind": "read"})
-    fused = Engine(shared | {"kind": "fused", "screened": False})
-    assert engine.weight_bytes == fused.weight_bytes
-    assert engine.kv_element_bytes == 2
-    tokens: list[int] = []
-    engine.run([1, 2, 3], 4, tokens.append)
-    assert len(tokens) == 4
-    with pytest.raises(NotImplementedError, match="no logits"):
-        engine.logits([1])
+def test_a_limit_that_was_beaten_is_a_dash():
+    costs = {("a", "tpot"): reading(2e8)}  # 0.2 s by the machine as measured; it took 0.1 s
+    result = held_comparison({"a": steady(0.1)}, costs, 5, SLOW)
+    assert bench._row(Measured(result, costs, {}), "a", "–", SLOW)["of its limit"] == "–"
+
+
+def test_a_prompt_whose_arithmetic_sets_its_limit_is_held_against_products(monkeypatch):
+    asked = []
+
+    def small(dtype, *_):
+        asked.append(dtype)
+        return BareProducts(dtype, 32)
+
+    monkeypatch.setattr(bench, "fastest_products", small)
+    heavy = Cost(1e6, 0.0, 0.0, 0.0, 1e8, 0.0)
+    costs = {("a", "ttft"): heavy, ("b", "ttft"): heavy, ("b", "tpot"): reading(1e6)}
+    result = held_comparison({"a": steady(0.2), "b": steady(0.2)}, costs, 5, SLOW)
+    assert asked == ["float32"]  # once for both
+    assert result.bare["a", "ttft"] == result.bare["b", "ttft"]
+    assert result.bare["a", "ttft"].name == "float32 products alone"
+    assert result.bare["b", "tpot"].name == "bare read of 1 MB"
+
+
+def test_a_pass_that_no_machine_can_make_stops_the_comparison():
+    with pytest.raises(ImpossibleRate):
+        held_comparison({"a": steady(1e-9)}, {("a", "tpot"): reading(2e7)}, 5, SLOW)
+
+
+def test_notes_and_failures_stand_below_the_table(monkeypatch, model):
+    one = Loaded(0.0, 0.0, 0.0, None, 2.0, "1", "", "", "its own", False, "reads batches of 31")
+    result = held_comparison({"plain": steady(0.1)}, {}, 5, SLOW)
+    result.failed["transformers"] = "it ended"
+    monkeypatch.setattr(bench, "measure", lambda *_: Measured(result, {}, {"plain": one}))
+    monkeypatch.setattr(bench, "measure_hardware", lambda *_: SLOW)
+    table, *below = bench.run("transformers,plain", 8, 4, 5, model).split("\nplain: ")
+    assert below == ["reads batches of 31\ntransformers: FAILED: it ended"]
+    assert "plain (again)" in table

@@ -57,3 +57,17 @@ def test_fits():
 
 def test_equal_times_count_as_memory_bound():
     assert Limit(1.0, 1.0).bound == "memory"
+
+
+def test_a_cache_of_unknown_bandwidth_takes_the_limit_of_memory_away():
+    printed = machine(cache=8_000_000, source="a datasheet")
+    assert limit(COST, printed) == Limit(0.0, 4.0)
+    assert limit(COST, printed).bound == "compute"
+    assert limit(COST, printed, bandwidth=4e6).memory_seconds == 2.0
+    assert limit(COST, machine(cache=7_999_999, source="a datasheet")).bound == "memory"
+    assert limit(COST, machine(cache=8_000_000)).bound == "memory"  # it measured its caches
+
+
+def test_where_nothing_is_known_there_is_no_limit():
+    nothing = Hardware("m", "x", 0, {1: Reading(1, 1, 0)}, {}, cache=9_000_000, source="a sheet")
+    assert limit(COST, nothing).rate() == float("inf")

@@ -11,7 +11,7 @@ from labkit.errors import ParameterError
 from labkit.model.rows import Rows
 from labkit.quality.divergence import Divergence, between, divergence, share_of_excess, share_of_kl
 from labkit.quality.judge import chunked_logits, judge
-from labkit.quality.lossless import SameAnswer, same_answer
+from labkit.quality.lossless import SameAnswer, same_answer, tie_margin
 from tests.tiny import tiny_decoder
 
 
@@ -202,3 +202,8 @@ def test_nothing_to_judge_is_refused(bad):
     given = {"variants": {"same": decoder}, "texts": TEXTS, "rows": 4} | bad
     with pytest.raises(ParameterError, match="judging needs a variant"):
         judge(decoder, **given)
+
+
+def test_a_margin_that_is_a_tie_grows_with_the_steps_of_the_dtype() -> None:
+    assert tie_margin(torch.float32) == 1e-3
+    assert tie_margin(torch.bfloat16) == 32 * 2.0**-7

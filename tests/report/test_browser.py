@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import pytest
 
@@ -19,6 +20,7 @@ PAGES = {
     "runs": "index.html",
     "run": "executed/index.html",
     "unfinished": "cut-off/index.html",
+    "unreadable": "older/index.html",
     "notebook": "executed/reports/00_good.html",
     "failed notebook": "executed/reports/01_bad.html",
 }
@@ -115,6 +117,16 @@ def test_a_page_asks_for_nothing_and_is_legible(
         assert found.requests == [path.as_uri()]
 
 
+def test_a_page_leads_to_files_that_are_there(browser: Any, outputs: Path) -> None:
+    for name, count in (("notebook", 4), ("run", 3)):
+        with opened(browser, outputs / PAGES[name]) as found:
+            hrefs = found.page.locator(".data a").evaluate_all("all => all.map((a) => a.href)")
+            assert len(hrefs) == count
+            for href in hrefs:
+                assert Path(unquote(urlsplit(href).path)).is_file()
+                assert not urlsplit(href).fragment
+
+
 def test_dark_is_dark_and_light_is_light(browser: Any, outputs: Path) -> None:
     grounds = []
     for scheme in ("light", "dark"):
@@ -133,7 +145,9 @@ def test_the_first_screen_is_the_answer(browser: Any, outputs: Path, size: str) 
             assert box is not None
             assert box["y"] >= 0
             assert box["y"] + box["height"] <= SIZES[size][1]
-        assert "3.10x ▲ faster" in first.inner_text()
+        text = first.inner_text().replace("\u00a0", " ")
+        places = [text.index(part) for part in ("86 % [82, 90]", "62 %", "3.10x ▲ faster")]
+        assert places == sorted(places)
 
 
 def test_findings_are_rows_on_a_desk_and_cards_on_a_phone(browser: Any, outputs: Path) -> None:
@@ -180,27 +194,46 @@ def test_a_failed_notebook_leads_to_its_cell(browser: Any, outputs: Path) -> Non
         assert "ValueError: no <b>such</b> thing" in page.locator("pre.error").inner_text()
 
 
-def test_a_reader_compares_any_two_runs(browser: Any, outputs: Path) -> None:
-    with opened(browser, outputs / PAGES["runs"]) as found:
+@pytest.mark.parametrize("size", SIZES)
+def test_a_reader_compares_any_runs(browser: Any, outputs: Path, size: str) -> None:
+    with opened(browser, outputs / PAGES["runs"], size) as found:
         page = found.page
         page.get_by_label("first").select_option(label="executed")
-        page.get_by_label("second").select_option(label="another & <b>run")
+        beside = page.locator("#others")
+        assert beside.get_by_label("executed").is_disabled()
+        for box in beside.locator("input").all():
+            box.set_checked(False, force=True)
+        beside.get_by_label("another & <b>run").check()
         shown = page.locator("#comparison")
         note = shown.locator(".banner").inner_text()
-        assert note == "Not the same torch: 2.13.0 in the first, 2.14.0 in the second."
+        assert note == "Not the same torch: 2.13.0 in executed; 2.14.0 in another & <b>run."
         row = shown.locator("tr", has_text="static cache / no cache, decode, decode rate")
         assert row.count() == 1
         texts = [cell.inner_text().replace("\u00a0", " ") for cell in row.locator("td").all()]
-        assert texts[0].startswith("31.4 tok/s")
-        assert texts[1].startswith("40 tok/s")
-        assert texts[2] == "1.27x"
-        assert shown.locator("tr", has_text="paged cache").locator("td").last.inner_text() == "–"
+        assert "31 tok/s\nspeedup 3.10x [2.90, 3.30]\n86 % [82, 90] of the bare read" in texts[0]
+        assert "40 tok/s (1.29x)\nspeedup 3.10x" in texts[1]
+        assert "–" in shown.locator("tr", has_text="paged cache").locator("td").first.inner_text()
         assert shown.locator("tr", has_text="<script>").count() == 1
+        beside.get_by_label("older").check()
+        assert row.locator("td").count() == 3
+        assert "older: findings.json has schema 1" in shown.inner_text()
+        wide, room = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
+        assert wide <= room
+        beside.get_by_label("older").uncheck()
         page.get_by_label("first").select_option(label="another & <b>run")
         assert shown.locator(".banner").count() == 0
-        assert row.locator("td").last.inner_text() == "1.00x"
+        assert row.locator("td").count() == 1
         assert page.evaluate("window.hacked") is None
         assert found.complaints == []
+
+
+def test_runs_without_findings_say_so_when_compared(browser: Any, outputs: Path) -> None:
+    with opened(browser, outputs / PAGES["runs"]) as found:
+        page = found.page
+        for box in page.locator("#others input").all():
+            box.set_checked(False, force=True)
+        page.get_by_label("first").select_option(label="cut-off")
+        assert page.locator("#comparison").inner_text() == "None of these runs has findings."
 
 
 def test_the_list_of_runs_works_without_scripts(browser: Any, outputs: Path) -> None:

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from labkit.report.told import words
-from labkit.report.told.finding import Finding, load_findings
-from labkit.report.told.notebook import current_run, save_findings, save_samples
+from labkit.report.told.finding import (
+    _KINDS,
+    SCHEMA,
+    Finding,
+    from_row,
+    load_findings,
+    rows_in,
+    to_json,
+)
+from labkit.report.told.notebook import current_run, run_folder, save_findings, save_samples
 from tests.browser_helpers import finding
 
 
@@ -23,11 +30,16 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_keys_and_their_order_are_those_of_the_contract() -> None:
+    assert SCHEMA == 2
     assert [entry.name for entry in fields(Finding)] == [
         "notebook", "technique", "variant", "baseline", "phase", "metric", "unit", "value",
-        "baseline_value", "speedup", "speedup_low", "speedup_high", "verdict", "limit",
-        "fraction_of_limit", "limit_note", "quality", "samples", "workload", "model", "hardware",
+        "baseline_value", "speedup", "speedup_low", "speedup_high", "verdict", "p_value",
+        "smallest_effect", "control_low", "control_high", "limit", "limit_low",
+        "fraction_of_limit", "limit_note", "of_bare_read", "of_bare_read_low",
+        "of_bare_read_high", "bare_note", "bytes_read", "weights", "samples", "ratios", "quality",
+        "workload", "model", "hardware", "engine",
     ]  # fmt: skip
+    assert {str(entry.type) for entry in fields(Finding)} == set(_KINDS)
 
 
 @pytest.mark.parametrize(
@@ -36,14 +48,20 @@ def test_keys_and_their_order_are_those_of_the_contract() -> None:
         ({"phase": "warm-up"}, "prefill, decode, end_to_end"),
         ({"verdict": "maybe"}, "faster, slower, inconclusive"),
         ({"metric": "speediness"}, "decode_rate"),
-        ({"value": float("nan")}, "value must be finite"),
+        ({"value": float("nan"), "fraction_of_limit": 0.5}, "value must be finite"),
         ({"baseline_value": -1.0}, "baseline_value must be finite and not negative"),
         ({"fraction_of_limit": float("inf")}, "fraction_of_limit must be finite"),
-        ({"speedup": 0.0}, "speedup must be a positive"),
-        ({"speedup_high": 3.0}, "outside its own interval"),
+        ({"speedup": -1.0, "baseline_value": 1.0}, "speedup must be a positive"),
+        ({"speedup_high": 3.0}, "the speedup 3.1 lies outside its own interval"),
         ({"speedup_low": 3.2}, "outside its own interval"),
+        ({"of_bare_read_low": None}, "the of_bare_read 0.86 lies outside its own interval"),
+        ({"of_bare_read_high": 0.85}, "outside its own interval"),
+        ({"of_bare_read": -0.1, "of_bare_read_low": -0.2}, "of_bare_read must be a positive"),
         ({"limit": None, "fraction_of_limit": None}, "needs a limit_note"),
-        ({"limit": None, "limit_note": "none"}, "together or not at all"),
+        ({"limit": None, "limit_note": "none", "fraction_of_limit": 0.5}, "together or not at"),
+        ({"value": 60.0}, "would reach 1.20 of its limit"),
+        ({"fraction_of_limit": 0.5}, "limit 50 and fraction 0.5 give 25, not the value 31"),
+        ({"unit": "s", "fraction_of_limit": 0.5}, "give 100, not the value 31"),
     ],
 )
 def test_refuses_what_cannot_be_true(changes: dict[str, Any], said: str) -> None:
@@ -62,19 +80,73 @@ def test_comes_back_as_it_was_saved(run: Path) -> None:
     assert load_findings(path) == written
 
 
-def test_keys_of_a_later_version_are_ignored(run: Path) -> None:
-    path = save_findings("00_good", [finding()])
-    rows = json.loads(path.read_text())
-    path.write_text(json.dumps([row | {"colour": "blue"} for row in rows]))
+def test_a_file_tells_of_its_run_and_its_schema(tmp_path: Path) -> None:
+    path = tmp_path / "findings.json"
+    path.write_text(to_json([finding()], {"name": "r", "clean": True}))
+    held = json.loads(path.read_text())
+    assert list(held) == ["schema", "run", "findings"]
+    assert (held["schema"], held["run"]) == (2, {"name": "r", "clean": True})
     assert load_findings(path) == [finding()]
 
 
-@pytest.mark.parametrize("content", ["{}", "[1]", "[", '[{"notebook": "x"}]'])
-def test_a_file_that_holds_no_findings_is_refused(tmp_path: Path, content: str) -> None:
-    path = tmp_path / "findings.json"
-    path.write_text(content)
-    with pytest.raises((ValueError, TypeError)):
-        load_findings(path)
+def test_keys_of_a_later_version_are_ignored(run: Path) -> None:
+    path = save_findings("00_good", [finding()])
+    held = json.loads(path.read_text())
+    held["findings"] = [row | {"colour": "blue"} for row in held["findings"]]
+    path.write_text(json.dumps(held | {"more": 1}))
+    assert load_findings(path) == [finding()]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("[", "f.json is no JSON"),
+        ("", "f.json is no JSON"),
+        ("\ud800", "f.json is no JSON"),
+        ("7", "f.json holds no findings"),
+        ('"findings"', "f.json holds no findings"),
+        ("null", "f.json holds no findings"),
+        ("[]", "f.json has schema 1; this version reads 2"),
+        ('[{"notebook": "x"}]', "has schema 1"),
+        ("{}", "has schema None"),
+        ('{"schema": 3, "findings": []}', "has schema 3"),
+        ('{"schema": 2}', "holds no list of findings"),
+        ('{"schema": 2, "findings": {}}', "holds no list of findings"),
+        ('{"schema": 2, "findings": [1]}', "holds no list of findings"),
+    ],
+)
+def test_a_file_that_holds_no_findings_is_refused(tmp_path: Path, content: str, said: str) -> None:
+    path = tmp_path / "f.json"
+    path.write_bytes(content.encode("utf-8", "surrogatepass"))
+    with pytest.raises(ValueError, match=said):
+        rows_in(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"value": "31"}, "value must be float; it is '31'"),
+        ({"value": None}, "value must be float; it is None"),
+        ({"limit": [1]}, r"limit must be float \| None"),
+        ({"quality": "good"}, "quality must be dict"),
+        ({"ratios": {}}, "ratios must be list"),
+        ({"variant": 3}, "variant must be str"),
+        ({"speedup": 9.0}, "outside its own interval"),
+    ],
+)
+def test_a_row_that_is_no_finding_is_refused(changes: dict[str, Any], said: str) -> None:
+    assert from_row(asdict(finding())) == finding()
+    with pytest.raises(ValueError, match=said):
+        from_row(asdict(finding()) | changes)
+
+
+def test_a_row_may_lack_only_what_has_a_default() -> None:
+    row = asdict(finding())
+    del row["engine"]
+    assert from_row(row).engine == {}
+    del row["verdict"]
+    with pytest.raises(ValueError, match="a finding lacks verdict"):
+        from_row(row)
 
 
 def test_findings_of_another_notebook_are_refused(run: Path) -> None:
@@ -83,60 +155,14 @@ def test_findings_of_another_notebook_are_refused(run: Path) -> None:
     assert not list(run.rglob("*.json"))
 
 
-def test_above_the_limit_is_recorded_and_said_loudly(
-    run: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    too_good = finding(fraction_of_limit=1.2)
-    assert finding(fraction_of_limit=1.0).defect is None
-    path = save_findings("00_good", [too_good])
-    assert "DEFECT: 00_good: static cache (decode) reaches 1.20" in capsys.readouterr().err
-    assert load_findings(path)[0].fraction_of_limit == 1.2
-
-
 def test_samples_are_kept_beside_the_findings(run: Path) -> None:
     path = save_samples("00_good", "rounds", {"times": [0.1, 0.2]})
     assert path == run / "traces" / "00_good" / "rounds.json"
     assert json.loads(path.read_text()) == {"times": [0.1, 0.2]}
+    assert run_folder() == run
 
 
 def test_a_live_session_has_a_folder_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LABKIT_RUN_DIR", raising=False)
     assert current_run().parts[-2:] == ("outputs", "interactive")
-
-
-@pytest.mark.parametrize(
-    ("fraction", "said"), [(0.614, "61 %"), (1.0, "100 %"), (0.996, "99.6 %"), (0.0012, "0.12 %")]
-)
-def test_percent_never_rounds_to_nothing_or_to_all(fraction: float, said: str) -> None:
-    assert words.percent(fraction).replace("\u00a0", " ") == said
-
-
-def test_words_of_amounts_and_durations() -> None:
-    assert words.amount(0.0172, "s") == "17.2\u00a0ms"
-    assert words.amount(1234.5, "tok/s") == "1,234\u00a0tok/s"
-    assert [words.times(ratio) for ratio in (1.0, 12.34, 3456.0)] == ["1.00x", "12.3x", "3,456x"]
-    assert [words.took(t) for t in (None, 7.4, 125.0)] == ["–", "7 s", "2 min 05 s"]
-
-
-@pytest.mark.parametrize(
-    ("quality", "said"),
-    [
-        ({"lossless": True}, "same answer"),
-        ({"lossless": True, "tokens_compared": 1024}, "same answer (1,024 tokens)"),
-        ({"lossless": False}, "other answers"),
-        ({"top1_agreement": 0.931, "kl_mean": 0.0123}, "93.1% same top token, KL 0.012"),
-        ({"perplexity_ratio": 1.0123}, "perplexity x1.012"),
-        ({}, "not stated"),
-    ],
-)
-def test_words_of_what_it_cost_in_answers(quality: dict[str, Any], said: str) -> None:
-    assert words.answers(quality).replace("\u00a0", " ") == said
-
-
-def test_the_headline_is_the_largest_sure_gain() -> None:
-    unsure = finding(variant="lucky", speedup=9.0, speedup_high=20.0, verdict="inconclusive")
-    said = words.headline([unsure, finding(), finding(notebook="01_timing", variant="other")])
-    assert said.startswith("3 findings from 2 notebooks. The largest sure gain: static cache is")
-    assert "3.10x as fast as no cache [2.90, 3.30] in decode, at 61" in said
-    assert "Nothing was surely faster" in words.headline([unsure])
-    assert words.headline([]) == "No findings yet."
+    assert run_folder() is None

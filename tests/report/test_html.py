@@ -7,6 +7,7 @@ from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import nbformat
 import pytest
@@ -19,6 +20,7 @@ from labkit.report.pages.html import (
     render_notebook,
     render_output,
 )
+from labkit.report.pages.links import of_notebook
 from tests.browser_helpers import HOSTILE, finding
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}
@@ -252,6 +254,24 @@ def test_the_page_leads_back_and_on(tmp_path: Path) -> None:
     page = page_of(tmp_path, neighbours=("00_first", "02_third"))
     links = [link["href"] for link in Tags(page).named("a")]
     assert links[:3] == ["../index.html", "00_first.html", "02_third.html"]
+
+
+def test_the_page_leads_to_its_data(tmp_path: Path) -> None:
+    """To the files that exist, by names that a browser can follow from the page's folder."""
+    run = tmp_path / "a run"
+    names = ["findings/00_x.json", "notebooks/00_x.ipynb", "traces/00_x/50% of #1 é.json"]
+    for name in [*names, "traces/00_x/notes.txt", "traces/01_y/other.json"]:
+        (run / name).parent.mkdir(parents=True, exist_ok=True)
+        (run / name).write_text("{}")
+    page = page_of(tmp_path, links=of_notebook(run, "00_x"))
+    hrefs = [str(link["href"]) for link in Tags(page).named("a")]
+    data = [href for href in hrefs if href not in ("../index.html",)]
+    assert [(run / "reports" / unquote(href)).resolve() for href in data] == [
+        (run / name).resolve() for name in names
+    ]
+    assert "#" not in "".join(data)
+    assert "trace 50% of #1 é" in text_of(page)
+    assert of_notebook(run, "02_none") == []
 
 
 def test_the_error_of_a_notebook_is_its_last_line() -> None:

@@ -1,4 +1,4 @@
-"""The pages around the notebooks: a run's answer, the list of runs, and two runs compared."""
+"""The pages around the notebooks: a run's answer, and the list of runs that compares them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from labkit.errors import ParameterError
 from labkit.report.pages import index
 from tests.browser_helpers import HOSTILE, entry, finding, several, write_findings, write_run
 from tests.report.test_html import Tags, harmless, text_of
@@ -44,25 +43,97 @@ def test_a_run_says_what_was_asked_and_what_was_found(tmp_path: Path) -> None:
     text = " ".join(text_of(page).replace("\u00a0", " ").split())
     harmless(page)
     assert len(Tags(page).named("h1")) == 1
-    assert "4 findings from 1 notebook. The largest sure gain: static cache is 3.10x" in text
+    assert "4 findings from 1 notebook. static cache comes closest to what the machine" in text
+    assert "The largest sure gain: static cache is 3.10x" in text
     assert "model smollm2-135m-instruct in float32 on Some CPU @ 2.0 GHz, 8 GB of memory" in text
-    assert "profile quick; 24 November 2026, 11:08 UTC" in text
-    assert "3.10x ▲ faster95 %: 2.90x to 3.30x, 12 rounds" in text
-    assert "31.4 tok/sdecode rate, baseline 10.1 tok/s" in text
-    assert "61 % of its limit, 51.5 tok/s" in text
+    assert "profile quick; revision abc1234, committed; 24 November 2026, 11:08 UTC" in text
+    assert "86 % [82, 90] of the bare read of 538 MB" in text
+    assert "62 %of its limit, 50 tok/s; 38.2 tok/s by the slowest rate" in text
+    assert "3.10x ▲ faster95 %: 2.90x to 3.30x, 12 rounds; could have seen 4 %" in text
+    assert "31 tok/sdecode rate, baseline 10 tok/s" in text
+    assert "40 % [35, 45] of the int8 products alone (avx512vnni)" in text
     assert "same answer (64 tokens)" in text
     assert "≈ inconclusive" in text
-    assert "no limit is defined for it" in text
-    assert 'style="width:61.0%"' in page
+    assert "–no limit: none is defined for it" in text
+    assert "–no bare read beside it" in text
+    assert 'style="width:86.0%"' in page
     assert "banner" not in page.split("</style>")[1]
 
 
-def test_a_finding_above_its_limit_is_a_red_banner(tmp_path: Path) -> None:
-    page = run_page(finished(tmp_path / "r", finding(fraction_of_limit=1.25)))
+def test_columns_say_the_share_of_the_bare_read_before_the_fraction_of_the_limit(
+    tmp_path: Path,
+) -> None:
+    page = run_page(finished(tmp_path / "r", finding()))
+    heads = re.findall(r'<th scope="col">([^<]*)</th>', page)
+    assert heads[:3] == ["variant", "of the bare read", "of its limit"]
+    assert "how to read this table" in page
+    assert "<em>Of the bare read</em>" in page
+
+
+def test_more_than_the_bare_read_stays_within_the_bar(tmp_path: Path) -> None:
+    more = finding(of_bare_read=1.02, of_bare_read_high=1.1)
+    page = run_page(finished(tmp_path / "r", more))
+    assert 'style="width:100.0%"' in page
+    assert "102" in text_of(page)
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        ({"git_changed": True}, "revision abc1234, with uncommitted changes"),
+        ({"git_changed": None}, "revision abc1234, with uncommitted changes"),
+        ({"git_revision": None}, "profile quick; 24 November"),
+    ],
+)
+def test_a_run_says_what_it_was_made_from(tmp_path: Path, made: dict[str, Any], said: str) -> None:
+    assert said in text_of(run_page(finished(tmp_path / "r", finding(), **made)))
+
+
+def test_a_notebook_of_another_revision_or_profile_says_so(tmp_path: Path) -> None:
+    same = {"profile": "quick", "git_revision": "abc1234", "git_changed": False}
+    other = {"profile": "full", "git_revision": "0ld", "git_changed": False}
+    entries = [entry("00_good") | same, entry("01_kept", "kept") | other, entry("02_older", "kept")]
+    write_run(tmp_path / "r", "finished", entries)
+    text = text_of(run_page(tmp_path / "r"))
+    assert text.count("made with") == 1
+    assert "made with profile full; revision 0ld, committed" in text
+
+
+def test_a_run_links_its_data(tmp_path: Path) -> None:
+    folder = finished(tmp_path / "r", finding())
+    hrefs = [link["href"] for link in Tags(run_page(folder)).named("a")]
+    assert hrefs[-3:] == ["findings.json", "findings.csv", "environment.json"]
+    (folder / "findings.csv").unlink()
+    assert "findings.csv" not in run_page(folder)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("[]", "findings.json has schema 1; this version reads 2."),
+        ('"text"', "findings.json holds no findings."),
+        ("{", "findings.json is no JSON"),
+        ('{"schema": 2, "findings": [{"value": 1}]}', "a finding lacks notebook."),
+    ],
+)
+def test_findings_that_cannot_be_read_are_told_on_both_pages(
+    tmp_path: Path, content: str, said: str
+) -> None:
+    folder = finished(tmp_path / "older", finding())
+    (folder / "findings.json").write_text(content)
+    page = run_page(folder)
+    harmless(page)
     banner = re.search(r'<p class="banner bad" role="alert">.*?</p>', page, re.DOTALL)
     assert banner is not None
-    assert "reaches 1.25 of its limit" in text_of(banner[0])
-    assert 'class="defect" style="width:100.0%"' in page
+    assert "The findings of this run cannot be read." in text_of(banner[0])
+    assert said in text_of(banner[0])
+    assert "make reports RUN=older FORCE=1" in text_of(banner[0])
+    assert "No findings yet" not in page
+    write_run(tmp_path / "begun", "unfinished", [])
+    run = next(run for run in embedded(runs_page(tmp_path)) if run["name"] == "older")
+    assert (run["status"], run["findings"]) == ("finished", [])
+    assert said in run["unread"]
+    assert said in text_of(runs_page(tmp_path))
 
 
 def test_a_failed_notebook_is_red_with_its_error_and_its_page(tmp_path: Path) -> None:
@@ -112,20 +183,13 @@ def test_a_half_written_file_never_stops_the_list(tmp_path: Path, name: str, con
     assert "half" in runs_page(tmp_path)
 
 
-def test_what_is_no_run_is_not_listed(tmp_path: Path) -> None:
-    (tmp_path / "interactive" / "findings").mkdir(parents=True)  # what a live session leaves
-    (tmp_path / ".hidden" / "notebooks").mkdir(parents=True)
-    (tmp_path / "a file").touch()
-    (tmp_path / "begun" / "notebooks").mkdir(parents=True)
-    assert [path.name for path in index.runs_in(tmp_path)] == ["begun"]
-
-
 def test_runs_are_listed_newest_first_with_their_best(tmp_path: Path) -> None:
     unsure = finding(speedup=9.0, speedup_high=20.0, verdict="inconclusive")
     finished(tmp_path / "old", finding(), unsure, started="2026-11-23T10:00:00+00:00")
     finished(tmp_path / "new", started="2026-11-24T10:00:00+00:00")
     runs = embedded(runs_page(tmp_path))
-    assert [(run["name"], run["best"]) for run in runs] == [("new", "–"), ("old", "3.10x")]
+    told = [(run["name"], run["best"], run["closest"].replace("\u00a0", " ")) for run in runs]
+    assert told == [("new", "–", "–"), ("old", "3.10x", "86 % [82, 90]")]
 
 
 def test_an_empty_folder_says_how_to_make_a_run(tmp_path: Path) -> None:
@@ -148,53 +212,7 @@ def test_the_list_opens_on_two_runs_that_have_findings(tmp_path: Path) -> None:
     finished(tmp_path / "a", finding(), started="2026-11-21T10:00:00+00:00")
     finished(tmp_path / "b", finding(), started="2026-11-22T10:00:00+00:00")
     write_run(tmp_path / "c", "unfinished", [], started="2026-11-23T10:00:00+00:00")
-    chosen = re.findall(r"<option[^>]* selected>(\w)</option>", runs_page(tmp_path))
-    assert chosen == ["a", "b"]
-
-
-def test_two_runs_side_by_side(tmp_path: Path) -> None:
-    latency = {"variant": "window", "metric": "ttft", "unit": "s"}
-    first = finished(tmp_path / "1", finding(), finding(**latency, value=0.2), finding(variant="x"))
-    second = finished(tmp_path / "2", finding(value=62.8), finding(**latency, value=0.1))
-    rows = index.compare_runs(first, second)
-    assert [row["second to first"] for row in rows] == ["2.00x", "2.00x", "–"]
-    assert rows[0]["first"] == "31.4\u00a0tok/s"
-    assert rows[2]["second"] == "–"
-    assert rows[1]["finding"] == "00_good: window / no cache, decode, TTFT"
-
-
-def test_a_rate_of_nothing_divides_nothing(tmp_path: Path) -> None:
-    none = finished(tmp_path / "1", finding(metric="goodput", unit="req/s", value=0.0))
-    some = finished(tmp_path / "2", finding(metric="goodput", unit="req/s", value=2.0))
-    assert [row["second to first"] for row in index.compare_runs(none, some)] == ["–"]
-
-
-def test_what_differs_between_two_runs_is_told(tmp_path: Path) -> None:
-    first = finished(tmp_path / "1", finding())
-    second = finished(tmp_path / "2", finding(), model="another")
-    assert index.differences(first, second) == ["model: smollm2-135m-instruct | another"]
-    assert index.differences(first, first) == []
-
-
-def test_a_run_that_is_not_there_is_named_with_those_that_are(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    finished(tmp_path / "outputs" / "there", finding())
-    monkeypatch.setattr(index, "project_root", lambda: tmp_path)
-    assert index.find_run("there") == tmp_path / "outputs" / "there"
-    with pytest.raises(ParameterError, match="no run named 'elsewhere'; known are: there"):
-        index.find_run("elsewhere")
-
-
-@pytest.mark.parametrize(
-    ("stamp", "said"),
-    [
-        ("2026-11-24T11:08:00+00:00", "24 November 2026, 11:08 UTC"),
-        ("2026-11-24T12:08:00+01:00", "24 November 2026, 11:08 UTC"),
-        ("yesterday", "unknown time"),
-        (None, "unknown time"),
-        (5, "unknown time"),
-    ],
-)
-def test_moments_are_told_in_one_time_zone(stamp: object, said: str) -> None:
-    assert index.when(stamp) == said
+    page = runs_page(tmp_path)
+    assert re.findall(r"<option[^>]* selected>(\w)</option>", page) == ["a"]
+    assert re.findall(r"<input[^>]* checked> (\w)</label>", page) == ["b"]
+    assert len(re.findall('<input type="checkbox"', page)) == 3

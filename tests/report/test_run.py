@@ -9,7 +9,7 @@ import pytest
 
 from labkit.report.runs import run as run_module
 from labkit.report.runs.run import run_reports
-from tests.run_helpers import IDENTITY, record, small_request, states, write
+from tests.run_helpers import IDENTITY, findings, record, small_request, states, write
 
 
 @pytest.fixture
@@ -21,14 +21,14 @@ def test_a_run_leaves_everything_the_design_names(request_):
     assert run_reports(request_) == 0
     folder = request_.outputs / "r"
     for name in (
-        "index.html", "run.json", "findings.json", "environment.json", "reports/00_good.html",
+        "index.html", "run.json", "findings.json", "findings.csv", "environment.json",
+        "reports/00_good.html",
         "notebooks/00_good.ipynb", "findings/00_good.json", "state/00_good.json",
     ):  # fmt: skip
         assert (folder / name).is_file(), name
     assert (request_.outputs / "index.html").is_file()
     assert record(request_)["status"] == "finished"
-    findings = json.loads((folder / "findings.json").read_text())
-    assert [finding["samples"] for finding in findings] == [4]  # the profile's value
+    assert [row["samples"] for row in findings(request_)] == [4]  # the profile's value
     assert not list(folder.rglob(".*.part.ipynb"))
 
 
@@ -72,11 +72,14 @@ def test_what_a_result_depends_on_makes_it_run_again(request_, change, monkeypat
     assert executed.stat().st_mtime_ns > before
 
 
-def test_more_than_the_limit_is_said_loudly(request_, capsys):
+def test_more_than_the_limit_is_refused_and_fails_the_notebook(request_):
     write(request_.notebooks, "01_magic", fraction=1.2)
-    run_reports(request_)
-    assert "DEFECT" in capsys.readouterr().err
-    assert "Defect." in (request_.outputs / "r" / "index.html").read_text()
+    assert run_reports(request_) == 1
+    assert states(request_) == {"00_good": "ok", "01_magic": "failed"}
+    assert "would reach 1.20 of its limit" in record(request_)["notebooks"][1]["error"]
+    page = (request_.outputs / "r" / "index.html").read_text()
+    assert "would reach 1.20 of its limit" in page
+    assert [row["notebook"] for row in findings(request_)] == ["00_good"]
 
 
 def test_only_adds_to_what_is_there(request_):
@@ -85,4 +88,4 @@ def test_only_adds_to_what_is_there(request_):
     assert states(request_) == {"00_good": "ok"}
     assert run_reports(replace(request_, only="01")) == 0
     assert states(request_) == {"00_good": "ok", "01_more": "ok"}
-    assert len(json.loads((request_.outputs / "r" / "findings.json").read_text())) == 2
+    assert len(findings(request_)) == 2

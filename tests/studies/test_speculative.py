@@ -1,4 +1,4 @@
-"""Notebook 05: numbers and sentences from counts; the marked text; a study on a tiny model."""
+"""Notebook 05: the marked text, the target, drafts and other engines; a study on a tiny model."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import pytest
 import torch
 
 from labkit.engine.accounting import Accounting
-from labkit.engine.row_costs import RowCosts
+from labkit.limits.cost import matrix_parameters
+from labkit.limits.hardware import Hardware, Reading
 from labkit.model.load import load
-from labkit.optimize.speculative import PromptLookup
-from labkit.optimize.speculative.head.cost import HeadCost
-from labkit.quality.lossless import SameAnswer
+from labkit.optimize.speculative import PromptLookup, limit_costs
+from labkit.optimize.speculative.predict import mixed_speedup
 from labkit.studies import speculative_figures as figures
-from labkit.studies import speculative_tables as tables
 from labkit.studies.speculative import Study
+from labkit.studies.speculative_findings import kind_finding
 from labkit.studies.speculative_forecast import CountsHead, foreseen
 from labkit.studies.speculative_others import TRANSFORMERS, lookups, other_engines
-from labkit.studies.speculative_target import KeptHead, Target, fastest
+from labkit.studies.speculative_target import Target, fastest
 from labkit.studies.speculative_tasks import (
     AUTOMATIC,
     Case,
@@ -29,70 +29,13 @@ from labkit.studies.speculative_tasks import (
     own_layers,
     sampled,
     settings,
+    speculated,
 )
-from labkit.workload.tasks import Task
+from labkit.timing.statistics import geometric_mean
+from labkit.workload.tasks import KINDS, OUTSIDE, Task
+from tests.fused_helpers import tiny_gguf
+from tests.speculative_stubs import COSTS
 from tests.tiny import save_tiny_model, tiny_decoder
-
-COSTS = RowCosts(0.5, (1.0, 1.1, 1.3, 1.6))
-
-
-def account(*passes: tuple[int, int]) -> Accounting:
-    """Passes of (tokens sent, tokens accepted), a second of verifying each."""
-    found = Accounting()
-    for sent, accepted in passes:
-        found.note(sent, accepted, accepted + 1, 1.0)
-    return found
-
-
-# Numbers and rows
-
-
-def test_acceptance_and_tokens_a_pass_are_of_all_requests_together() -> None:
-    each = [account((2, 2), (2, 0)), account((4, 1))]
-    assert tables.acceptance(each) == pytest.approx(3 / 8)
-    assert tables.tokens_a_pass(each) == pytest.approx((3 + 1 + 2) / 3)
-    assert tables.accepted_and_given(each) == "0.38 · 2.00"
-    assert tables.acceptance([account((0, 0))]) == 0
-
-
-def test_a_row_says_where_the_time_of_a_token_goes() -> None:
-    one = account((1, 1), (1, 0))  # 3 tokens in 2 s, half of the second pass lost
-    one.drafting = 0.3
-    (row,) = tables.where_time_goes({"a setting": [one]})
-    assert row["tokens a pass"] == pytest.approx(1.5)
-    assert row["verifying, a token"] == "667 ms"
-    assert row["drafting, a token"] == "100 ms"
-    assert row["lost to rejected rows"] == "25%"
-
-
-def test_a_draft_pays_from_the_acceptance_that_repays_its_rows() -> None:
-    # One token drafted: 1 + a tokens for r(2) = 1.1 passes.
-    assert tables.pays(1, COSTS) == "from an acceptance of 0.10 on"
-    assert tables.pays(1, RowCosts(1.0, (1.0, 2.0))) == "at no acceptance"
-    assert tables.pays(1, RowCosts(1.0, (1.0, 1.0))) == "at any acceptance"
-
-
-def test_a_machine_is_told_by_its_best_task() -> None:
-    (row,) = tables.machines({"here": COSTS}, 2, [account((1, 1)), account((1, 0))])
-    assert row["r(3)"] == 1.3
-    assert row["automatic could give"] == pytest.approx(2 / 1.1)
-
-
-def test_ties_are_told_only_where_there_are_any() -> None:
-    equal, tie = SameAnswer(10, 10), SameAnswer(10, 4, margin=1e-5)
-    assert "tie" not in tables.told_same([equal, equal])
-    assert "**1 of 2**" in tables.told_same([equal, tie])
-    assert "; 1 first differ at a tie" in tables.told_same([equal, tie])
-
-
-def test_a_head_is_told_with_its_recipe_and_cost() -> None:
-    recipe = {"minutes": 41.7, "tokens": 1234567, "agreement": 0.551}
-    head = KeptHead(None, None, recipe, [], HeadCost(0.412, 0.2, 0.0))  # type: ignore[arg-type]
-    told = tables.told_head(head)
-    for part in ("42 minutes", "1,234,567", "55%", "0.41 passes", "0.20"):
-        assert part in told
-    assert "head.train" in tables.told_head(None)
-
 
 # The marked text
 
@@ -149,14 +92,33 @@ def test_the_plain_decoder_serves_where_the_fused_one_cannot(llama) -> None:
     assert found.weight_bytes is None
 
 
-def test_a_step_of_the_target_reads_its_own_weights() -> None:
+def test_a_pass_of_the_target_reads_its_own_weights_and_cache() -> None:
     decoder = tiny_decoder()
-    plain = Target("plain decoder", decoder).step_cost(100, "float32")
+    plain = Target("plain decoder", decoder).cost(100, 3, "float32")
     assert plain.kv_read_bytes == 100 * decoder.config.kv_bytes_per_token(4)
+    assert plain.dtype == "float32"
     decoder.weight_bytes = 1234.0  # as a decoder that is Weighed
-    packed = Target("packed", decoder).step_cost(100, "float32")
+    packed = Target("packed", decoder, products="int8").cost(100, 3, "float32")
     assert packed.weight_bytes == 1234.0
     assert packed.kv_read_bytes == 100 * decoder.config.kv_bytes_per_token(2)
+    assert packed.dtype == "int8"
+    assert packed.flops == plain.flops
+
+
+def test_rows_of_the_fused_decoder_are_int8_products_and_float32_attention(
+    llama, tmp_path: Path
+) -> None:
+    target = fastest(llama.model, str(tiny_gguf(tmp_path / "a.gguf", "llama", "Q8_0")))
+    assert (target.name, target.products, target.attention) == ("fused decoder", "int8", "float32")
+    assert target.format == "q8_0"
+    assert target.runs_on(torch.device("cpu")).split()[0] == str(target.decoder.threads)
+    reading = {"int8": Reading(1e3, 1e3, 0.0), "float32": Reading(1e30, 1e30, 0.0)}
+    slow = Hardware("slow", "cpu", 1, {1: Reading(1e30, 1e30, 0.0)}, reading)
+    # Only int8 products take time there: n rows take n times as long as one.
+    found = limit_costs(
+        lambda rows: target.cost(8, rows, "float32"), slow, (1, 2, 4), attention=target.attention
+    )
+    assert found.relative == pytest.approx((1, 2, 3, 4))
 
 
 def test_own_layers_draft_with_a_share_of_them() -> None:
@@ -219,9 +181,20 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     """On a tiny model; nothing in it is timed before a test looks at it."""
     folder = save_tiny_model(tmp_path_factory.mktemp("model"))
     return Study(
-        model=str(folder), device="cpu", new_tokens=12, tasks_a_kind=1, rows=[1, 2, 4],
-        context=16, row_rounds=2, length=2, outside_tasks=1, compare_transformers=False,
+        model=str(folder), device="cpu", new_tokens=12, tasks_a_kind=2, calibration_tasks=1,
+        rows=[1, 2, 4], context=16, row_rounds=2, length=2, outside_tasks=1,
+        compare_transformers=False,
     )  # fmt: skip
+
+
+def test_costs_are_measured_once_and_beside_the_calibration_tasks(study: Study) -> None:
+    assert sorted(study.costs.measured) == [1, 2, 3, 4]  # the rows of a draft of two tokens too
+    assert study.costs is study.calibration.costs
+    calibrating = {case.task.name for case in study.calibration.cases}
+    assert {case.task.kind for case in study.calibration.cases} == set(KINDS + OUTSIDE)
+    assert calibrating.isdisjoint(case.task.name for case in study.cases)
+    assert not any(c.task.held_out for c in study.calibration.cases if c.task.kind in KINDS)
+    assert study.calibration.spread > 0
 
 
 def test_a_study_checks_every_case_with_every_setting(study: Study) -> None:
@@ -246,18 +219,46 @@ def test_each_kind_has_its_cases_and_its_forecasts(study: Study) -> None:
     assert sum(map(len, study.kinds.values())) == len(study.cases)
     for kind, cases in study.kinds.items():
         assert {case.task.kind for case in cases} == {kind}
-        assert {len(of) for of in study.foreseen[kind].values()} == {len(cases)}
+        assert len(study.accounts(AUTOMATIC, kind)) == len(cases)
+        assert {len(of) for of in study.forecasts[kind].values()} == {1}
         assert study.skipped[kind].account.tokens == 11  # the prompt's pass gives the first
 
 
-def test_the_limit_takes_as_many_passes_as_drafts_leave(study: Study, monkeypatch) -> None:
-    from labkit.studies.speculative_forecast import Foreseen
-    from labkit.studies.speculative_measured import Timed
+def test_a_forecast_is_what_the_calibration_answer_would_have_taken(study: Study) -> None:
+    (case,) = (c for c in study.calibration.cases if c.task.kind == "chat")
+    account = Accounting()
+    list(speculated(study.target.decoder, case, study.settings[AUTOMATIC], account))
+    cost = sum(count * study.costs.r(sent + 1) for (sent, _), count in account.outcomes.items())
+    assert study.forecasts["chat"][AUTOMATIC] == [pytest.approx(account.tokens / cost)]
 
-    timed = Timed(None, {AUTOMATIC: [Foreseen(account((3, 1), (3, 3)))]}, {})  # type: ignore[arg-type]
-    monkeypatch.setitem(vars(study), "timed", {"chat": timed})
-    least = study._least("chat")(1e9)
-    assert least == pytest.approx(study.one_pass.read_bytes / 3 / 1e9)
+
+def test_a_drafted_token_of_fewer_layers_costs_their_share_and_the_head(study: Study) -> None:
+    parts = matrix_parameters(study.lab.config)
+    _, kept = study.own_layers
+    layer = parts["layers"] / study.lab.config.layers
+    whole = study.lab.config.layers * layer + parts["head"]
+    assert study.skipped_cost == pytest.approx((kept * layer + parts["head"]) / whole)
+
+
+def test_a_finding_is_over_prompts_and_limited_by_the_passes_of_its_drafts(
+    study: Study, monkeypatch
+) -> None:
+    monkeypatch.setitem(vars(study), "kinds", {"chat": study.kinds["chat"]})
+    rounds = study.timed["chat"]
+    assert rounds.comparison.rounds == 6  # the rounds in which both prompts run equally often
+    found = kind_finding(study, "chat")
+    assert found.ratios == rounds.each(AUTOMATIC)
+    assert found.workload["interval_over"] == "prompts"
+    assert found.speedup == pytest.approx(found.value / found.baseline_value)
+    share = rounds.share(AUTOMATIC)
+    assert (found.of_bare_read, found.of_bare_read_low) == (share.value, share.low)
+    cost = study.one_pass("chat")
+    tokens = geometric_mean(
+        [mixed_speedup(one, study.limit) for one in study.accounts(AUTOMATIC, "chat")]
+    )
+    if found.limit is not None:  # the limit of so small a model may be beaten
+        assert found.limit == pytest.approx(tokens / study.lab.least(cost).seconds)
+    assert found.weights == "float32"
 
 
 def test_loaded_models_of_another_device_are_not_fused(tmp_path: Path) -> None:

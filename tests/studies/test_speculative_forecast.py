@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 
 from labkit.engine.generate import generate
@@ -10,7 +12,6 @@ from labkit.optimize.speculative import (
     Adaptive,
     ModelDraft,
     PromptLookup,
-    RowCosts,
     SuffixIndex,
     keep_layers,
     speculate,
@@ -21,6 +22,7 @@ from labkit.studies import speculative_tasks as study
 from labkit.studies.speculative_replay import replay
 from labkit.workload.tasks import Task
 from tests.speculative_stubs import COSTS, Scripted
+from tests.studies.test_speculative_prompts import rounds
 from tests.tiny import tiny_decoder
 
 PROMPT = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 1, 4, 1]
@@ -43,14 +45,6 @@ def test_a_replay_is_the_run():
         assert known.drafted == real.drafted
 
 
-def account_of(outcomes):
-    account = Accounting()
-    for (sent, accepted), count in outcomes.items():
-        for _ in range(count):
-            account.note(sent, accepted, accepted + 1, 0.0)
-    return account
-
-
 def test_a_study_foresees_what_then_happens():
     decoder = tiny_decoder(vocab_size=300, max_positions=400)
     tokenizer = Bytes()
@@ -70,23 +64,42 @@ def test_a_study_foresees_what_then_happens():
         known = foresight.foreseen(decoder.config, cases[0], setting)
         assert known.account.outcomes == real.outcomes
         cost = sum(count * COSTS.r(sent + 1) for (sent, _), count in real.outcomes.items())
-        speedup = known.speedup(foresight.Moment(COSTS))
-        assert speedup == pytest.approx(real.tokens / cost)
+        assert known.speedup(COSTS) == pytest.approx(real.tokens / cost)
 
 
-def test_what_is_expected_of_a_comparison_is_the_median_of_its_rounds_at_their_costs():
-    cases = [foresight.Foreseen(account_of({(1, accepted): 1})) for accepted in (0, 1)]
-    moments = [foresight.Moment(RowCosts(1.0, (1.0, r))) for r in (2.0, 1.0, 2.0, 4.0)]
-    # Rounds 1, 2, 3 ask cases 1, 0, 1: means of 2/2 and 2/1, of 1/1 and 1/2, of 2/2 and 2/4.
-    assert foresight.expected(cases, moments) == pytest.approx(0.75)
+def test_streams_are_left_out_where_no_draft_reads_them():
+    decoder = tiny_decoder(vocab_size=300, max_positions=400)
+    (case,) = study.answered(decoder, Bytes(), [Task("a", "chat", "x" * 9)], 24, streams=False)
+    assert case.streams is None
 
 
 def test_a_prediction_counts_what_the_head_is_asked():
-    found = foresight.Foreseen(account_of({(1, 1): 2}), asked=(2, 3, 10))
-    head = study.KeptHead(None, None, {}, [], HeadCost(first=0.1, further=0.05, read=0.01))
+    account = Accounting(outcomes=Counter({(1, 1): 2}))
+    found = foresight.Foreseen(account, asked=(2, 3, 10))
+    head = HeadCost(first=0.1, further=0.05, read=0.01)
     expected = 4 / (2 * COSTS.r(2) + 0.45)
-    assert found.speedup(foresight.Moment(COSTS, head)) == pytest.approx(expected)
-    assert found.speedup(foresight.Moment(COSTS)) == pytest.approx(2 / COSTS.r(2))
+    assert found.speedup(COSTS, head) == pytest.approx(expected)
+    assert found.speedup(COSTS) == pytest.approx(2 / COSTS.r(2))
+    assert found.speedup(COSTS, draft_cost=0.2) == pytest.approx(2 / (COSTS.r(2) + 0.2))
+
+
+def test_forecasts_are_held_by_kind_and_over_the_prompts_of_all_kinds():
+    name = "a draft"
+    timed = {"chat": rounds([2.0, 8.0] * 3, 2), "edit_code": rounds([1.0] * 5, 1)}
+    told = {"chat": {name: [2.0, 4.5]}, "edit_code": {name: [8.0]}, "completion": {name: [9.0]}}
+    again = {"chat": {name: [2.0, 8.0]}, "edit_code": {name: [1.0]}}
+    chat, code, every = foresight.hold(timed, told, again)
+    assert (chat.kind, chat.setting) == ("chat", name)
+    assert (chat.forecast, chat.replayed) == pytest.approx((3.0, 4.0))
+    assert chat.measured == timed["chat"].speedup(name)
+    assert chat.consistent
+    assert code.forecast == pytest.approx(8.0)
+    # Two prompts of chat, one of code.
+    assert every.kind == foresight.EVERY
+    assert every.forecast == pytest.approx((3.0 * 3.0 * 8.0) ** (1 / 3))
+    assert every.replayed == pytest.approx(16 ** (1 / 3))
+    assert every.measured.rounds == pytest.approx((2.0, 8.0, 1.0))
+    assert foresight.hold(timed, {}, again) == []
 
 
 class Bytes:

@@ -7,15 +7,22 @@ from typing import Any
 
 import pytest
 
+from labkit.errors import ParameterError
 from labkit.limits.cost import decode_cost, prefill_cost
 from labkit.limits.hardware import Hardware, Reading
+from labkit.limits.roofline import Limit
+from labkit.report.told.compared import Least
 from labkit.studies import speed_limit, speed_limit_calculator
 from labkit.studies import speed_limit_ledger as ledger
+from labkit.studies import speed_limit_parts as parts
+from labkit.studies.speed_limit import PLAIN
+from labkit.timing.compare import Bare, Comparison
+from labkit.timing.trace import Trace
 from tests.tiny import CONFIG
 
 
 def reading(rate: float) -> Reading:
-    return Reading(rate, rate, 0.1)
+    return Reading(rate, rate, 0.1, rate / 2)
 
 
 def machine(bandwidth: float = 1e9, rate: float = 1e11, **more: Any) -> Hardware:
@@ -24,27 +31,92 @@ def machine(bandwidth: float = 1e9, rate: float = 1e11, **more: Any) -> Hardware
     return Hardware("made up", "cpu", 2, points, {"float32": reading(rate)}, **more)
 
 
-@pytest.mark.parametrize(
-    ("token", "matrices", "least"), [(10.0, 6.0, 4.0), (10.0, 3.0, 4.0), (2.0, 3.0, 1.0)]
-)
-def test_the_parts_of_a_token_add_up(token: float, matrices: float, least: float) -> None:
-    parts = ledger.parts_of_token(token, matrices, least)
-    assert sum(parts.values()) == pytest.approx(token)
-    assert parts[ledger.LIMIT] == least
-    assert parts[ledger.LIMIT] + parts[ledger.MATRICES] == pytest.approx(matrices)
+NOISE = (1.0, 1.02, 0.98, 1.01, 0.99)
 
 
-def test_shares_of_a_token_are_told() -> None:
-    rows = ledger.part_rows(ledger.parts_of_token(10e-3, 6e-3, 4e-3))
-    assert [row["share"] for row in rows] == ["40%", "20%", "40%"]
-    assert [row["time a token"] for row in rows] == ["4 ms", "2 ms", "4 ms"]
+def timed(times: dict[str, float], bare: Bare | None = None) -> Comparison:
+    """A comparison whose variants take these seconds a token, all of them noisier together."""
+    traces = {
+        name: [Trace(0.0, (1.0, 1.0 + value * x)) for x in NOISE] for name, value in times.items()
+    }
+    held = {(PLAIN, "tpot"): bare} if bare else {}
+    return Comparison("other", traces, {}, held)
 
 
-def test_a_part_below_zero_is_told_as_not_measurable() -> None:
-    rows = ledger.part_rows(ledger.parts_of_token(10e-3, 3e-3, 4e-3))
-    assert rows[1] == {
-        "part": ledger.MATRICES, "time a token": "not measurable (-1 ms)", "share": "–"
-    }  # fmt: skip
+def steps(token: float, products: float, read: float) -> list[parts.Step]:
+    times = {PLAIN: token, parts.PRODUCTS: products, "bare read": read / 2}
+    return parts.steps(timed(times, Bare("bare read", 2.0)), PLAIN)
+
+
+def test_the_parts_of_a_token_add_up() -> None:
+    found = steps(10e-3, 6e-3, 4e-3)
+    assert [step.seconds for step in found] == pytest.approx([4e-3, 6e-3, 10e-3], rel=1e-3)
+    assert [step.adds for step in found] == pytest.approx([4e-3, 2e-3, 4e-3], rel=1e-3)
+    assert [str(step.over) for step in found[1:]] == ["1.50x [1.50, 1.50]", "1.67x [1.67, 1.67]"]
+    rows = parts.rows(found)
+    assert [row["share of the token"] for row in rows] == ["40%", "20%", "40%"]
+    assert [row["time a token"] for row in rows] == ["4 ms", "6 ms", "10 ms"]
+
+
+def test_a_part_that_is_not_there_is_told_as_not_measurable() -> None:
+    found = steps(10e-3, 3e-3, 4e-3)  # the products took less than the bare read
+    assert found[1].adds is None
+    row = parts.rows(found)[1]
+    assert (row["adds"], row["share of the token"]) == ("not measurable", "–")
+    told = parts.sentence(found, 100, 2e-6)
+    assert "The products take 0.75x [0.75, 0.75] the time of the bare read" in told
+    assert "100 of these take 200 µs" in told
+    same = parts.sentence(steps(3e-3, 3e-3, 2e-3), 100, 2e-6)
+    assert "what it does besides them takes: not measurable" in same
+
+
+def test_without_a_bare_read_the_products_come_first() -> None:
+    found = parts.steps(timed({PLAIN: 2.0, parts.PRODUCTS: 1.0}), PLAIN)
+    assert [step.name for step in found] == [parts.PRODUCTS, "the whole token"]
+    gone = timed({PLAIN: 2.0, parts.PRODUCTS: 1.0}, Bare("bare read", 1.0))
+    assert len(parts.steps(gone, PLAIN)) == 2
+
+
+def test_repeated_work_gives_a_timestamp_each() -> None:
+    done: list[int] = []
+    trace = parts.repeated(lambda: done.append(1), 3, "cpu")(1)
+    assert len(done) == len(trace.times) == 3
+    assert trace.tpot is not None
+
+
+def test_the_bare_read_of_the_rounds_gives_a_bandwidth() -> None:
+    cost = decode_cost(CONFIG, 10)
+    found = timed({PLAIN: 4.0, "bare read": 1.0}, Bare("bare read", 2.0))
+    assert ledger.bare_bandwidth(found, PLAIN, cost, "memory") == pytest.approx(
+        cost.read_bytes / 2.0, rel=1e-3
+    )
+    assert ledger.bare_bandwidth(found, PLAIN, cost, "compute") is None
+    assert ledger.bare_bandwidth(timed({PLAIN: 4.0}), PLAIN, cost, "memory") is None
+    told = ledger.shares(found, [PLAIN])
+    assert "plain decoder reached 50% [50, 50] of what the bare read reached" in told
+    assert "no share can be told" in ledger.shares(timed({PLAIN: 4.0}), [PLAIN])
+
+
+def test_a_variant_is_told_with_its_share_and_a_baseline_without_a_speedup() -> None:
+    times = {PLAIN: 4.0, "bare read": 1.0, "other": 8.0, "other (again)": 8.0}
+    found = timed(times, Bare("bare read", 2.0))
+    row = ledger.held_row(found, PLAIN, "decode", 0.4)
+    assert row["speedup"] == "2.00x [2.00, 2.00]"
+    assert row["share of the bare work"] == "50% [50, 50]"
+    assert row["of its limit"] == "40%"
+    base = ledger.held_row(found, "other", "decode", None)
+    assert (base["speedup"], base["could have seen"], base["of its limit"]) == ("–", "–", "–")
+
+
+def test_a_limit_is_told_with_its_band() -> None:
+    told = ledger.limit_caption("decode", Least(0.01, 0.02), "bare read of 9 MB")
+    assert told == (
+        "Decode. Bare work: bare read of 9 MB. Limit: 10 ms, and 20 ms at the slowest sustained "
+        "rates of this run"
+    )
+    assert ledger.limit_caption("decode", Least(0.01), "x").endswith("Limit: 10 ms")
+    row = ledger.limit_row("decode", Limit(0.01, 0.001), 0.02, 1)
+    assert (row["limit, tok/s"], row["at the slowest rates"], row["set by"]) == (100, 50, "memory")
 
 
 def test_the_passes_are_a_prefill_an_early_and_the_last_step() -> None:
@@ -74,11 +146,11 @@ def test_the_machine_is_told_by_threads_or_as_a_whole() -> None:
     both = {"bandwidth": reading(2e9), "matrix": reading(3e9)}
     (row,) = ledger.thread_rows(machine(by_threads={2: both}))
     assert row == {
-        "threads": 2, "memory, GB/s": 2.0, "memory, spread": "10%",
-        "float32 product, GFLOP/s": 3.0,
+        "threads": 2, "memory, GB/s": 2.0, "its slowest": 1.0,
+        "float32 product, GFLOP/s": 3.0, "slowest product": 1.5,
     }  # fmt: skip
     (whole,) = ledger.thread_rows(machine())
-    assert whole == {"memory, GB/s": 1.0, "float32 product, GFLOP/s": 100.0}
+    assert list(whole.values()) == [1.0, 0.5, 100.0, 50.0]
 
 
 def test_the_sliders_answer_for_every_machine_and_model(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,13 +170,26 @@ def test_the_sliders_answer_for_every_machine_and_model(monkeypatch: pytest.Monk
             for dtype in given["dtype"]:
                 answer(name, shape, dtype, 1024, 1)
     assert len(shown) == len(given["machine"]) * len(given["shape"]) * len(given["dtype"])
-    assert all(list(rows[0]) == ["holds", "decode", "prefill"] for rows in shown)
+    assert all(list(rows[0]) == ["holds", "decode", "prefill", "note"] for rows in shown)
 
 
 def test_the_sliders_are_real_widgets(capsys: pytest.CaptureFixture[str]) -> None:
     """ipywidgets accepts the controls: it refuses what it cannot turn into one."""
     speed_limit_calculator.show_sliders(machine())
     assert "interactive(" in capsys.readouterr().out
+
+
+def test_a_limit_of_arithmetic_alone_is_marked(capsys: pytest.CaptureFixture[str]) -> None:
+    speed_limit_calculator.show_limits(machine(capacity=10**12))
+    out = capsys.readouterr().out
+    assert "this one counts arithmetic alone" in out
+    assert "384 MB: AMD EPYC 9654 product page" in out
+
+
+@pytest.mark.parametrize("values", [{"memory_seconds": 0.0}, {"new_tokens": 1}])
+def test_values_that_leave_nothing_to_show_are_refused_at_once(values: dict[str, Any]) -> None:
+    with pytest.raises(ParameterError, match="allowed are some time above 0, and at least 2"):
+        speed_limit.Study(model="not looked at", **values)
 
 
 @pytest.mark.parametrize("is_live", [True, False])

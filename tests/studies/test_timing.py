@@ -8,7 +8,9 @@ import pytest
 from labkit.errors import ParameterError
 from labkit.studies import timing, timing_tables
 from labkit.studies import timing_planted as planted
+from labkit.studies import timing_sentences as sentences
 from labkit.timing.compare import Comparison, Variant, compare
+from labkit.timing.statistics import Ratio, interval
 from labkit.timing.trace import Trace
 
 PLAIN, SLOWED = "plain decoder", "slowed by 10%"
@@ -45,11 +47,11 @@ def test_a_planted_slowdown_is_found_as_predicted(noise: float) -> None:
     found = comparison(0.1, noise)
     ratio = found.speedup(SLOWED)
     assert ratio.value == pytest.approx(planted.expected_speedup(0.1), abs=0.01)
-    assert ratio.verdict == planted.expected_verdict(0.1)
-    assert found.trusted()
+    assert found.verdicts()[SLOWED] == planted.expected_verdict(0.1)
     told = planted.outcome(found, SLOWED, 0.1)
     assert noise == 0 or "lies inside" in told  # without noise the interval has no width
-    assert "The control is inconclusive, as it should be." in told
+    assert "it shows no difference, as it must." in told
+    assert "**0.909x**" in planted.prediction(0.1)
 
 
 def test_a_slowdown_other_than_the_planted_one_is_told() -> None:
@@ -57,40 +59,68 @@ def test_a_slowdown_other_than_the_planted_one_is_told() -> None:
     assert "lies outside" in told
 
 
-def test_a_control_that_differs_is_told() -> None:
-    fast = Trace(0.0, (1.0, 2.0))
-    slow = Trace(0.0, (1.0, 2.5))
+def with_control(times: list[float]) -> Comparison:
+    """A comparison whose control's tokens take these seconds, and the baseline's 1 s."""
     found = comparison(0.1)
-    found.traces = {
-        PLAIN: [fast] * ROUNDS, SLOWED: [slow] * ROUNDS, found.control: [slow] * ROUNDS
-    }  # fmt: skip
-    told = planted.outcome(found, SLOWED, 0.1)
-    assert "The control is slower" in told
-    assert "no verdict of this run can be believed" in told
+    steady = [Trace(0.0, (1.0, 2.0))] * ROUNDS
+    slow = [Trace(0.0, (1.0, 1.0 + 1.5 * x)) for x in times]
+    control = [Trace(0.0, (1.0, 1.0 + x)) for x in times]
+    found.traces = {PLAIN: steady, SLOWED: slow, found.control: control}
+    return found
 
 
-def test_each_rounds_ratio_is_what_the_speedup_is_the_median_of() -> None:
-    found = comparison(0.1, 0.02)
-    for name in (SLOWED, found.control):
-        ratios = planted.round_ratios(found, name)
-        assert len(ratios) == ROUNDS
-        assert np.median(ratios) == pytest.approx(found.speedup(name).value)
+def test_a_control_that_differs_is_told() -> None:
+    told = planted.outcome(with_control([1.5] * ROUNDS), SLOWED, 0.1)
+    assert "no verdict of this run counts" in told
+
+
+@pytest.mark.parametrize(
+    ("times", "enough"),
+    [
+        ([1.0] * ROUNDS, [True, True, True]),
+        ([1.1] * ROUNDS, [True, False, True]),
+        ([0.3, 3.0] * (ROUNDS // 2), [False, True, False]),
+    ],
+)
+def test_the_rules_of_a_verdict_are_told_one_by_one(times: list[float], enough: list[bool]) -> None:
+    found = with_control(times)
+    rows = planted.verdict_rules(found, SLOWED)
+    assert [row["enough"] for row in rows] == enough
+    assert (found.verdicts()[SLOWED] == "slower") == all(enough)
+
+
+def test_the_less_likely_of_two_findings_must_be_twice_as_unlikely() -> None:
+    found = with_control([1.0] * ROUNDS)
+    asked = [planted.verdict_rules(found, SLOWED)[0]["what a verdict needs"]]
+    found.traces[SLOWED] = [Trace(0.0, (1.0, 1.0 + x)) for x in [0.9, 1.12] * (ROUNDS // 2)]
+    found.traces[found.control] = [Trace(0.0, (1.0, 1.5))] * ROUNDS
+    asked.append(planted.verdict_rules(found, SLOWED)[0]["what a verdict needs"])
+    first, second = map(str, asked)
+    assert "less than 2.5% of the runs" in first  # the slowed variant is the least likely
+    assert "less than 5.0% of the runs" in second  # the control is: half of the error is spent
+
+
+def ratio_of(spread: float) -> Ratio:
+    return interval(np.exp(spread * np.random.default_rng(0).standard_normal(40)))
 
 
 def test_rounds_needed_fall_with_the_change_and_rise_with_the_noise() -> None:
-    rng = np.random.default_rng(0)
-    quiet, loud = (planted.rounds_for(1 + s * rng.standard_normal(40)) for s in (0.01, 0.1))
+    quiet, loud = (planted.rounds_for(ratio_of(spread)) for spread in (0.01, 0.1))
     assert list(quiet.values()) == sorted(quiet.values(), reverse=True)
     assert loud[0.05] > quiet[0.05]
     assert loud[0.02] >= planted.MOST_ROUNDS
-    assert timing_tables.rounds(loud)[0]["rounds"] == "400 or more"
+    rows = timing_tables.rounds(loud, 40)
+    assert rows[0] == {"true change": "2%", "rounds": "400 or more", "made here": False}
+    assert timing_tables.rounds(quiet, 40)[-1]["made here"]
 
 
 def test_what_is_told_of_the_noise_is_computed() -> None:
-    told = planted.told_noise([0.9, 1.1], 400, [2e9, 1e9, 3e9])
-    assert "standard deviation of 10.0%" in told
+    control = interval([0.9, 1.1, 0.95, 1.05, 1.0])
+    told = planted.told_noise(control, 400)
+    assert f"spread by {np.std(np.log(control.rounds), ddof=1):.1%}" in told
     assert "**400 or more rounds**" in told
-    assert "from 1 to 3 GB/s" in told
+    assert f"could have seen {control.smallest_effect:.0%}" in told
+    assert f"known to ± {control.half_width:.1%}" in told
 
 
 def test_total_over_tokens_depends_on_the_length_and_tpot_does_not() -> None:
@@ -104,11 +134,38 @@ def test_total_over_tokens_depends_on_the_length_and_tpot_does_not() -> None:
     assert [row["TPOT"] for row in rows] == ["undefined", "100 ms", "100 ms"]
 
 
-def test_the_table_holds_the_control_and_its_verdict() -> None:
-    rows = timing_tables.variants(comparison(0.1))
+def test_the_table_holds_the_control_and_what_its_rounds_could_see() -> None:
+    found = comparison(0.1)
+    rows = timing_tables.variants(found, (PLAIN, SLOWED, found.control))
     assert [row["variant"] for row in rows] == [PLAIN, SLOWED, f"{PLAIN} (again)"]
-    assert [row["verdict"] for row in rows] == ["inconclusive", "slower", "inconclusive"]
+    assert [row["speedup"] for row in rows] == ["–", "0.91x [0.91, 0.91]", "1.00x [1.00, 1.00]"]
+    assert [row["could have seen"] for row in rows] == ["–", "1%", "1%"]
     assert [row["first call"] for row in rows] == ["1 s", "1.1 s", "–"]
+
+
+def test_a_warm_up_is_told_only_where_the_first_call_was_slower() -> None:
+    later = [1.0, 1.1, 0.9, 1.05] * 5
+    assert "2.98 times as long" in sentences.warm_up([3.05, *later], 1)
+    flat = sentences.warm_up([1.02, *later], 1)
+    assert "no warm-up was visible in this run" in flat
+    assert "times as long" not in flat
+    assert "no steady part" in sentences.warm_up([1.02, *later], 21)
+
+
+def test_drift_is_told_only_where_blocks_did_worse() -> None:
+    wide, narrow = np.linspace(0.8, 1.2, 40), np.linspace(0.95, 1.05, 40)
+    assert "is 4.0 times as wide as that" in sentences.drift(wide, narrow)
+    assert "blocks did no worse" in sentences.drift(narrow, wide)
+    assert "blocks did no worse" in sentences.drift(np.ones(9), np.ones(9))
+    assert "is wider than that" in sentences.drift(wide, np.ones(9))
+
+
+def test_samples_are_told_as_they_are() -> None:
+    told = sentences.one_sample([1.0] * 19 + [2.0])
+    assert "from 1 s to 2 s" in told
+    assert "can differ by 5%" in told
+    assert "20 times as long" in sentences.naive([1e-6, 2e-6, 3e-6], 4e-5)
+    assert "200 times too high" in sentences.not_waiting(1e-3, 0.2)
 
 
 @pytest.mark.parametrize(

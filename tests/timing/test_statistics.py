@@ -4,33 +4,85 @@ import numpy as np
 import pytest
 
 from labkit.timing.statistics import (
-    Ratio,
+    geometric_mean,
+    holm,
     interval,
+    narrow_enough,
     outliers,
     paired_ratio,
     rounds_needed,
+    trusted,
     warm_up,
 )
 
 
-@pytest.mark.parametrize(
-    ("low", "high", "verdict"),
-    [
-        (1.02, 1.3, "faster"),
-        (0.7, 0.98, "slower"),
-        (0.9, 1.1, "inconclusive"),
-        (1.005, 1.2, "inconclusive"),  # outside 1, not outside the margin
-        (0.8, 0.995, "inconclusive"),
-    ],
-)
-def test_verdicts(low, high, verdict):
-    assert Ratio((low + high) / 2, low, high).verdict == verdict
+def rounds(middle, spread=0.03, count=12, seed=0):
+    """Ratios of rounds around `middle`, whose logarithms have just this spread."""
+    noise = np.random.default_rng(seed).normal(0, 1, count)
+    return middle * np.exp(spread * (noise - noise.mean()) / noise.std(ddof=1))
+
+
+def test_value_is_the_geometric_mean_so_that_ratios_of_values_agree():
+    rng = np.random.default_rng(1)
+    base, variant = np.exp(rng.normal(0, 0.3, 9)), np.exp(rng.normal(0.2, 0.5, 9))
+    ratio = paired_ratio(base, variant)
+    assert ratio.value == pytest.approx(geometric_mean(base) / geometric_mean(variant))
+    assert ratio.value == pytest.approx(geometric_mean(ratio.rounds))
+
+
+def test_the_interval_is_students():
+    ratio = interval([1.0, 1.1, 1.2, 1.1, 1.05])
+    logs = np.log(ratio.rounds)
+    reach = 2.776 * logs.std(ddof=1) / np.sqrt(5)  # t of four degrees of freedom
+    assert np.log(ratio.high / ratio.value) == pytest.approx(reach, rel=1e-3)
+    assert ratio.half_width == pytest.approx(np.exp(reach) - 1, rel=1e-3)
+
+
+def test_inside_the_margin_nothing_is_shown():
+    assert interval(rounds(1.009, 0.0001)).p_value == 1.0
+    assert interval(rounds(1.03, 0.0001)).p_value < 1e-6
+    assert interval(rounds(0.97, 0.0001)).p_value < 1e-6
+
+
+def test_holm_corrects_for_all_together():
+    assert holm({"a": 0.01, "b": 0.04, "c": 0.03}) == {"a"}  # 0.03 > 0.05 / 2
+    assert holm({"a": 0.01, "b": 0.02, "c": 0.04}) == {"a", "b", "c"}
+    assert holm({"a": 0.02, "b": 0.9, "c": 0.9}) == set()
+    assert holm({"a": 0.02}) == {"a"}
+    assert holm({}) == set()
+
+
+def test_a_control_must_be_narrower_than_the_effect():
+    assert narrow_enough(1.2, (0.95, 1.05))
+    assert not narrow_enough(1.05, (0.9, 1.1))
+    assert narrow_enough(1 / 1.2, (0.95, 1.05))
+    assert not narrow_enough(1 / 1.05, (0.9, 1.1))
+
+
+def test_a_control_that_differs_is_not_trusted():
+    assert trusted(interval(rounds(1.0)))
+    assert not trusted(interval(rounds(1.1)))
+
+
+def test_the_smallest_effect_would_be_seen_four_times_in_five():
+    rng = np.random.default_rng(4)
+    effect = interval(rounds(1.0, 0.05, 12)).smallest_effect
+    draws = (1 + effect) * np.exp(rng.normal(0, 0.05, (400, 12)))
+    seen = np.mean([interval(draw).p_value <= 0.05 for draw in draws])
+    assert 0.7 < seen < 0.9
+
+
+def test_a_factor_that_is_known_scales_everything():
+    ratio = interval(rounds(1.2))
+    half = ratio.times(0.5)
+    assert (half.value, half.low, half.high) == (ratio.value / 2, ratio.low / 2, ratio.high / 2)
+    assert half.half_width == pytest.approx(ratio.half_width)
 
 
 def test_a_constant_ratio_has_no_width():
     ratio = paired_ratio([2.0] * 6, [1.0] * 6)
     assert (ratio.value, ratio.low, ratio.high) == (2.0, 2.0, 2.0)
-    assert ratio.verdict == "faster"
+    assert (ratio.p_value, ratio.smallest_effect) == (0.0, pytest.approx(0.01))
 
 
 def test_pairing_takes_the_machines_drift_out():
@@ -43,10 +95,10 @@ def test_pairing_takes_the_machines_drift_out():
 def test_error_rates_on_simulated_rounds():
     rng = np.random.default_rng(0)
     noise = lambda: np.exp(rng.normal(0, 0.04, 12))  # noqa: E731
-    same = [paired_ratio(noise(), noise()).verdict for _ in range(80)]
-    slower = [paired_ratio(noise(), 1.1 * noise()).verdict for _ in range(80)]
-    assert same.count("inconclusive") >= 74
-    assert slower.count("slower") >= 72
+    same = [paired_ratio(noise(), noise()).p_value for _ in range(200)]
+    slower = [paired_ratio(noise(), 1.1 * noise()).p_value for _ in range(200)]
+    assert sum(p <= 0.05 for p in same) <= 10
+    assert sum(p <= 0.05 for p in slower) >= 190
 
 
 def test_unpaired_or_too_few_rounds_are_refused():
@@ -56,7 +108,7 @@ def test_unpaired_or_too_few_rounds_are_refused():
         paired_ratio([1.0] * 4, [1.0] * 4)
 
 
-def test_interval_is_reproducible_and_holds_the_median():
+def test_interval_is_reproducible_and_holds_its_value():
     values = np.random.default_rng(3).normal(5, 1, 30)
     first, second = interval(values), interval(values)
     assert first == second
@@ -86,3 +138,11 @@ def test_noisier_machines_need_more_rounds():
     quiet, loud = np.exp(rng.normal(0, 0.01, 40)), np.exp(rng.normal(0, 0.1, 40))
     assert rounds_needed(quiet, 0.05) < rounds_needed(loud, 0.05)
     assert rounds_needed(loud, 0.2) < rounds_needed(loud, 0.02)
+
+
+def test_the_rounds_that_are_recommended_see_the_effect():
+    rng = np.random.default_rng(5)
+    pilot = np.exp(rng.normal(0, 0.05, 20))
+    count = rounds_needed(pilot, 0.05)
+    draws = 1.05 * np.exp(rng.normal(0, np.log(pilot).std(ddof=1), (400, count)))
+    assert np.mean([interval(draw).p_value <= 0.05 for draw in draws]) >= 0.88

@@ -15,7 +15,7 @@ def test_there_are_enough_of_every_kind_and_a_third_is_held_out():
     held = Counter(task.kind for task in tasks(held_out=True))
     assert set(every) == set(KINDS)
     assert every.total() >= 60
-    assert all(3 * held[kind] == every[kind] for kind in KINDS)
+    assert all(3 * held[kind] == every[kind] == 18 for kind in KINDS)
     assert len(tasks(held_out=False)) + len(tasks(held_out=True)) == len(tasks())
 
 
@@ -35,7 +35,7 @@ def test_no_passage_is_both_seen_and_held_out():
 
 def test_tasks_by_kind_in_order():
     assert [task.kind for task in tasks(("chat", "edit_code"), held_out=True)] == (
-        ["chat"] * 3 + ["edit_code"] * 3
+        ["chat"] * 6 + ["edit_code"] * 6
     )
     assert {task.kind for task in tasks() if task.grounded} == set(GROUNDED)
 

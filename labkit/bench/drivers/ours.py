@@ -1,8 +1,7 @@
 """Our own variants, and transformers as it comes: they run in our environment.
 
-Options: kind ("transformers", "compiled", "plain", "fused" or "read"), gguf, directory, model
-(as the user named it), file_format, weights and screened (for "fused"), threads, context, device,
-dtype.
+Options: kind ("transformers", "compiled", "plain" or "fused"), gguf, directory, model (as the user
+named it), file_format, weights and screened (for "fused"), threads, context, device, dtype.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ import torch
 
 from labkit.base.device import resolve_device, synchronize
 from labkit.engine.generate import generate
-from labkit.limits.probe import buffer
 from labkit.model.forward import Forward
 from labkit.model.load import load, resolve_dtype
 from labkit.model.rows import Rows
@@ -151,35 +149,11 @@ class OurDecoder:
         return np.asarray(torch.cat(parts))
 
 
-class Read:
-    """Reads the bytes that the fused decoder reads for each token and all its logits, and computes
-    nothing: the most that any engine can get from this machine now."""
-
-    def __init__(self, options: dict[str, Any]) -> None:
-        from labkit.optimize.fused.weights import packed
-
-        weights = packed(options["gguf"] or options["directory"], options["weights"], 1)
-        self.version, self.link = torch.__version__.split("+")[0], ""
-        self.build, (self.weights, self.same_weights) = _kernel_build(), in_blocks(options)
-        self.weight_bytes, self.kv_element_bytes = weights.read_bytes(), 2.0
-        self.a_token = weights.config.kv_bytes_per_token(self.kv_element_bytes)
-        self.buffer = buffer(int(self.weight_bytes + options["context"] * self.a_token))
-
-    def run(self, prompt: Sequence[int], new_tokens: int, emit: Emit) -> float:
-        due = time.monotonic()
-        for length in range(len(prompt), len(prompt) + new_tokens):
-            self.buffer[: int(self.weight_bytes + length * self.a_token) // 4].sum()
-            emit(0)
-        return due
-
-    def logits(self, tokens: Sequence[int]) -> np.ndarray:
-        raise NotImplementedError("a bare read computes no logits")
-
-
 def _kernel_build() -> str:
+    from labkit.base.native import compiler
     from labkit.optimize.fused import native
 
-    return f"compiled here: {native.compiler()} {' '.join(native.flags())}"
+    return f"compiled here: {compiler()} {' '.join(native.flags())}"
 
 
 def _plain(options: dict[str, Any]) -> Forward:
@@ -202,7 +176,6 @@ _KINDS: dict[str, Callable[[dict[str, Any]], Kind]] = {
     "compiled": Generate,
     "plain": OurDecoder,
     "fused": OurDecoder,
-    "read": Read,
 }
 
 

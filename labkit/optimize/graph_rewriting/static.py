@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from labkit.base.device import kind
 from labkit.errors import DeviceError, LabkitError
 from labkit.model.cache.static import StaticCache, StaticStore
 from labkit.model.cache.table import Cache, tensors_of
@@ -94,10 +95,11 @@ def compile_step(decoder: Decoder, freeze: bool = True) -> StaticShapes:
     The first step compiles, which takes a minute or so; `freeze` lets the compiler take weights as
     constants and lay them out for its kernels. Raises CompilerError on a CPU without a compiler.
     """
-    if decoder.device.type == "cpu" and not any(map(shutil.which, ("c++", "g++", "clang++"))):
+    cpu = kind(decoder.device) == "cpu"
+    if cpu and not any(map(shutil.which, ("c++", "g++", "clang++"))):
         raise CompilerError("torch.compile needs a C++ compiler on a CPU: install g++ or clang.")
     compiled = StaticShapes(decoder)
-    options: dict[str, Any] = {"freezing": freeze} if decoder.device.type == "cpu" else {}
+    options: dict[str, Any] = {"freezing": freeze} if cpu else {}
     compiled.step = torch.compile(compiled._step, dynamic=False, fullgraph=True, options=options)
     return compiled
 
@@ -165,7 +167,7 @@ def capture_step(decoder: Decoder) -> StaticShapes:
     The first step captures the graph. A step with another cache captures it again: use one cache.
     Raises DeviceError where the model is not on an NVIDIA GPU.
     """
-    if decoder.device.type != "cuda":
+    if kind(decoder.device) != "cuda":
         raise DeviceError(
             f"CUDA graphs need an NVIDIA GPU, and this model is on {decoder.device}: load it with "
             "device cuda, or leave the graph out."

@@ -1,13 +1,13 @@
 """What extra rows cost: r(k) = T(k rows) / T(1 row), measured, and at the limit.
 
 The papers assume r = 1 (Leviathan et al., 2211.17192, section 3.4). That is true where arithmetic
-waits for the weights to be read, and false on few cores.
+waits for the weights to be read, and where a decoder does nothing else for each row.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -16,15 +16,16 @@ from labkit.engine.generate import generate
 from labkit.engine.passes import Passes
 from labkit.engine.row_costs import RowCosts, filled
 from labkit.engine.sequence import check_lengths
-from labkit.limits.cost import pass_cost, with_weights
+from labkit.errors import ParameterError
+from labkit.limits.cost import Cost
 from labkit.limits.hardware import Hardware
 from labkit.limits.roofline import limit
-from labkit.model.config import ModelConfig
 from labkit.model.forward import Forward
 from labkit.model.rows import Part
+from labkit.timing.statistics import geometric_mean, interval
 
 DEFAULT_KS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16)
-_PLAIN_PASSES = 3  # of one row, one after another; the last is timed
+_PASSES = 3  # of one size that are timed together, after a first one
 
 
 def row_costs(
@@ -33,70 +34,80 @@ def row_costs(
     context: int = 512,
     rounds: int = 25,
     text: Sequence[int] = (),
+    between: Callable[[], object] | None = None,
 ) -> RowCosts:
     """Measure passes of k rows after a context, as verification runs them.
 
     Each round times all of `ks` in a random order and divides by the round's time of one row; r(k)
-    is the median over rounds. One row is timed after other passes of one row, as in plain decoding:
-    after a larger pass it takes some 4 % longer. The rows are the target's own output, from another
-    position in each round. In most passes a random row is wrong: a decoder that screens for the
-    likeliest token spends more on the rows before it than on those after it. text: the context;
-    random tokens fill it up. Raises ModelError where it does not fit the model's context.
+    is the geometric mean over rounds. Of each size a few passes run one after another, and the
+    first is not timed: a pass of one row takes some 4 % longer after a larger pass. The rows are
+    the target's own output, from another position in each round. In most passes a random row is
+    wrong: a decoder that screens for the likeliest token spends more on the rows before it than on
+    those after it.
+
+    text: the context; random tokens fill it up. between: runs before every round; with other work
+    there, the rounds see more states of the machine than they would within two seconds. Raises
+    ModelError where the rows do not fit the model's context, and ParameterError below two rounds,
+    which give no interval.
     """
+    if rounds < 2:
+        raise ParameterError(f"{rounds} rounds give no interval; at least 2 are needed.")
     ks = sorted({1, *ks})
     check_lengths(decoder.config, context, ks[-1])
-    rng = np.random.default_rng(0)
+    rng, vocab = np.random.default_rng(0), decoder.config.vocab_size
     last = min(context + rounds, decoder.config.max_positions - ks[-1])
-    missing = max(0, context - len(text))
-    random = rng.integers(decoder.config.vocab_size, size=missing).tolist()
-    cache = decoder.new_cache(1, last + ks[-1])
-    passes = Passes(decoder, cache)
-    prompt = [*text[:context], *random]
-    said = generate(decoder, prompt, last + ks[-1] - context, cache=cache)
-    tokens = [*prompt, *said]
+    passes = Passes(decoder, decoder.new_cache(1, last + ks[-1]))
+    random = rng.integers(vocab, size=max(0, context - len(text))).tolist()
+    tokens = [*text[:context], *random]
+    tokens += generate(decoder, tokens[:], last + ks[-1] - context, cache=passes.cache)
     taken: dict[int, list[float]] = {k: [] for k in ks}
     for number in range(rounds + 1):  # the first warms up
+        if between is not None:
+            between()
         start = max(last - number, context)
-        cache.truncate(0, start)
+        passes.cache.truncate(0, start)
         for k in rng.permutation(ks).tolist():
-            rows = tokens[start : start + k]
-            if (right := int(rng.integers(1, k + 1))) < k:
-                rows[right] = (rows[right] + 1) % decoder.config.vocab_size
-            for _ in range(_PLAIN_PASSES if k == 1 else 1):
-                spent = _timed_pass(passes, rows)
+            spent = _timed(passes, tokens[start : start + k], vocab, rng)
             if number:
                 taken[k].append(spent)
-    ratios = {k: float(np.median(np.divide(taken[k], taken[1]))) for k in ks}
-    return filled(float(np.median(taken[1])), ratios, context)
+    ratios = {k: interval(np.divide(taken[k], taken[1])) for k in ks}
+    relative = {k: ratio.value for k, ratio in ratios.items()}
+    return filled(geometric_mean(taken[1]), relative, context, ratios)
 
 
-def _timed_pass(passes: Passes, tokens: Sequence[int]) -> float:
-    start = passes.cache.length(0)
-    began = time.perf_counter()
-    passes.greedy([Part(0, start, tokens, len(tokens), guesses=True)])
-    spent = time.perf_counter() - began
-    passes.cache.truncate(0, start)
-    return spent
+def _timed(passes: Passes, right: Sequence[int], vocab: int, rng: np.random.Generator) -> float:
+    """Seconds of a pass of these rows, the mean of a few; a random row of each may be wrong."""
+    spent = []
+    for _ in range(1 + _PASSES):
+        rows, at = list(right), int(rng.integers(1, len(right) + 1))
+        if at < len(rows):
+            rows[at] = (rows[at] + 1) % vocab
+        start = passes.cache.length(0)
+        began = time.perf_counter()
+        passes.greedy([Part(0, start, rows, len(rows), guesses=True)])
+        spent.append(time.perf_counter() - began)
+        passes.cache.truncate(0, start)
+    return float(np.mean(spent[1:]))
 
 
 def limit_costs(
-    config: ModelConfig,
+    cost_of: Callable[[int], Cost],
     hardware: Hardware,
     ks: Sequence[int] = DEFAULT_KS,
-    context: int = 512,
-    dtype: str = "float32",
-    arithmetic: float = 1.0,
-    weight_bytes: float | None = None,
+    context: int = 0,
+    attention: str = "",
 ) -> RowCosts:
-    """r(k) at the limit, for this machine, or for one with `arithmetic` times its matrix rate.
+    """r(k) at the limit of a machine.
 
-    weight_bytes: the bytes that quantized weights really take.
+    cost_of: the cost of a pass of k rows; its dtype is that of the matrix products. attention: the
+    dtype of attention's arithmetic where it is another one. Both run on the same cores, so their
+    times add up.
     """
-    faster = {name: replace(rate, best=rate.best * arithmetic, median=rate.median * arithmetic)
-              for name, rate in hardware.matrix.items()}  # fmt: skip
-    machine = replace(hardware, matrix=faster)
-    costs = {k: pass_cost(config, [(context, k)], k, dtype) for k in {1, *ks}}
-    if weight_bytes is not None:
-        costs = {k: with_weights(cost, weight_bytes) for k, cost in costs.items()}
-    times = {k: limit(cost, machine).seconds for k, cost in costs.items()}
+    times = {k: _least_seconds(cost_of(k), hardware, attention) for k in {1, *ks}}
     return filled(times[1], {k: spent / times[1] for k, spent in times.items()}, context)
+
+
+def _least_seconds(cost: Cost, hardware: Hardware, attention: str) -> float:
+    matrices = limit(replace(cost, attention_flops=0.0), hardware)
+    rate = hardware.rate(attention or cost.dtype)
+    return max(matrices.memory_seconds, matrices.compute_seconds + cost.attention_flops / rate)

@@ -47,12 +47,18 @@ def mixed_speedup(
 
 
 def break_even(length: int, costs: RowCosts, draft_cost: float = 0.0) -> float:
-    """The acceptance from which drafts of a length pay; above 1 where they never do."""
-    cost = costs.r(length + 1) + length * draft_cost
-    if cost >= length + 1:
+    """The acceptance from which drafts of a length pay; infinite where they never do."""
+    return acceptance_for(costs.r(length + 1) + length * draft_cost, length)
+
+
+def acceptance_for(passes: float, length: int) -> float:
+    """The acceptance at which a draft of a length gives as many tokens as passes of one row would
+    in its time. passes: its time, in passes of one row. Infinite from length + 1 passes on.
+    """
+    if passes >= length + 1:
         return float("inf")
     low, high = 0.0, 1.0
     for _ in range(40):
         middle = (low + high) / 2
-        low, high = (middle, high) if expected_tokens(middle, length) < cost else (low, middle)
+        low, high = (middle, high) if expected_tokens(middle, length) < passes else (low, middle)
     return high

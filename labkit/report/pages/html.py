@@ -24,6 +24,7 @@ from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
 
 from labkit.base.paths import atomic_write
+from labkit.report.pages.links import Link
 from labkit.report.told import words
 from labkit.report.told.finding import Finding
 
@@ -47,7 +48,10 @@ def templates() -> jinja2.Environment:
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )  # fmt: skip
-    filters = (words.times, words.amount, words.phase, words.answers, words.percent, words.metric)
+    filters = (
+        words.times, words.amount, words.phase, words.answers, words.percent, words.metric,
+        words.share_interval, words.held_against, words.band,
+    )  # fmt: skip
     made.filters |= {function.__name__: function for function in filters}
     return made
 
@@ -223,11 +227,13 @@ def render_notebook(
     error: str | None = None,
     findings: Sequence[Finding] = (),
     neighbours: tuple[str | None, str | None] = (None, None),
+    links: Sequence[Link] = (),
 ) -> None:
     """Write the page of an executed notebook, even if it failed.
 
     title: of the notebook. status: ok, kept or failed. error: why it failed; by default the error
-    in the notebook. neighbours: names of the notebooks before and after it in the run.
+    in the notebook. neighbours: names of the notebooks before and after it in the run. links: to
+    the data of the page.
     """
     notebook = _read(executed)
     cells = list(_cells(notebook))
@@ -236,6 +242,6 @@ def render_notebook(
         title=title, run_name=run_name, failed=status == "failed",
         error=error or error_of(notebook), question=question, cells=cells, findings=findings,
         culprit=next((cell for cell in cells if cell.get("failed")), None),
-        neighbours=neighbours, script_hash=None,
+        neighbours=neighbours, links=links, script_hash=None,
     )  # fmt: skip
     atomic_write(target, page)

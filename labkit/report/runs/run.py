@@ -9,10 +9,9 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,17 +20,25 @@ from filelock import FileLock, Timeout
 
 from labkit.base.paths import atomic_write, read_json
 from labkit.base.units import seconds as duration
-from labkit.errors import LabkitError
+from labkit.errors import FindingsError, LabkitError
+from labkit.report.finding import csv_text
+from labkit.report.folders import findings_of, read_findings
+from labkit.report.pages import links
 from labkit.report.pages.html import render_notebook
 from labkit.report.pages.index import write_run_index, write_runs_index
 from labkit.report.runs.notebooks import Notebook, read_overrides
 from labkit.report.runs.request import ReportRequest, folder_of, identify, plan
-from labkit.report.runs.state import resume_key
+from labkit.report.runs.state import is_done, resume_key, save_state
 from labkit.report.runs.watch import run_notebook
 from labkit.report.told import words
-from labkit.report.told.finding import Finding, load_findings
+from labkit.report.told.finding import Finding, to_json
 
 DONE = ("ok", "kept")
+# What a notebook is made with; a continued run may keep notebooks of another revision or profile.
+MADE = ("profile", "git_revision", "git_changed")
+# What findings.json tells of its run.
+ABOUT = ("name", "model", "dtype", "device", "machine", "profile", "git_revision", "started",
+         "status")  # fmt: skip
 
 
 @dataclass
@@ -42,16 +49,38 @@ class Run:
     record: dict[str, Any]
 
     def save(self) -> None:
-        """Write findings.json, run.json and the run's index page."""
-        names = [entry["name"] for entry in self.record["notebooks"]]
-        found: list[Finding] = []
-        for name in names:
-            path = self.folder / "findings" / f"{name}.json"
-            found += load_findings(path) if path.exists() else []
-        text = json.dumps([asdict(finding) for finding in found], indent=1)
-        atomic_write(self.folder / "findings.json", text + "\n")
+        """Write findings.json, findings.csv, run.json and the run's index page."""
+        found = [one for entry in self.record["notebooks"] for one in self.findings(entry["name"])]
+        about = {key: self.record[key] for key in ABOUT} | {"clean": self.clean}
+        atomic_write(self.folder / "findings.json", to_json(found, about))
+        atomic_write(self.folder / "findings.csv", csv_text(found))
         atomic_write(self.folder / "run.json", json.dumps(self.record, indent=1) + "\n")
         write_run_index(self.folder)
+
+    @property
+    def clean(self) -> bool:
+        """Whether every notebook was made from the run's revision, and with nothing uncommitted."""
+        revision = self.record["git_revision"]
+        made = [self.record, *(e for e in self.record["notebooks"] if e["status"] in DONE)]
+        same = all(one.get("git_revision") == revision for one in made)
+        return bool(revision) and same and all(one.get("git_changed") is False for one in made)
+
+    def findings(self, name: str) -> list[Finding]:
+        """A notebook's findings; none where it left none, or none that can be read."""
+        return [] if self.unread(name) else read_findings(self._saved(name))
+
+    def unread(self, name: str) -> str:
+        """Why there are no findings of a notebook; empty where there are."""
+        if not self._saved(name).exists():
+            return "it ended without saving its findings"
+        try:
+            read_findings(self._saved(name))
+        except FindingsError as error:
+            return str(error)
+        return ""
+
+    def _saved(self, name: str) -> Path:
+        return self.folder / "findings" / f"{name}.json"
 
     def entry(self, name: str) -> dict[str, Any]:
         """A notebook's part of run.json."""
@@ -64,11 +93,10 @@ def _open(
     """Start a run or continue it; notebooks that an earlier command ran stay listed."""
     before = read_json(folder / "run.json")
     known = {entry["name"]: entry for entry in before.get("notebooks", [])}
-    for entry in known.values():
-        if entry["status"] == "running":  # it was cut off: we have the lock
-            entry["status"] = "pending"
     anew = request.force and {notebook.name for notebook in chosen} >= set(known)
     started = "" if anew else before.get("started")
+    if anew:  # a notebook that is kept would need the measurement that it was told by
+        shutil.rmtree(folder / "hardware", ignore_errors=True)
     for notebook in chosen:
         fresh = {"seconds": None, "error": None} | known.get(notebook.name, {})
         known[notebook.name] = fresh | {
@@ -78,18 +106,32 @@ def _open(
         "name": folder.name,
         "title": f"How fast can {identity['model']} go on {identity['machine']}?",
         "profile": request.profile,
+        # As the tree is now: the run itself may change files that are committed, as the example's.
+        "git_revision": identity["environment"].get("git_revision"),
+        "git_changed": identity["environment"].get("git_changed"),
         "status": "unfinished",
         "started": started or datetime.now(UTC).isoformat(timespec="seconds"),
         "finished": None,
         "model": identity["model"],
         "device": identity["device"],
+        "machine": identity["machine"],
         "dtype": request.dtype,
         "parameters": read_overrides(request.params) if request.params else {},
         "notebooks": [known[name] for name in sorted(known)],
     }
     run = Run(folder, record)
+    for entry in record["notebooks"]:
+        _settle(run, entry)
     run.save()
     return run
+
+
+def _settle(run: Run, entry: dict[str, Any]) -> None:
+    """Say of a notebook of an earlier command what is true now: we have the lock."""
+    if entry["status"] == "running":  # it was cut off
+        entry["status"] = "pending"
+    elif entry["status"] in DONE and (reason := run.unread(entry["name"])):
+        entry |= {"status": "failed", "error": reason}
 
 
 def _estimate(outputs: Path, names: Sequence[str], profile: str) -> dict[str, float]:
@@ -114,17 +156,15 @@ def _one(run: Run, notebook: Notebook, values: dict[str, Any], key: str) -> None
     """Execute a notebook and record how it ended, with its key where it ended well."""
     entry = run.entry(notebook.name)
     _clear(run.folder, notebook.name)
-    entry |= {"status": "running", "error": None}
+    entry |= {"status": "running", "error": None} | {key: run.record[key] for key in MADE}
     run.save()
     start = time.monotonic()
     error = run_notebook(notebook.path, run.folder, values)
     entry["seconds"] = round(time.monotonic() - start, 1)
-    if error is None and not (run.folder / "findings" / f"{notebook.name}.json").exists():
-        error = "it ended without saving its findings"
+    error = error or run.unread(notebook.name) or None
     entry |= {"status": "failed" if error else "ok", "error": error}
     if error is None:
-        state = json.dumps({"key": key, "seconds": entry["seconds"]})
-        atomic_write(run.folder / "state" / f"{notebook.name}.json", state)
+        save_state(run.folder, notebook.name, key, entry["seconds"])
     run.save()
 
 
@@ -136,7 +176,6 @@ def _pages(run: Run) -> None:
         executed = run.folder / "notebooks" / f"{entry['name']}.ipynb"
         if not executed.exists():
             continue
-        path = run.folder / "findings" / f"{entry['name']}.json"
         render_notebook(
             executed,
             run.folder / "reports" / f"{entry['name']}.html",
@@ -144,7 +183,8 @@ def _pages(run: Run) -> None:
             run_name=run.record["name"],
             status=entry["status"],
             error=entry["error"],
-            findings=load_findings(path) if path.exists() else [],
+            findings=run.findings(entry["name"]),
+            links=links.of_notebook(run.folder, entry["name"]),
             neighbours=(names[i - 1] if i else None, (names[i + 1 :] or [None])[0]),
         )
 
@@ -161,9 +201,9 @@ def _work(
     for i, notebook in enumerate(chosen):
         own = values[notebook.name]
         key = resume_key(notebook, own, identity)
-        state = read_json(run.folder / "state" / f"{notebook.name}.json")
         head = f"[{i + 1}/{len(chosen)}] {notebook.name}"
-        if state.get("key") == key and not request.force:
+        done = is_done(run.folder, notebook.name, key) and not run.unread(notebook.name)
+        if done and not request.force:
             run.entry(notebook.name)["status"] = "kept"
             print(f"{head}: kept, nothing changed (FORCE=1 runs it again)", flush=True)
             continue
@@ -193,11 +233,8 @@ def _finish(request: ReportRequest, run: Run, chosen: Sequence[Notebook]) -> int
     run.record |= {"status": _status(run), "finished": ended}
     run.save()
     write_runs_index(request.outputs)
-    findings = load_findings(run.folder / "findings.json")
-    for finding in findings:
-        print(f"  {words.sentence(finding)} {words.answers(finding.quality)}.")
-        if finding.defect:
-            print(f"DEFECT: {finding.defect}", file=sys.stderr)
+    for finding in findings_of(run.folder):
+        print(f"  {words.sentence(finding)} Answers: {words.answers(finding.quality)}.")
     print(f"\n{_shown(run.folder / 'index.html')}")
     return 0 if good else 1
 

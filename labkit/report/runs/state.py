@@ -1,7 +1,8 @@
 """What a finished notebook depends on. If any of it changes, the notebook runs again.
 
-These are its cells, the files of labkit that its imports reach, its parameters, the model and the
-machine. Code that only runs notebooks and writes pages counts only where a notebook imports it.
+These are its cells, the files of labkit that its imports reach, its parameters, the model, the
+machine, and the run's measurement of the machine. Code that only runs notebooks and writes pages
+counts only where a notebook imports it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 
 import nbformat
 
-from labkit.base.paths import project_root
+from labkit.base.paths import atomic_write, project_root, read_json
 from labkit.report.runs.notebooks import Notebook
 from labkit.report.runs.reach import reached
 
@@ -52,3 +53,29 @@ def resume_key(
     texts = [(cell.cell_type, cell.source) for cell in cells]
     mark = json.dumps([texts, code, values, fixed], sort_keys=True)
     return hashlib.sha256(mark.encode()).hexdigest()
+
+
+def measurements(run: Path) -> dict[str, str]:
+    """Hashes of the files that hold the run's measurement of the machine, by name.
+
+    The first notebook of a run that needs one makes it (`limits.measure`), and the others read it.
+    """
+    files = sorted((run / "hardware").glob("*.json"))
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def save_state(run: Path, name: str, key: str, seconds: float) -> None:
+    """Write that a notebook is done: its key, and the measurement that its limits are told by."""
+    state = {"key": key, "seconds": seconds, "hardware": measurements(run)}
+    atomic_write(run / "state" / f"{name}.json", json.dumps(state))
+
+
+def is_done(run: Path, name: str, key: str) -> bool:
+    """Whether a notebook is done with this key, and by a measurement that the run still has.
+
+    Otherwise a continued run would tell limits by two measurements of one machine.
+    """
+    state, now = read_json(run / "state" / f"{name}.json"), measurements(run)
+    used = state.get("hardware")
+    same = isinstance(used, dict) and all(now.get(file) == mark for file, mark in used.items())
+    return state.get("key") == key and same

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
+from types import NoneType
 from typing import Any
+
+SCHEMA = 2  # of the JSON files; a file of another schema is not read
 
 PHASES = ("prefill", "decode", "end_to_end")
 VERDICTS = ("faster", "slower", "inconclusive")
@@ -29,13 +33,25 @@ METRICS = (
 )
 
 
+_ROUNDING = 1e-6  # relative; value, limit and fraction are computed from the same numbers
+
+
 @dataclass(frozen=True)
 class Finding:
     """One variant against its baseline: how fast, how close to its limit, at what cost in answers.
 
-    speedup: baseline time over variant time (over 1 is faster), with its 95 % interval. value,
-    baseline_value and limit: in `unit`. fraction_of_limit: of the variant's own limit; limit_note
-    says why there is no limit. quality: how far the answers differ. samples: the number of rounds.
+    value, baseline_value, limit, limit_low: in `unit`. speedup: baseline time over variant time
+    (over 1 is faster), with its 95 % interval; ratios: the same of each round, of which it is the
+    geometric mean, so that value over baseline_value gives it too. p_value: of the speedup lying
+    within 1 ± 1 %, for this comparison alone; verdict: after the correction for all comparisons of
+    the notebook. smallest_effect: the least true change that these rounds would have seen four
+    times in five (0.05 is 5 %). control_low, control_high: the interval of the A/A control.
+    limit: of the variant's own bytes and FLOPs, by the machine's best sustained rates in this run;
+    limit_low: the same by the slowest sustained rate; limit_note says why there is no limit.
+    of_bare_read: the time to read the variant's bytes (or to do its products) and nothing else,
+    over the variant's time, in the same rounds, with its interval; bare_note says what it is held
+    against, or why there is nothing. bytes_read: bytes of weights and cache that a decode step
+    reads. weights: their format, as they are read. engine: name, version, build and link.
     Raises ValueError for an unknown name and for numbers that cannot be true.
     """
 
@@ -52,14 +68,27 @@ class Finding:
     speedup_low: float
     speedup_high: float
     verdict: str
+    p_value: float | None = None
+    smallest_effect: float | None = None
+    control_low: float | None = None
+    control_high: float | None = None
     limit: float | None = None
+    limit_low: float | None = None
     fraction_of_limit: float | None = None
     limit_note: str | None = None
-    quality: dict[str, Any] = field(default_factory=dict)
+    of_bare_read: float | None = None
+    of_bare_read_low: float | None = None
+    of_bare_read_high: float | None = None
+    bare_note: str | None = None
+    bytes_read: float | None = None
+    weights: str = ""
     samples: int = 0
+    ratios: list[float] = field(default_factory=list)
+    quality: dict[str, Any] = field(default_factory=dict)
     workload: dict[str, Any] = field(default_factory=dict)
     model: dict[str, Any] = field(default_factory=dict)
     hardware: dict[str, Any] = field(default_factory=dict)
+    engine: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, allowed in (("phase", PHASES), ("verdict", VERDICTS), ("metric", METRICS)):
@@ -68,43 +97,104 @@ class Finding:
                     f"{name} {getattr(self, name)!r} is unknown; allowed: {', '.join(allowed)}."
                 )
         self._check_numbers()
-        if not self.speedup_low <= self.speedup <= self.speedup_high:
-            raise ValueError(
-                f"the speedup {self.speedup} lies outside its own interval, {self.speedup_low} to "
-                f"{self.speedup_high}."
-            )
+        self._check_interval("speedup")
+        if self.of_bare_read is not None:
+            self._check_interval("of_bare_read")
+        self._check_limit()
+
+    def _check_numbers(self) -> None:
+        # A goodput can be 0; a ratio of times cannot.
+        for name in ("value", "baseline_value", "limit", "limit_low", "fraction_of_limit"):
+            number = getattr(self, name)
+            if number is not None and not (math.isfinite(number) and number >= 0):
+                raise ValueError(f"{name} must be finite and not negative; it is {number!r}.")
+        for name in ("speedup", "speedup_low", "speedup_high", "of_bare_read"):
+            number = getattr(self, name)
+            if number is not None and not (math.isfinite(number) and number > 0):
+                raise ValueError(f"{name} must be a positive number; it is {number!r}.")
+
+    def _check_interval(self, name: str) -> None:
+        value, low, high = (getattr(self, name + end) for end in ("", "_low", "_high"))
+        if low is None or high is None or not low <= value <= high:
+            raise ValueError(f"the {name} {value} lies outside its own interval, {low} to {high}.")
+
+    def _check_limit(self) -> None:
         if self.limit is None and not self.limit_note:
             raise ValueError("a finding without a limit needs a limit_note that says why.")
         if (self.limit is None) != (self.fraction_of_limit is None):
             raise ValueError("limit and fraction_of_limit come together or not at all.")
+        if self.limit is None or self.fraction_of_limit is None:
+            return
+        if self.fraction_of_limit > 1:
+            raise ValueError(
+                f"{self.variant} ({self.phase}) would reach {self.fraction_of_limit:.2f} of its "
+                "limit. Above 1, the limit or the measurement is wrong."
+            )
+        times = self.unit == "s"
+        told = self.limit / self.fraction_of_limit if times else self.limit * self.fraction_of_limit
+        if not math.isclose(told, self.value, rel_tol=_ROUNDING):
+            raise ValueError(
+                f"limit {self.limit:g} and fraction {self.fraction_of_limit:g} give {told:g}, not "
+                f"the value {self.value:g}."
+            )
 
-    def _check_numbers(self) -> None:
-        # A goodput can be 0; a ratio of times cannot.
-        for name in ("value", "baseline_value", "limit", "fraction_of_limit"):
-            number = getattr(self, name)
-            if number is not None and not (math.isfinite(number) and number >= 0):
-                raise ValueError(f"{name} must be finite and not negative; it is {number!r}.")
-        for name in ("speedup", "speedup_low", "speedup_high"):
-            number = getattr(self, name)
-            if not (math.isfinite(number) and number > 0):
-                raise ValueError(f"{name} must be a positive number; it is {number!r}.")
 
-    @property
-    def defect(self) -> str | None:
-        """A sentence if the value is above its limit, which is impossible; else None."""
-        if self.fraction_of_limit is None or self.fraction_of_limit <= 1:
-            return None
-        return (
-            f"{self.notebook}: {self.variant} ({self.phase}) reaches "
-            f"{self.fraction_of_limit:.2f} of its limit. Above 1, the limit or the measurement is "
-            "wrong."
-        )
+# What JSON may hold for a field, by its annotation.
+_KINDS: dict[str, tuple[type, ...]] = {
+    "str": (str,),
+    "str | None": (str, NoneType),
+    "int": (int,),
+    "float": (float, int),
+    "float | None": (float, int, NoneType),
+    "list[float]": (list,),
+    "dict[str, Any]": (dict,),
+}
+
+
+def to_json(findings: Sequence[Finding], run: Mapping[str, Any] | None = None) -> str:
+    """The text of a findings file: the schema's number, and one object a finding.
+
+    run: what a reader has to know of the run that they come from.
+    """
+    about = {} if run is None else {"run": dict(run)}
+    rows = [asdict(finding) for finding in findings]
+    return json.dumps({"schema": SCHEMA, **about, "findings": rows}, indent=1) + "\n"
+
+
+def rows_in(path: Path) -> list[dict[str, Any]]:
+    """The findings of a file as plain objects, not yet checked.
+
+    Raises ValueError where it holds none of this schema, OSError where it cannot be opened.
+    """
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path.name} is no JSON ({error}).") from None
+    if not isinstance(held, dict | list):
+        raise ValueError(f"{path.name} holds no findings.")
+    schema = held.get("schema") if isinstance(held, dict) else 1
+    if schema != SCHEMA:
+        raise ValueError(f"{path.name} has schema {schema!r}; this version reads {SCHEMA}.")
+    rows = held.get("findings") if isinstance(held, dict) else None
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise ValueError(f"{path.name} holds no list of findings.")
+    return rows
+
+
+def from_row(row: Mapping[str, Any]) -> Finding:
+    """A finding from a plain object; what it holds beside the fields is ignored.
+
+    Raises ValueError for a field that is missing, of another type, or cannot be true.
+    """
+    for entry in fields(Finding):
+        if entry.name not in row:
+            if entry.default is MISSING and entry.default_factory is MISSING:
+                raise ValueError(f"a finding lacks {entry.name}.")
+        elif not isinstance(row[entry.name], _KINDS[str(entry.type)]):
+            raise ValueError(f"{entry.name} must be {entry.type}; it is {row[entry.name]!r:.80}.")
+    return Finding(**{e.name: row[e.name] for e in fields(Finding) if e.name in row})
 
 
 def load_findings(path: Path) -> list[Finding]:
-    """Read findings back. Raises ValueError or TypeError where the file holds none."""
-    rows = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise ValueError(f"{path.name} is not a list of findings.")
-    known = {entry.name for entry in fields(Finding)}
-    return [Finding(**{k: v for k, v in row.items() if k in known}) for row in rows]
+    """Read findings back. Raises ValueError as `rows_in` and `from_row` do."""
+    return [from_row(row) for row in rows_in(path)]

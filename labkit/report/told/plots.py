@@ -219,20 +219,25 @@ def _code(name: str, text: str, lexer: Any) -> None:
 
 
 def finding_row(finding: Finding) -> dict[str, object]:
-    """A finding as a row of a table."""
-    fraction = finding.fraction_of_limit
+    """A finding as a row of a table; the share of the bare read leads, the limit stands beside."""
+    fraction, effect = finding.fraction_of_limit, finding.smallest_effect
     return {
         "variant": finding.variant,
         "against": finding.baseline,
         "phase": words.phase(finding.phase),
+        "of the bare read": words.share(finding) or "–",
+        "of its limit": "–" if fraction is None else words.percent(fraction),
+        "limit": words.band(finding) or "–",
         "metric": words.metric(finding.metric),
         "measured": words.amount(finding.value, finding.unit),
         "speedup": words.interval(finding),
         "verdict": finding.verdict,
-        "of its limit": "–" if fraction is None else words.percent(fraction),
+        "could have seen": "–" if effect is None else words.percent(effect),
     }
 
 
 def show_findings(findings: Sequence[Finding]) -> None:
-    """Display findings as one table."""
+    """Display findings as one table, and say how to read its columns."""
     table([finding_row(finding) for finding in findings], caption="Findings")
+    if findings:
+        say(words.how_to_read(findings))

@@ -52,49 +52,160 @@ def metric(name: str) -> str:
     return " ".join(word.upper() if word in short else word for word in name.split("_"))
 
 
+# What a quality may hold: its key, the beginning of the keys of its interval, the form of its
+# number, and the words around it.
+_QUALITIES = (
+    ("top1_agreement", "top1", "{:.1%}", "{} same top token"),
+    ("kl_mean", "kl_mean", "{:.2g}", "KL\u00a0{}"),
+    ("perplexity_ratio", "perplexity", "{:.3f}", "perplexity x{}"),
+)
+
+
 def answers(quality: Mapping[str, Any]) -> str:
-    """How much a variant's answers differ from the baseline's, from `quality` of its finding."""
+    """How much a variant's answers differ from the baseline's, from `quality` of its finding.
+
+    What is no number where one belongs is left out: a file may hold anything.
+    """
     if quality.get("lossless"):
-        count = quality.get("tokens_compared")
-        return f"same answer ({count:,}\u00a0tokens)" if count else "same answer"
-    parts = []
-    if "top1_agreement" in quality:
-        parts.append(f"{quality['top1_agreement']:.1%} same top token")
-    if "kl_mean" in quality:
-        parts.append(f"KL\u00a0{quality['kl_mean']:.2g}")
-    if "perplexity_ratio" in quality:
-        parts.append(f"perplexity\u00a0x{quality['perplexity_ratio']:.3f}")
+        return _same(quality.get("tokens_compared"))
+    parts = [
+        around.format(form.format(quality[key]) + _within(quality, name, form))
+        for key, name, form, around in _QUALITIES
+        if _number(quality.get(key))
+    ]
     if not parts and quality.get("lossless") is False:
         parts.append("other answers")
+    if parts and _number(positions := quality.get("positions")):
+        parts.append(f"{positions:,}\u00a0positions")
     return ", ".join(parts) or "not stated"
 
 
-def sentence(finding: Finding) -> str:
-    """One finding as a sentence."""
-    limit = ""
-    if finding.fraction_of_limit is not None:
-        limit = f", at {percent(finding.fraction_of_limit)} of its limit"
-    low, high = finding.speedup_low, finding.speedup_high
-    return (
-        f"{finding.variant} is {times(finding.speedup)} as fast as {finding.baseline} "
-        f"[{low:.2f}, {high:.2f}] in {phase(finding.phase)}{limit}."
+def _same(tokens: object) -> str:
+    """One equal token is not yet an answer."""
+    if not _number(tokens):
+        return "same answer"
+    return "same first token" if tokens == 1 else f"same answer ({tokens:,}\u00a0tokens)"
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float)
+
+
+def _within(quality: Mapping[str, Any], name: str, form: str) -> str:
+    """The interval of a quality, in the form of its number; empty where none is known."""
+    low, high = quality.get(f"{name}_low"), quality.get(f"{name}_high")
+    if not (_number(low) and _number(high)):
+        return ""
+    return f" [{form.format(low)}, {form.format(high)}]"
+
+
+def share(finding: Finding) -> str:
+    """The share of the bare read with its interval, 82 % [79, 85]; empty where there is none."""
+    if finding.of_bare_read is None:
+        return ""
+    return f"{percent(finding.of_bare_read)} {share_interval(finding)}"
+
+
+def share_interval(finding: Finding) -> str:
+    """The interval of the share of the bare read in percent, [79, 85]; empty without one."""
+    low, high = finding.of_bare_read_low, finding.of_bare_read_high
+    if low is None or high is None:
+        return ""
+    return f"[{percent(low)[:-2]}, {percent(high)[:-2]}]"
+
+
+def held_against(finding: Finding) -> str:
+    """What the share is of: the bare read of 538 MB, the int8 products alone."""
+    return f"the {finding.bare_note or 'bare read'}"
+
+
+def band(finding: Finding) -> str:
+    """The limit, and what the slowest sustained rate of the run gives; empty without a limit."""
+    if finding.limit is None:
+        return ""
+    best = amount(finding.limit, finding.unit)
+    if finding.limit_low is None:
+        return best
+    return f"{best}; {amount(finding.limit_low, finding.unit)} by the slowest rate"
+
+
+# What the columns of a table of findings mean.
+COLUMNS = (
+    "*Of the bare read*: the time to read the same bytes (or to do the same products) and nothing "
+    "else, over the variant's time, paired in the same rounds; it leads, because both met the same "
+    "moments of the machine. *Of its limit*: the time by the best sustained rate of the whole run "
+    "over the variant's time; the limit by the slowest sustained rate stands beside it. "
+    "*Could have seen*: the least true change that these rounds would show four times in five."
+)
+
+
+def how_to_read(findings: Sequence[Finding]) -> str:
+    """What the columns of a notebook's table of findings mean, and why limits are missing."""
+    tested = sum(finding.p_value is not None for finding in findings)
+    told = (
+        f"{COLUMNS} Verdicts are corrected for the {tested} comparisons of this page together "
+        "(Holm); each interval is 95 % by itself."
     )
+    missing = dict.fromkeys(f.limit_note for f in findings if f.limit is None and f.limit_note)
+    return told + "".join(f" No limit: {note}." for note in missing)
+
+
+def reached(finding: Finding) -> str:
+    """How close a finding came: to the bare read, with the interval, then to the run's limit."""
+    parts = []
+    if finding.of_bare_read is not None:
+        parts.append(f"{share(finding)} of {held_against(finding)}")
+    if finding.fraction_of_limit is not None:
+        parts.append(f"{percent(finding.fraction_of_limit)} of its limit ({band(finding)})")
+    return " and ".join(parts)
+
+
+def sentence(finding: Finding) -> str:
+    """One finding as a sentence: how close it came, then how fast it was beside its baseline."""
+    close, where = reached(finding), phase(finding.phase)
+    faster = f"{interval(finding)} as fast as {finding.baseline}"
+    if not close:
+        return f"{finding.variant} is {faster} in {where}."
+    return f"{finding.variant} reaches {close} in {where}; it is {faster}."
 
 
 def headline(findings: Sequence[Finding]) -> str:
-    """The sentences at the top of a run: the number of findings, and the largest sure gain."""
+    """The sentences at the top of a run: the number of findings, the one that came closest to the
+    bare read, and the largest sure gain."""
     if not findings:
         return "No findings yet."
     notebooks = len({finding.notebook for finding in findings})
-    count = f"{_count(len(findings), 'finding')} from {_count(notebooks, 'notebook')}."
+    said = [f"{_count(len(findings), 'finding')} from {_count(notebooks, 'notebook')}."]
+    if best := closest(findings):
+        said.append(
+            f"{best.variant} comes closest to what the machine can do: {share(best)} of "
+            f"{held_against(best)}, in {phase(best.phase)}."
+        )
     sure = [finding for finding in findings if finding.verdict == "faster"]
-    if not sure:
-        return f"{count} Nothing was surely faster than its baseline."
-    return f"{count} The largest sure gain: {sentence(max(sure, key=lambda f: f.speedup_low))}"
+    if sure:
+        most = max(sure, key=lambda f: f.speedup_low)
+        said.append(
+            f"The largest sure gain: {most.variant} is {interval(most)} as fast as "
+            f"{most.baseline}, in {phase(most.phase)}."
+        )
+    else:
+        said.append("Nothing was surely faster than its baseline.")
+    return " ".join(said)
+
+
+def closest(findings: Sequence[Finding]) -> Finding | None:
+    """The finding with the highest share of the bare read, by the lower end of its interval."""
+    told = [finding for finding in findings if finding.of_bare_read_low is not None]
+    return max(told, key=lambda f: f.of_bare_read_low or 0.0, default=None)
 
 
 def _count(number: int, thing: str) -> str:
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
+def printable(text: str) -> str:
+    """Text without what could move a terminal's cursor or change its colours."""
+    return "".join(c if c.isprintable() or c == "\u00a0" else "\ufffd" for c in text)
 
 
 def text_table(rows: Sequence[Mapping[str, object]]) -> str:
@@ -102,7 +213,8 @@ def text_table(rows: Sequence[Mapping[str, object]]) -> str:
     if not rows:
         return "nothing to show"
     columns = list(rows[0])
-    lines = [columns, *([str(row.get(column, "")) for column in columns] for row in rows)]
+    cells = [columns, *([str(row.get(column, "")) for column in columns] for row in rows)]
+    lines = [[printable(cell) for cell in line] for line in cells]
     widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from labkit.base.native import compiler
 from labkit.base.paths import project_root
 from labkit.errors import ModelError
 from labkit.optimize.fused import FusedError, available, load_fused, native
@@ -145,7 +146,7 @@ def test_an_unknown_instruction_set_is_refused():
 
 def _sanitizer() -> str | None:
     """The address sanitizer's runtime, for the compiler that builds the kernel."""
-    command = native.compiler()
+    command = compiler()
     if command is None or sys.platform != "linux":
         return None
     found = subprocess.run(

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from labkit.engine.generate import generate
 from labkit.engine.row_costs import best_length, filled
-from labkit.errors import ModelError
+from labkit.errors import ModelError, ParameterError
+from labkit.limits.cost import Cost, pass_cost
 from labkit.limits.hardware import Hardware, Reading
 from labkit.optimize.speculative import (
     Accounting,
@@ -21,6 +22,7 @@ from labkit.optimize.speculative import (
     row_costs,
 )
 from labkit.optimize.speculative.predict import (
+    acceptance_for,
     break_even,
     expected_in_chain,
     expected_tokens,
@@ -82,6 +84,12 @@ def test_costs_between_measured_rows_lie_on_a_line():
     assert filled(0.1, {1: 1.0, 3: 2.0, 4: 2.1}).relative == pytest.approx((1.0, 1.5, 2.0, 2.1))
 
 
+def test_break_even_by_the_time_of_the_rows():
+    assert acceptance_for(1.3, 1) == pytest.approx(0.3)
+    assert acceptance_for(0.9, 1) == pytest.approx(0.0, abs=1e-9)
+    assert acceptance_for(2.0, 1) == float("inf")
+
+
 def test_row_costs_are_those_of_real_passes():
     decoder = tiny_decoder()
     passes = []
@@ -96,11 +104,22 @@ def test_row_costs_are_those_of_real_passes():
 
     read: list[list[int]] = []
     text = [n % 90 for n in range(27)]
-    costs = row_costs(Noting(), ks=(2, 4), context=20, rounds=3, text=text)
+    looked = []
+    costs = row_costs(
+        Noting(),
+        (2, 4),
+        context=20,
+        rounds=3,
+        text=text,
+        between=lambda: looked.append(len(passes)),
+    )
     said = [*text[:20], *generate(decoder, text[:20], 7)]
     assert passes[:7] == [(20, 1, 0), *((1, 1, start) for start in range(20, 26))]
-    rounds = [(k, k, start) for start in (23, 22, 21, 20) for k in (1, 1, 1, 2, 4)]
+    # A first round that warms up, and three more; of each size four passes, one after another.
+    rounds = [(k, k, start) for start in (23, 22, 21, 20) for k in (1, 2, 4) for _ in range(4)]
     assert sorted(passes[7:]) == sorted(rounds)
+    assert all(len(set(passes[at : at + 4])) == 1 for at in range(7, len(passes), 4))
+    assert looked == [7, 19, 31, 43]
     right = set()
     for ids, (count, _, start) in zip(read, passes, strict=True):
         wrong = [at for at, token in enumerate(ids) if token != said[start + at]]
@@ -118,12 +137,66 @@ def test_row_costs_are_those_of_real_passes():
         row_costs(decoder, context=250)
 
 
+def test_row_costs_are_paired_and_have_an_interval(monkeypatch):
+    """A clock on which a pass of k rows takes k times the moment's speed, which changes between
+    rounds: the ratios do not see it."""
+    speed, now, decoder = [1.0], [0.0], tiny_decoder()
+
+    def clock():
+        return now[0]
+
+    class Slow:
+        config, new_cache = decoder.config, decoder.new_cache
+
+        def __call__(self, rows, cache):
+            now[0] += speed[0] * len(rows)
+            return decoder(rows, cache)
+
+    def other_work():
+        speed[0] = 3.0 if speed[0] == 1.0 else 1.0
+
+    monkeypatch.setattr("labkit.optimize.speculative.costs.time.perf_counter", clock)
+    costs = row_costs(Slow(), (1, 2, 4), context=8, rounds=4, between=other_work)
+    assert costs.measured[4].rounds == pytest.approx((4.0,) * 4)
+    assert (costs.measured[2].low, costs.measured[2].high) == pytest.approx((2.0, 2.0))
+    assert costs.r(3) == pytest.approx(3.0)
+    assert costs.seconds == pytest.approx(3**0.5)
+    with pytest.raises(ParameterError, match="at least 2"):
+        row_costs(decoder, rounds=1)
+
+
+def toy(**rates):
+    """A machine that reads 1e9 bytes/s, with these rates."""
+    reading = lambda rate: Reading(rate, rate, 0.0, rate)  # noqa: E731
+    return Hardware("toy", "cpu", 1, {1: reading(1e9)}, {d: reading(r) for d, r in rates.items()})
+
+
 def test_the_limit_of_rows_is_flat_until_arithmetic_binds():
     config = tiny_decoder().config
-    reading = lambda rate: Reading(rate, rate, 0.0)  # noqa: E731
-    machine = Hardware("toy", "cpu", 1, {1: reading(1e9)}, {"float32": reading(2e9)})
-    tight = limit_costs(config, machine, (1, 2, 4, 8), 16)
-    roomy = limit_costs(config, machine, (1, 2, 4, 8), 16, arithmetic=10.0)
+
+    def cost(rows):
+        return pass_cost(config, [(16, rows)], rows)
+
+    tight = limit_costs(cost, toy(float32=2e9), (1, 2, 4, 8), 16)
+    roomy = limit_costs(cost, toy(float32=2e10), (1, 2, 4, 8), 16)
     assert tight.r(8) > 2
     assert roomy.relative == pytest.approx((1.0,) * 8)
     assert roomy.seconds <= tight.seconds
+    assert tight.measured == {}
+
+
+def test_int8_rows_are_charged_at_the_int8_rate_and_attention_at_its_own():
+    """By hand: 1e6 bytes take 1 ms; a row takes 1e6 int8 operations and 1e5 of attention."""
+
+    def cost(rows, dtype="int8"):
+        return Cost(1e6, 0.0, 0.0, 0.0, 1e6 * rows, 1e5 * rows, dtype)
+
+    machine = toy(int8=4e9, float32=1e9)
+    found = limit_costs(cost, machine, (1, 4, 8), 0, "float32")
+    assert found.seconds == pytest.approx(1e-3)  # 0.25 + 0.1 ms of arithmetic
+    assert found.r(4) == pytest.approx(4 * 0.35)
+    assert found.r(8) == pytest.approx(8 * 0.35)
+    # The float32 rate for everything, as a float32 kernel has it, makes rows dear from the second.
+    float32 = limit_costs(lambda rows: cost(rows, "float32"), machine, (1, 4))
+    assert float32.seconds == pytest.approx(1.1e-3)
+    assert float32.r(4) == pytest.approx(4.0)

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from labkit.base.paths import cache_dir
-from labkit.limits.probe import matrix_rates
+from labkit.limits.work import BareProducts, rates
 from labkit.model.decoder import Decoder
 from labkit.model.load import LoadedModel, load
 from labkit.optimize.fused import FusedDecoder, load_fused
@@ -135,7 +135,7 @@ def share_predicted(head: Head, target: Decoder, texts: Sequence[OwnText]) -> fl
 
 def half_pays() -> bool:
     """Whether products in bfloat16 are fast enough on this machine to train with them."""
-    bfloat16, float32 = (max(matrix_rates(d, 768)) for d in (torch.bfloat16, torch.float32))
+    bfloat16, float32 = (max(rates(BareProducts(d, 768), 0.3)) for d in ("bfloat16", "float32"))
     return bfloat16 > _FASTER * float32
 
 

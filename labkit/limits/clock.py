@@ -1,0 +1,82 @@
+"""Whether a clock waits for the work that it times, found out by two independent ways.
+
+Twice the work takes twice the time. A clock that does not wait shows the time of handing the work
+over, which is nearly the same for both. On a GPU its own events must also agree with the host's
+clock. Both are checked before a rate is believed.
+"""
+
+from __future__ import annotations
+
+import time
+
+import torch
+
+from labkit.base.device import kind, synchronize
+from labkit.base.units import seconds
+from labkit.errors import ImpossibleRate
+from labkit.limits.work import Work, spell
+
+_AGREE = 0.1  # two ways may differ by this share on a device
+# A CPU computes before it returns, and other processes may disturb either time: there only a time
+# that hardly grows is held against the clock.
+_HARDLY = 0.4
+_LASTING = 0.03  # seconds of the smaller amount of work
+_TRIES = 4  # other work on the machine disturbs a pair; a clock that lies does so every time
+
+
+def _timed(work: Work, count: int) -> float:
+    """Seconds of `count` repetitions by the host's clock."""
+    synchronize(work.device)
+    start = time.perf_counter()
+    work.repeat(count)
+    synchronize(work.device)
+    return time.perf_counter() - start
+
+
+def twice_the_work(work: Work, count: int) -> float:
+    """The time of 2 * count repetitions over that of count, from the fastest of several pairs."""
+    pairs = [(_timed(work, count), _timed(work, 2 * count)) for _ in range(5)]
+    return min(twice for _, twice in pairs) / max(min(once for once, _ in pairs), 1e-9)
+
+
+def by_events(work: Work, count: int) -> float | None:
+    """Seconds of `count` repetitions by the device's own events; None for a device without any."""
+    if kind(work.device) != "cuda":
+        return None
+    with torch.cuda.device(work.device):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        work.repeat(count)
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end) / 1e3
+
+
+def check_clock(work: Work) -> None:
+    """Raise ImpossibleRate where the clock does not wait for this work.
+
+    It tries several times, because other work on a shared machine can disturb both ways.
+    """
+    work.repeat(1)
+    count = max(1, round(_LASTING / spell(work, _LASTING).seconds))
+    told = ""
+    for _ in range(_TRIES):
+        told = _doubt(work, count)
+        if not told:
+            return
+    raise ImpossibleRate(f"{work.name}: {told}. The clock cannot be trusted on {work.device}.")
+
+
+def _doubt(work: Work, count: int) -> str:
+    """What speaks against the clock, in words; empty where nothing does."""
+    growth = twice_the_work(work, count)
+    shared = kind(work.device) == "cpu"
+    if growth / 2 < 1 - _HARDLY or (not shared and abs(growth / 2 - 1) > _AGREE):
+        return f"twice the work took {growth:.2f} times as long, and not twice"
+    own = by_events(work, count)
+    if own is None:
+        return ""
+    host = min(_timed(work, count) for _ in range(3))
+    if abs(host / own - 1) <= _AGREE:
+        return ""
+    return f"it took {seconds(host)} by the host's clock and {seconds(own)} by the device's events"

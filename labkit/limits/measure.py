@@ -1,0 +1,223 @@
+"""This machine, measured: read bandwidth by working set, matrix rate by dtype.
+
+Every rate is sustained: a spell of reading or multiplying lasts about as long as a variant's turn
+in a comparison. A run measures once and keeps the result, so that all its pages tell one limit. In
+a live session the result is kept for each machine, device, thread count and torch version.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+
+import psutil
+import torch
+from tqdm.auto import tqdm
+
+from labkit.base.device import Device, cores_allowed, device_name, kind, memory_bytes
+from labkit.base.paths import atomic_write, cache_dir
+from labkit.limits.clock import check_clock
+from labkit.limits.hardware import Hardware, Reading
+from labkit.limits.work import (
+    AT_ONCE,
+    BareProducts,
+    BareRead,
+    NativeInt8,
+    Work,
+    buffer,
+    native_library,
+    rates,
+    spell,
+    working_sets,
+)
+
+_VERSION = 8  # of the measurement: a new one does not read old files
+# If a short spell is faster than the kept measurement by this factor, other work slowed that one.
+_BEATEN = 1.25
+_GLANCE = 0.05  # seconds of a short spell
+_RECENT = 1800.0  # seconds
+SPELL = 0.4  # seconds; what a turn lasts, or longer
+_SPELLS = 5
+_LONGEST_PRODUCT = 1.0  # seconds
+_ACCELERATOR = 0.25  # of a spell is enough where no other work shares the memory
+_MEMORY = 48 * 2**20  # bytes from which a working set is read for whole spells; below, a tenth
+
+
+def _largest(device: Device) -> int:
+    """The largest working set to read: far larger than caches, and little of the memory."""
+    if kind(device) == "cpu":
+        return int(min(2**30, psutil.virtual_memory().available // 8))
+    return int(min(4 * 2**30, memory_bytes(device) // 8))
+
+
+def _bandwidth(device: Device, threads: int, seconds: float) -> dict[int, Reading]:
+    """Every size in spells that take turns, so that each size meets every state of the machine."""
+    sizes = working_sets(_largest(device))
+    whole = buffer(sizes[-1], device)
+    works = {size: BareRead(size, device, threads, share=whole) for size in sizes}
+    check_clock(works[sizes[-1]])
+    found: dict[int, list[float]] = {size: [] for size in sizes}
+    for _ in tqdm(range(_SPELLS), desc=f"memory, {threads} threads", leave=False):
+        for size, work in works.items():
+            lasting = seconds if size >= _MEMORY else seconds / 10
+            found[size] += rates(work, lasting, 1)
+    return {size: Reading.of(samples) for size, samples in found.items()}
+
+
+def dtypes(device: Device) -> list[str]:
+    """The dtypes whose products are measured on a device."""
+    known = ["float32", "bfloat16"]
+    if kind(device) != "mps":
+        known.append("int8")
+    return known + ([] if kind(device) == "cpu" else ["float16"])
+
+
+def fastest_products(
+    dtype: str, device: Device, threads: int | None = None, seconds: float = 0.1
+) -> Work:
+    """Products of a dtype in the form that is fastest here: small matrices suit caches, large ones
+    accelerators. int8 on a CPU by the fused decoder's own instruction, where a compiler is here.
+
+    A size is skipped if a single product would take more than a second. Where a dtype has no fast
+    path (bfloat16 on many CPUs), large products would take minutes and show nothing new. One thread
+    is tried too: where other work runs on the machine, threads may wait for each other longer than
+    a small product takes.
+    """
+    if dtype == "int8" and kind(device) == "cpu" and native_library():
+        return NativeInt8(threads)
+    works: list[Work] = []
+    counts = {threads, 1} if kind(device) == "cpu" else {threads}
+    for size in (256, 768, 1536) if kind(device) == "cpu" else (2048, 8192):
+        works += [BareProducts(dtype, size, device, count) for count in counts]
+    best, fastest = works[0], 0.0
+    for work in works:
+        if fastest and work.amount / fastest > _LONGEST_PRODUCT:
+            continue
+        if (found := max(rates(work, seconds, 3))) > fastest:
+            best, fastest = work, found
+    return best
+
+
+def _products(device: Device, threads: int, seconds: float) -> dict[str, Reading]:
+    found = {}
+    for dtype in tqdm(dtypes(device), desc="products", leave=False):
+        work = fastest_products(dtype, device, threads, seconds / 4)
+        check_clock(work)
+        # A short prefill may run before a processor has to lower its clock: short spells count too.
+        short = rates(work, AT_ONCE, _SPELLS)
+        found[dtype] = Reading.of(short + rates(work, seconds, _SPELLS))
+    return found
+
+
+def _by_threads(device: Device, threads: int, seconds: float) -> dict[int, dict[str, Reading]]:
+    if kind(device) != "cpu":
+        return {}
+    found = {}
+    whole = buffer(min(256 * 2**20, _largest(device)))
+    for count in sorted({2**k for k in range(10) if 2**k < threads} | {threads}):
+        memory = rates(BareRead(whole.nbytes, device, count, share=whole), seconds)
+        product = rates(BareProducts("float32", 1536, device, count), seconds)
+        found[count] = {"bandwidth": Reading.of(memory), "matrix": Reading.of(product)}
+    return found
+
+
+def _measure(device: Device, threads: int, seconds: float) -> Hardware:
+    return Hardware(
+        name=device_name(device),
+        device=str(device),
+        threads=threads,
+        bandwidth_points=_bandwidth(device, threads, seconds),
+        matrix=_products(device, threads, seconds),
+        capacity=memory_bytes(device),
+        by_threads=_by_threads(device, threads, seconds / 4),
+        measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _outdone(kept: Hardware) -> bool:
+    """Whether a short spell is much faster: then other work disturbed the kept measurement."""
+    for size in (min(kept.bandwidth_points), max(kept.bandwidth_points)):
+        work = BareRead(size, kept.device, kept.threads)
+        work.repeat(1)
+        now = work.amount / spell(work, _GLANCE).seconds
+        if now > _BEATEN * kept.bandwidth_points[size].best:
+            return True
+    now = max(rates(BareProducts("float32", 256, kept.device, kept.threads), _GLANCE, 1))
+    return now > _BEATEN * kept.matrix["float32"].best
+
+
+def _from_json(text: str) -> Hardware:
+    raw = json.loads(text)
+    raw["bandwidth_points"] = {int(k): Reading(**v) for k, v in raw["bandwidth_points"].items()}
+    raw["matrix"] = {k: Reading(**v) for k, v in raw["matrix"].items()}
+    raw["by_threads"] = {
+        int(k): {name: Reading(**v) for name, v in both.items()}
+        for k, both in raw["by_threads"].items()
+    }
+    found = Hardware(**raw)
+    datetime.fromisoformat(found.measured_at)
+    return found
+
+
+def measure_hardware(
+    device: Device = "cpu",
+    threads: int | None = None,
+    remeasure: bool = False,
+    seconds: float = SPELL,
+    keep: Path | None = None,
+) -> Hardware:
+    """Measure this machine, or read the kept measurement.
+
+    device: cpu, cuda or mps. threads: torch threads (default: the cores this process may use).
+    seconds: of a spell. keep: a run's folder: its measurement holds for the whole run, and a new
+    run takes over one of the last half hour. Without it, the measurement in the cache folder holds
+    unless a short spell shows that it is too low. It takes about half a minute on two cores.
+
+    Raises ImpossibleRate where the clock is wrong.
+    """
+    count = threads or cores_allowed()
+    seconds *= 1 if kind(device) == "cpu" else _ACCELERATOR
+    mark = (
+        f"{_VERSION}|{device_name(device)}|{device}|{count}|{cores_allowed()}|{torch.__version__}"
+    )
+    name = f"{hashlib.sha256(mark.encode()).hexdigest()[:12]}.json"
+    here = cache_dir() / "hardware" / name
+    of_run = keep / "hardware" / name if keep else None
+    if not remeasure and (kept := of_run and _read(of_run)):
+        return kept
+    hardware = None if remeasure else _usable(_read(here), recent=of_run is not None)
+    if hardware is None:
+        hardware = _measure(device, count, seconds)
+        _write(here, hardware)
+    if of_run:
+        _write(of_run, hardware)
+    return hardware
+
+
+def _read(path: Path) -> Hardware | None:
+    """A kept measurement; None where there is none, or a file cut short or written by hand."""
+    try:
+        return _from_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _usable(kept: Hardware | None, recent: bool) -> Hardware | None:
+    """The measurement, unless a short spell beats it, or it is too old where it must be recent."""
+    if kept is None or (recent and _age(kept) > _RECENT) or _outdone(kept):
+        return None
+    return kept
+
+
+def _age(kept: Hardware) -> float:
+    """Seconds since a measurement."""
+    return (datetime.now(UTC) - datetime.fromisoformat(kept.measured_at)).total_seconds()
+
+
+def _write(path: Path, hardware: Hardware) -> None:
+    with contextlib.suppress(OSError):  # a measurement that cannot be stored is still valid
+        atomic_write(path, json.dumps(asdict(hardware), indent=1))

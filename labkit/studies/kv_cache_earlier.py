@@ -1,0 +1,106 @@
+"""What notebook 02 predicts, from steps that are timed earlier, on another text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from labkit.limits.cost import Cost
+from labkit.report.told.plots import say, table
+from labkit.studies.kv_cache_variants import GROWING, NO_CACHE, STATIC, Makers, steps_at
+from labkit.studies.lab import Lab
+from labkit.studies.predictions import Prediction, score
+from labkit.timing.compare import Comparison
+from labkit.timing.statistics import interval
+
+_TEXT = 3000  # the number of its prompt; the comparisons have others
+_STEPS = 8
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """Steps of every variant after one context of another text.
+
+    cost: of one token after a context, by variant.
+    """
+
+    lab: Lab
+    makers: Makers
+    context: int
+    rounds: int
+    cost: Callable[[str, int], Cost]
+
+    @cached_property
+    def comparison(self) -> Comparison:
+        """All variants, interleaved; held against nothing, for only their times are used."""
+        ids = self.lab.prompt(_TEXT, self.context + _STEPS)
+        runs = steps_at(self.lab.decoder, self.makers, ids, self.context)
+        found = self.lab.compare(runs, NO_CACHE, self.rounds, {}, label="earlier steps")
+        self.lab.keep_samples("earlier", found.to_dict())
+        return found
+
+    def expected(self, kind: str, context: int) -> float:
+        """Predicted seconds of one token after `context`.
+
+        With a cache: as long as here, and the bytes that are added at the run's best bandwidth; the
+        growing cache also copies them, which reads and writes them once more. Without a cache: from
+        one row (a step with the static cache) to all rows, time grows in proportion to FLOPs, if it
+        grows at all.
+        """
+        here, there = self.cost(kind, self.context), self.cost(kind, context)
+        taken = self.comparison.mean(kind)
+        if kind != NO_CACHE:
+            times = 3 if kind == GROWING else 1
+            bandwidth = self.lab.hardware.bandwidth(there.read_bytes)
+            return taken + times * (there.read_bytes - here.read_bytes) / bandwidth
+        one = self.cost(STATIC, self.context).flops
+        growth = max(0.0, taken - self.comparison.mean(STATIC)) / (here.flops - one)
+        return taken + growth * (there.flops - here.flops)
+
+    def times(self, measured: Mapping[str, Comparison], at: Mapping[str, int]) -> list[Prediction]:
+        """The predicted time of each variant against what was measured; at: its context."""
+        return [
+            Prediction(
+                f"{kind} after {at[kind]:,}",
+                self.expected(kind, at[kind]),
+                interval(found.values(kind)),
+            )
+            for kind, found in measured.items()
+        ]
+
+    def speedups(self, found: Comparison, context: int) -> dict[str, Prediction]:
+        """The predicted speedup of each cache over no cache, against what was measured."""
+        without = self.expected(NO_CACHE, context)
+        return {
+            kind: Prediction(kind, without / self.expected(kind, context), found.speedup(kind))
+            for kind in found.variants
+            if kind != NO_CACHE
+        }
+
+    def hold(
+        self,
+        found: Comparison,
+        context: int,
+        curve: Mapping[int, Comparison],
+        ends: Mapping[str, int],
+    ) -> None:
+        """Show how the predictions did.
+
+        found: the answers, with steps after about `context` tokens. curve: comparisons by context.
+        ends: the last of them with each variant.
+        """
+        times = self.times(
+            dict.fromkeys(found.variants, found), dict.fromkeys(found.variants, context)
+        )
+        last = {kind: curve[c] for kind, c in ends.items() if kind in curve[c].variants}
+        far = self.times(last, ends)
+        gains = self.speedups(found, context)
+        rows = [
+            {"variant": one.name} | one.time_cells()
+            | (gains[kind].speedup_cells() if kind in gains else {})
+            for kind, one in zip(found.variants, times, strict=True)
+        ]  # fmt: skip
+        rows += [{"variant": one.name} | one.time_cells() for one in far]
+        table(rows, caption="The predictions, held against what was measured after them")
+        say(f"{score('times', [*times, *far])} {score('speedups', list(gains.values()))}")

@@ -1,0 +1,100 @@
+"""What is told of a variant before it is measured, and how that did afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from labkit.base.units import seconds
+from labkit.report.told.compared import Least
+from labkit.report.told.words import percent, times
+from labkit.timing.statistics import Ratio
+
+WITHIN = 0.15  # a prediction this close to the measured value holds, whatever the interval
+EARLIER = 12  # rounds that a prediction is made from, at most
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A value that was told of `name` before `measured`, with its 95 % interval, was measured."""
+
+    name: str
+    expected: float
+    measured: Ratio
+
+    @property
+    def error(self) -> float:
+        """Relative to the measured value: 0.1 is 10 % too high."""
+        return self.expected / self.measured.value - 1
+
+    @property
+    def held(self) -> str:
+        """How it held: inside the interval, within 15 %, or no."""
+        if self.measured.low <= self.expected <= self.measured.high:
+            return "inside the interval"
+        return f"within {percent(WITHIN)}" if abs(self.error) <= WITHIN else "no"
+
+    @property
+    def holds(self) -> bool:
+        """Whether it is inside the measured interval, or within 15 % of the measured value."""
+        return self.held != "no"
+
+    def time_cells(self) -> dict[str, object]:
+        """Cells of a table, for a prediction in seconds."""
+        low, high = seconds(self.measured.low), seconds(self.measured.high)
+        return self._cells("time", seconds, f"{seconds(self.measured.value)} [{low}, {high}]")
+
+    def speedup_cells(self) -> dict[str, object]:
+        """Cells of a table, for a predicted speedup."""
+        return self._cells("speedup", times, str(self.measured))
+
+    def _cells(self, of: str, told: Callable[[float], str], measured: str) -> dict[str, object]:
+        return {
+            f"{of}, predicted": told(self.expected),
+            f"{of}, measured": measured,
+            f"{of} held": self.held,
+        }
+
+
+def score(what: str, predictions: Sequence[Prediction]) -> str:
+    """How many predictions held, and which did not. what: "times", say."""
+    missed = [f"{p.name} ({p.error:+.0%})" for p in predictions if not p.holds]
+    held = f"Of the predicted {what}, {len(predictions) - len(missed)} of {len(predictions)} held"
+    return f"{held}; not held: {', '.join(missed)}." if missed else f"{held}."
+
+
+def shown(ratio: Ratio) -> str:
+    """What a speedup shows by its interval alone; verdicts are corrected in the findings."""
+    if ratio.low > 1:
+        return f"{ratio}; the interval lies above 1"
+    if ratio.high < 1:
+        return f"{ratio}; the interval lies below 1"
+    effect = percent(ratio.smallest_effect)
+    return f"{ratio}; no difference is shown (these rounds could have seen one of {effect})"
+
+
+def limit_told(least: Least) -> str:
+    """A limit by the best and by the slowest sustained rate of the run."""
+    if least.slowest is None:
+        return seconds(least.seconds)
+    return f"{seconds(least.seconds)} to {seconds(least.slowest)}"
+
+
+def limit_cells(least: Least, taken: float, baseline: float) -> dict[str, object]:
+    """A variant's limit, and the speedup that it would have there over the baseline as measured.
+
+    taken, baseline: measured seconds of the variant and of the baseline. A limit that was beaten
+    gives no such speedup.
+    """
+    beaten = least.seconds > taken
+    return {
+        "limit": limit_told(least),
+        "speedup at its limit": "–" if beaten else times(baseline / least.seconds),
+    }
+
+
+# For the captions of tables with such cells.
+LIMIT_NOTE = (
+    "limit: by the best and by the slowest sustained rate of this run; speedup at its limit: the "
+    "measured time of the baseline over the limit by the best rate"
+)

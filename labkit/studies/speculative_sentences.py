@@ -1,0 +1,202 @@
+"""Sentences of notebook 05, from what it measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from labkit.base.units import seconds
+from labkit.engine.row_costs import RowCosts
+from labkit.optimize.speculative.predict import acceptance_for
+from labkit.quality.lossless import SameAnswer
+from labkit.studies.speculative_forecast import Held
+from labkit.studies.speculative_prompts import Rounds, together
+from labkit.studies.speculative_tables import spaced
+from labkit.studies.speculative_target import KeptHead
+from labkit.timing.statistics import MARGIN, Ratio
+from labkit.workload.tasks import GROUNDED
+
+
+def with_interval(ratio: Ratio) -> str:
+    """1.29 [1.25, 1.33]: a ratio of times that is no speedup."""
+    return f"{ratio.value:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]"
+
+
+def pays(length: int, costs: RowCosts) -> str:
+    """The acceptance rate from which drafts of a length pay, in words."""
+    rows, passes = length + 1, costs.r(length + 1)
+    measured = costs.measured.get(rows)
+    if passes >= rows:
+        return f"at no acceptance rate: {rows} rows take as long as {rows} passes of one row"
+    if passes <= 1 + MARGIN:
+        return f"at any acceptance rate: {rows} rows take as long as one, within {MARGIN:.0%}"
+    if measured is not None and measured.low <= 1:
+        return (
+            f"from an acceptance rate somewhere {least_acceptance(length, costs)}: {rows} rows did "
+            "not measurably take longer than one"
+        )
+    return f"from an acceptance rate of {least_acceptance(length, costs)} on"
+
+
+def least_acceptance(length: int, costs: RowCosts) -> str:
+    """The same as a number with its interval, for a cell; a word where no number means anything."""
+    rows, passes = length + 1, costs.r(length + 1)
+    measured = costs.measured.get(rows)
+    if passes >= rows:
+        return "none"
+    if passes <= 1 + MARGIN:
+        return "any"
+    least = f"{acceptance_for(passes, length):.2f}"
+    if measured is None:
+        return least
+    low, high = (min(1.0, acceptance_for(end, length)) for end in (measured.low, measured.high))
+    return f"below {high:.2f}" if measured.low <= 1 else f"{least} [{low:.2f}, {high:.2f}]"
+
+
+def told_rows(costs: RowCosts, rows: int, where: str, spread: float) -> str:
+    """What a pass of several rows costs, and how that was measured. spread: seconds."""
+    found = costs.measured[rows]
+    return (
+        f"A pass of {rows} rows takes **{with_interval(found)}** times as long as a pass of one "
+        f"row, which takes {seconds(costs.seconds)}: r({rows}), after {costs.context} tokens, on "
+        f"{where}. The interval is over {len(found.rounds)} rounds, spread over "
+        f"{seconds(spread)}: between the rounds, the decoder answered the calibration tasks. Every "
+        "cost of rows on this page is from this measurement."
+    )
+
+
+def told_limit(costs: RowCosts, limit: RowCosts, rows: int, dtype: str) -> str:
+    """The measured cost of rows against the one at the limit of this machine."""
+    found, least = costs.measured[rows], limit.r(rows)
+    text = (
+        f"At the limit of this machine r({rows}) is {least:.2f}, by the best sustained rates of "
+        f"this run for reading memory and for {dtype} products."
+    )
+    if found.low > least * (1 + MARGIN):
+        return (
+            f"{text} So reading and multiplying alone do not explain what extra rows cost here. "
+            "The limit leaves out everything else that a decoder does for each row."
+        )
+    if found.high < least / (1 + MARGIN):
+        return (
+            f"{text} Measured rows cost less than that, because a pass of one row is further from "
+            f"its own limit than a pass of {rows} rows is."
+        )
+    return text
+
+
+ELSEWHERE = (
+    "Notebook 15 measures T(k) / T(1) of the same decoder too, but with all logits of every row, "
+    "after another number of tokens, and at another moment. So its numbers may differ from these."
+)
+
+
+def told_head(head: KeptHead | None) -> str:
+    """How the head was trained and its cost, in sentences; or how to train one."""
+    if head is None:
+        return (
+            "No head has been trained for this model, so nothing below uses one. "
+            "`python -m labkit.optimize.speculative.head.train` trains one: up to 20 minutes to "
+            "write text, and 30 to train. Then this notebook compares it with the other drafts."
+        )
+    recipe, cost = head.recipe, head.cost
+    return (
+        f"The learned head was trained for {recipe['minutes']:.0f} minutes on "
+        f"{recipe['tokens']:,} tokens of the target's own text. On text that was kept from "
+        f"training, its likeliest token is the target's at {recipe['agreement']:.0%} of positions. "
+        f"The first token of a draft costs {cost.first:.2f} passes of one row, each further token "
+        f"{cost.further:.2f}."
+    )
+
+
+def told_same(same: Sequence[SameAnswer], settings: int) -> str:
+    """How many greedy answers of so many settings are equal, and how many differ at a tie."""
+    exact = sum(one.margin is None for one in same)
+    text = (
+        f"Greedy: **{exact} of {len(same)}** answers, {len(same) // settings} with each of "
+        f"{settings} settings, equal plain decoding's in every token "
+        f"({sum(one.tokens for one in same):,} tokens compared)"
+    )
+    ties = len(same) - exact
+    return f"{text}; {ties} first differ at a tie within rounding." if ties else f"{text}."
+
+
+def told_over(kinds: Iterable[Rounds]) -> str:
+    """What the intervals are over."""
+    kinds = list(kinds)
+    over = [one for one in kinds if one.over_prompts]
+    if not over:
+        return (
+            "Each interval of a kind is over rounds of its one prompt, and says nothing of other "
+            "prompts."
+        )
+    counts = sorted({one.prompts for one in over})
+    told = f"Each interval is over the {' or '.join(map(str, counts))} prompts of a kind"
+    if len(over) < len(kinds):
+        told += "; where a kind has one prompt, it is over rounds"
+    return f"{told}. It covers the difference between prompts as well as that between rounds."
+
+
+def told_held(held: Sequence[Held]) -> str:
+    """How many forecasts were right, which were not, and whether the counts themselves add up."""
+    inside, near = sum(one.inside for one in held), sum(one.near for one in held)
+    missed = [one for one in held if not (one.inside or one.near)]
+    told = [
+        f"**{len(held) - len(missed)} of {len(held)}** forecasts lie inside the measured interval "
+        f"or within 15 % of the measured value: {inside} inside, {near} within 15 %."
+    ]
+    if missed:
+        rows = "; ".join(
+            f"{spaced(one.kind)} with {one.setting} (forecast {one.forecast:.2f}x, measured "
+            f"{one.measured})"
+            for one in missed
+        )
+        told.append(f"Not so: {rows}.")
+    consistent = sum(one.consistent for one in held)
+    told.append(
+        f"A check of consistency, which is no forecast: with the counts of the timed answers "
+        f"themselves and the same cost of rows, {consistent} of {len(held)} speedups lie within "
+        "15 % of the measured ones."
+    )
+    return " ".join(told)
+
+
+def told_along(along: Mapping[int, Ratio], change: Ratio) -> str:
+    """How the mean speedup depends on the answer's length. change: from the first to the last."""
+    first, *_, last = along
+    text = (
+        f"Over all prompts, the mean speedup is **{along[first]}** for the first {first} tokens "
+        f"and **{along[last]}** for {last}."
+    )
+    if change.low > 1:
+        return (
+            f"{text} From one to the other it grows by {change}. At the start of an answer, the "
+            "setting does not know the acceptance rate of this text yet, and uses a usual one."
+        )
+    if change.high < 1:
+        return f"{text} From one to the other it falls, to {change} of what it was."
+    return f"{text} These prompts do not show that the length matters (last over first: {change})."
+
+
+def told_gains(timed: Mapping[str, Rounds], setting: str) -> str:
+    """The speedup of a setting by kind, and its mean over all prompts."""
+    gains = [one.speedup(setting).value for one in timed.values()]
+    text = (
+        f"By kind of task, the speedup of the {setting} setting is {min(gains):.2f}x to "
+        f"{max(gains):.2f}x. Its mean over the prompts of all kinds is "
+        f"**{together(timed.values(), setting)}**"
+    )
+    if grounded := [one for kind, one in timed.items() if kind in GROUNDED]:
+        return (
+            f"{text}, and **{together(grounded, setting)}** over those of the kinds whose answers "
+            "repeat words of the prompt."
+        )
+    return f"{text}."
+
+
+def told_skipped(speedups: Sequence[float], kept: int, layers: int, a_token: float) -> str:
+    """What self-speculation is expected to give. a_token: cost of a drafted token, in passes."""
+    return (
+        f"Self-speculation with {kept} of {layers} layers is expected to give "
+        f"**{min(speedups):.2f}x to {max(speedups):.2f}x**, if a token of its draft costs its "
+        f"share of the weights, {a_token:.2f} of a pass. It is not timed below."
+    )

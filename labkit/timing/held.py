@@ -1,0 +1,108 @@
+"""What each variant is held against: reading its bytes, or doing its products, and nothing else.
+
+`holding` adds such bare variants to those of a comparison. They take their turns like the others. A
+bare turn lasts as long as the turns that it is held against, because memory has states that last
+from a tenth of a second to many seconds: a short look would say little of a long turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from labkit.base.device import Device
+from labkit.limits.cost import Cost
+from labkit.limits.hardware import Hardware
+from labkit.limits.roofline import limit
+from labkit.limits.work import BareRead, Work, spell
+from labkit.timing.compare import Bare, Variant
+from labkit.timing.trace import Trace
+
+SHORTEST, LONGEST = 0.1, 2.0  # seconds of a bare turn
+_SAME = 0.02  # sets of bytes that differ by less share a bare read, each with its own number
+
+
+class Need(NamedTuple):
+    """What one metric of a variant needs at least: so many bytes read, or operations done.
+
+    work: None for bytes, else what does the operations (`labkit.limits.work`).
+    """
+
+    amount: float
+    work: Work | None = None
+
+
+def need(cost: Cost, hardware: Hardware, products: Callable[[str], Work]) -> Need:
+    """What a pass is held against: its bytes where memory sets its limit, else its FLOPs.
+
+    products: from a dtype to what does its products, the same object each time.
+    """
+    if limit(cost, hardware).bound == "memory":
+        return Need(cost.read_bytes)
+    return Need(cost.flops, products(cost.dtype))
+
+
+@dataclass
+class _Turns:
+    """A bare variant, and how long the variants that it stands for took last."""
+
+    work: Work
+    lasting: dict[str, float] = field(default_factory=dict)
+
+    def run(self, _: int) -> Trace:
+        """One turn, as a trace of two timestamps whose TPOT is the time of one repetition."""
+        wanted = min(self.lasting.values(), default=SHORTEST)
+        done = spell(self.work, min(max(wanted, SHORTEST), LONGEST))
+        return Trace(done.start, (done.start, done.start + done.seconds))
+
+
+def holding(
+    variants: Mapping[str, Variant],
+    needs: Mapping[tuple[str, str], Need],
+    device: Device = "cpu",
+    threads: int | None = None,
+) -> tuple[dict[str, Variant], dict[tuple[str, str], Bare]]:
+    """The variants and the bare ones that they are held against, for `compare`.
+
+    needs: by (variant, metric); the metric is a time of a trace. Returns what `compare` takes.
+    """
+    turns: dict[str, _Turns] = {}
+    bare: dict[tuple[str, str], Bare] = {}
+    for (variant, metric), need in needs.items():
+        name = _fitting(turns, need) or _added(turns, need, device, threads)
+        turns[name].lasting[variant] = 0.0
+        bare[variant, metric] = Bare(name, need.amount / turns[name].work.amount)
+    runs = {name: _noting(name, run, list(turns.values())) for name, run in variants.items()}
+    return runs | {name: one.run for name, one in turns.items()}, bare
+
+
+def _fitting(turns: Mapping[str, _Turns], need: Need) -> str | None:
+    """A bare variant that is there already and does the same."""
+    for name, one in turns.items():
+        reads = isinstance(one.work, BareRead)
+        if need.work is None and reads and abs(one.work.amount / need.amount - 1) < _SAME:
+            return name
+        if need.work is not None and need.work is one.work:
+            return name
+    return None
+
+
+def _added(turns: dict[str, _Turns], need: Need, device: Device, threads: int | None) -> str:
+    work = need.work or BareRead(need.amount, device, threads)
+    name = work.name if work.name not in turns else f"{work.name} ({need.amount:,.0f} bytes)"
+    turns[name] = _Turns(work)
+    return name
+
+
+def _noting(name: str, run: Variant, turns: list[_Turns]) -> Callable[[int], Trace]:
+    """The variant, which tells the bare variants that stand for it how long it took."""
+
+    def noted(number: int) -> Trace:
+        trace = run(number)
+        for one in turns:
+            if name in one.lasting:
+                one.lasting[name] = trace.e2e_latency
+        return trace
+
+    return noted

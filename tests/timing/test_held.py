@@ -1,0 +1,96 @@
+"""What variants are held against: one bare variant for equal needs, as long as the turns last."""
+
+import pytest
+
+from labkit.errors import ImpossibleRate
+from labkit.limits.cost import Cost
+from labkit.limits.hardware import Hardware, Reading
+from labkit.limits.work import BareProducts, BareRead, spell
+from labkit.timing import held
+from labkit.timing.compare import compare
+from labkit.timing.held import LONGEST, SHORTEST, Need, holding, need
+from labkit.timing.trace import Trace
+from tests.queued_device import QueuedDevice, QueuedWork
+
+
+def lasting(seconds):
+    return lambda number: Trace(0.0, (seconds / 2, seconds), 4)
+
+
+def test_equal_bytes_share_one_bare_read_and_others_have_their_own():
+    variants = {name: lasting(0.1) for name in "abc"}
+    needs = {("a", "tpot"): Need(2**20), ("b", "tpot"): Need(2**20 + 8), ("c", "tpot"): Need(2**22)}
+    runs, bare = holding(variants, needs)
+    assert bare["a", "tpot"].name == bare["b", "tpot"].name != bare["c", "tpot"].name
+    assert set(runs) == {*variants, *(one.name for one in bare.values())}
+    # Sharing a read does not make the bytes equal.
+    assert bare["b", "tpot"].repetitions == pytest.approx(1 + 8 / 2**20)
+
+
+def test_names_say_the_bytes_and_differ():
+    needs = {("a", "tpot"): Need(2**20), ("b", "tpot"): Need(1.2 * 2**20)}  # both 1 MB in words
+    _, bare = holding({"a": lasting(0.1), "b": lasting(0.1)}, needs)
+    assert len({one.name for one in bare.values()}) == 2
+    assert all("bare read" in one.name for one in bare.values())
+
+
+def test_products_and_reads_are_apart():
+    products = BareProducts("float32", 32)
+    needs = {
+        ("a", "tpot"): Need(2**20),
+        ("a", "ttft"): Need(1e6, products),
+        ("b", "ttft"): Need(2e6, products),
+    }
+    runs, bare = holding({"a": lasting(0.1), "b": lasting(0.1)}, needs)
+    assert bare["a", "ttft"].name == bare["b", "ttft"].name == "float32 products alone"
+    assert bare["b", "ttft"].repetitions == 2 * bare["a", "ttft"].repetitions
+    assert len(runs) == 4
+
+
+@pytest.mark.parametrize(
+    ("turn", "bare_turn"), [(0.5, 0.5), (1e-3, SHORTEST), (60.0, LONGEST), (1.5, 1.5)]
+)
+def test_a_bare_turn_lasts_as_long_as_the_turns_that_it_stands_for(monkeypatch, turn, bare_turn):
+    asked = []
+    monkeypatch.setattr(
+        held, "spell", lambda work, seconds: asked.append(seconds) or spell(work, 0)
+    )
+    needs = {("a", "tpot"): Need(2**16), ("b", "tpot"): Need(2**16)}
+    variants = {"a": lasting(turn), "b": lasting(2 * turn), "base": lasting(9.0)}
+    runs, bare = holding(variants, needs)
+    for name in ("base", "a", "b", bare["a", "tpot"].name):
+        runs[name](1)
+    assert asked == [pytest.approx(bare_turn)]
+
+
+def test_in_a_comparison_the_share_comes_out(monkeypatch):
+    device = QueuedDevice(monkeypatch, rate=1e9)
+    monkeypatch.setattr(held, "BareRead", lambda nbytes, *_: QueuedWork(device, nbytes))
+    runs, bare = holding({"a": lasting(0.4)}, {("a", "tpot"): Need(1e8)})
+    found = compare(runs, "a", 5, bare)
+    # 1e8 bytes take 0.1 s at 1e9 bytes/s; a token takes 0.2 s.
+    assert found.share("a").value == pytest.approx(0.5, rel=0.01)
+
+
+def test_a_lying_clock_stops_the_comparison(monkeypatch):
+    device = QueuedDevice(monkeypatch, rate=1e9, lying=True)
+    monkeypatch.setattr(held, "BareRead", lambda nbytes, *_: QueuedWork(device, nbytes))
+    runs, bare = holding({"a": lasting(0.4)}, {("a", "tpot"): Need(1e8)})
+    with pytest.raises(ImpossibleRate):
+        compare(runs, "a", 5, bare)
+
+
+def test_a_real_read_is_a_trace_of_one_repetition():
+    runs, bare = holding({"a": lasting(0.01)}, {("a", "tpot"): Need(2**22)})
+    trace = runs[bare["a", "tpot"].name](1)
+    assert trace.tpot > 0
+    assert BareRead(2**22).amount / trace.tpot > 1e7
+
+
+def test_a_pass_is_held_against_what_sets_its_limit():
+    steady = Reading(10.0, 10.0, 0.0)
+    machine = Hardware("a machine", "cpu", 1, {1: steady}, {"float32": steady})
+    products = BareProducts("float32", 32)
+    reads, computes = (Cost(nbytes, 0, 0, 0, 50.0, 0) for nbytes in (100.0, 20.0))
+    assert need(reads, machine, lambda dtype: products) == Need(100.0)
+    assert need(computes, machine, lambda dtype: products) == Need(50.0, products)
