@@ -221,7 +221,8 @@ class Study(Measurements):
             tables.elsewhere(self.expected),
             caption="The decode limit in tokens/s, from datasheet bandwidths. Real passes also "
             "spend time on launches and barriers, whose share is larger where the memory is "
-            "faster. Where the bytes fit the last-level cache, the memory sets no limit",
+            "faster. No rate is told where the bytes fit a last-level cache whose bandwidth is "
+            "not printed",
         )
 
 
