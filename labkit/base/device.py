@@ -12,6 +12,7 @@ import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import psutil
@@ -125,3 +126,16 @@ def memory_bytes(device: Device = "cpu") -> int:
 
         return int(torch.cuda.get_device_properties(device).total_memory)
     return int(psutil.virtual_memory().total)
+
+
+def last_level_cache(device: Device = "cpu") -> int:
+    """Bytes of a device's last-level cache, as the system names it; 0 where it does not say."""
+    if device != "cpu" and kind(device) == "cuda":
+        import torch
+
+        return int(getattr(torch.cuda.get_device_properties(device), "L2_cache_size", 0))
+    sizes = [0]
+    for folder in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"):
+        text = (folder / "size").read_text(encoding="ascii").strip().removesuffix("K")
+        sizes.append(1024 * int(text) if text.isdecimal() else 0)
+    return max(sizes)

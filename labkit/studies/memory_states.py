@@ -12,13 +12,13 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import psutil
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from labkit.base.device import Device, cores_allowed, kind, memory_bytes, synchronize
 from labkit.base.memory import allocate
@@ -153,6 +153,14 @@ class States:
         """The rates of a set while two took turns, bytes/s."""
         return [moment.look.rate for moment in self.series if moment.size == size]
 
+    def shares(self, size: int) -> tuple[float, float]:
+        """Of the looks while two sets took turns, the share that came within 10 % of the rate right
+        after other memory was read, and of the settled rate."""
+        low, high = self.by_look(size, OTHER)[0], geometric_mean(self.settled(size))
+        rates = np.array(self.over_time(size))
+        slow, fast = (float(np.mean(np.abs(rates / rate - 1) <= 0.1)) for rate in (low, high))
+        return slow, fast
+
     def by_look(self, size: int, situation: str) -> list[float]:
         """The rate of the first, second, ... look in a situation: geometric means over rounds."""
         rates = np.array([[look.rate for look in looks] for looks in self.rounds[size, situation]])
@@ -242,7 +250,6 @@ def measure(
     device: Device = "cpu",
     threads: int | None = None,
     pause: float = 0.5,
-    progress: Callable[[str], object] = lambda _: None,
 ) -> States:
     """Read sets of these sizes in every situation for about `seconds`, a third of them by turns.
 
@@ -255,13 +262,13 @@ def measure(
     counts = {size: bench.count(size) for size in sizes}
     names = [ITSELF, PAUSE, OTHER, *([PAGES] if bench.pages else [])]
     rounds: dict[tuple[int, str], list[list[Look]]] = {(s, n): [] for s in sizes for n in names}
-    start, number = time.perf_counter(), 0
-    while number < FEWEST_ROUNDS or time.perf_counter() - start < seconds * 2 / 3:
-        number += 1
-        progress(f"memory, round {number}")
-        for size in sizes:
-            for name in turn_order(names, number):
-                rounds[size, name].append(bench.situation(size, name, counts[size], pause))
+    start = time.perf_counter()
+    with tqdm(desc="states of the memory", unit="round", leave=False) as bar:
+        while bar.n < FEWEST_ROUNDS or time.perf_counter() - start < seconds * 2 / 3:
+            for size in sizes:
+                for name in turn_order(names, bar.n):
+                    rounds[size, name].append(bench.situation(size, name, counts[size], pause))
+            bar.update()
     series = by_turns([bench.readers[size] for size in sizes[-2:]], seconds / 3)
     at_once = {size: reader.at_once for size, reader in bench.readers.items()}
     return States(tuple(sizes), at_once, rounds, series, pause, bench.other.size)
@@ -279,16 +286,3 @@ def by_turns(readers: Sequence[Reader], seconds: float) -> list[Moment]:
             found.append(Moment(now, number, reader.size, reader.look()))
             looks += 1
     return found
-
-
-def last_level_cache(device: Device = "cpu") -> int:
-    """Bytes of the last-level cache, as the system names it; 0 where it does not say."""
-    if kind(device) == "cuda":
-        return int(getattr(torch.cuda.get_device_properties(device), "L2_cache_size", 0))
-    folders = Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")
-    found = [0]
-    for folder in folders:
-        text = (folder / "size").read_text(encoding="ascii").strip()
-        if text.removesuffix("K").isdecimal():
-            found.append(int(text.removesuffix("K")) * 1024)
-    return max(found)

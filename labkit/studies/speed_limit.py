@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from labkit.base.device import last_level_cache
 from labkit.engine.generate import generate
 from labkit.engine.sequence import check_lengths
 from labkit.errors import ParameterError
@@ -94,8 +95,7 @@ class Study:
 
     def memory(self) -> None:
         """Show what makes the same read fast at one moment and slow at another."""
-        cache = memory_states.last_level_cache(self.lab.device)
-        memory_states_told.show_states(self.states, cache)
+        memory_states_told.show_states(self.states, last_level_cache(self.lab.device))
 
     def bytes_and_flops(self) -> None:
         """Show what each pass must read, write and compute."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 
+from labkit.base import device
+from labkit.base.device import last_level_cache
 from labkit.errors import ImpossibleRate
 from labkit.limits.work import Spell
 from labkit.studies import memory_states as states
@@ -85,6 +88,10 @@ def test_a_cache_is_found_out_by_reading_something_else(monkeypatch: pytest.Monk
     said = " ".join(told.sentences(found, 300_000_000))
     assert "Another set explains one state" in said
     assert "within 5 % from look 3 on" in said
+    slow, fast = found.shares(held)
+    assert 0 < slow < fast < 1  # each spell begins with a look from the memory
+    assert f"{slow:.0%} of the looks" in said
+    assert f"{fast:.0%} within 10 %" in said
     assert "last-level cache of 300 MB" in said
     assert "neither a burst after idleness nor a loss was seen" in said
     assert "nothing that lasting reads use up was seen" in said
@@ -188,7 +195,7 @@ def test_a_real_measurement_keeps_to_its_shape(capsys: pytest.CaptureFixture[str
     assert len(found.settled(2**16)) >= 5
     assert {moment.size for moment in found.series} == set(found.sizes)
     assert min(np.diff([moment.start for moment in found.series])) > 0
-    told.show_states(found, states.last_level_cache())
+    told.show_states(found, last_level_cache())
     assert "[figure] Left: the first look at 65.5 kB" in capsys.readouterr().out
 
 
@@ -204,3 +211,14 @@ def test_small_pages_hold_the_same_bytes() -> None:
     memory = states._small_pages(2**16)
     assert memory.nbytes == 2**16
     assert torch.equal(memory, torch.ones(2**14))
+
+
+def test_the_last_level_cache_is_the_largest_that_the_system_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device, "Path", lambda _: tmp_path)
+    assert last_level_cache() == 0
+    for number, size in enumerate(("48K", "307200K", "2048K", "")):
+        (folder := tmp_path / f"index{number}").mkdir()
+        (folder / "size").write_text(f"{size}\n")
+    assert last_level_cache() == 300 * 2**20
