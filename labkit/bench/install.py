@@ -109,6 +109,11 @@ def is_current(pin: Pin) -> bool:
     return bool(kept == pin.stamp()) and peer_python(pin.peer).exists()
 
 
+def _own_flags(cmake: str) -> str:
+    """The flags that say how it was built; those that name our files say nothing to a reader."""
+    return " ".join(flag for flag in cmake.split() if "{folder}" not in flag)
+
+
 def built(peer: str, says: str = "") -> str:
     """How an installed peer came about: as a wheel or compiled here, and with which flags.
 
@@ -118,7 +123,11 @@ def built(peer: str, says: str = "") -> str:
         kept = json.loads((peers_root() / peer / _STAMP).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return says
-    here = f"compiled here with {kept['cmake']}" if kept.get("build") else "ready-made wheel"
+    here = (
+        f"compiled here with {_own_flags(kept['cmake'])}"
+        if kept.get("build")
+        else "ready-made wheel"
+    )
     with_amx = f"; {kept['amx']}" if kept.get("flags") else ""
     return f"{here}{with_amx}" + (f"; {says}" if says else "")
 

@@ -266,7 +266,7 @@ def measure(
     with tqdm(desc="states of the memory", unit="round", leave=False) as bar:
         while bar.n < FEWEST_ROUNDS or time.perf_counter() - start < seconds * 2 / 3:
             for size in sizes:
-                for name in turn_order(names, bar.n):
+                for name in turn_order(names, int(bar.n)):
                     rounds[size, name].append(bench.situation(size, name, counts[size], pause))
             bar.update()
     series = by_turns([bench.readers[size] for size in sizes[-2:]], seconds / 3)

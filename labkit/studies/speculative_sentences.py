@@ -22,34 +22,41 @@ def with_interval(ratio: Ratio) -> str:
 
 
 def pays(length: int, costs: RowCosts) -> str:
-    """The acceptance rate from which drafts of a length pay, in words."""
+    """The acceptance rate from which drafts of a length pay, in words.
+
+    A measured cost of rows counts with its interval: nothing is told that the interval leaves open.
+    """
     rows, passes = length + 1, costs.r(length + 1)
     measured = costs.measured.get(rows)
-    if passes >= rows:
+    low, high = (passes, passes) if measured is None else (measured.low, measured.high)
+    told = least_acceptance(length, costs)
+    if low >= rows:
         return f"at no acceptance rate: {rows} rows take as long as {rows} passes of one row"
-    if passes <= 1 + MARGIN:
+    if high <= 1 + MARGIN:
         return f"at any acceptance rate: {rows} rows take as long as one, within {MARGIN:.0%}"
-    if measured is not None and measured.low <= 1:
-        return (
-            f"from an acceptance rate somewhere {least_acceptance(length, costs)}: {rows} rows did "
-            "not measurably take longer than one"
-        )
-    return f"from an acceptance rate of {least_acceptance(length, costs)} on"
+    if high >= rows and low <= 1:
+        return f"from a rate that cannot be told: r({rows}) was measured too roughly"
+    if low <= 1:
+        return f"from {told} on: {rows} rows did not measurably take longer than one"
+    return f"from an acceptance rate of {told} on"
 
 
 def least_acceptance(length: int, costs: RowCosts) -> str:
     """The same as a number with its interval, for a cell; a word where no number means anything."""
     rows, passes = length + 1, costs.r(length + 1)
     measured = costs.measured.get(rows)
-    if passes >= rows:
+    low, high = (passes, passes) if measured is None else (measured.low, measured.high)
+    if low >= rows:
         return "none"
-    if passes <= 1 + MARGIN:
+    if high <= 1 + MARGIN:
         return "any"
-    least = f"{acceptance_for(passes, length):.2f}"
-    if measured is None:
-        return least
-    low, high = (min(1.0, acceptance_for(end, length)) for end in (measured.low, measured.high))
-    return f"below {high:.2f}" if measured.low <= 1 else f"{least} [{low:.2f}, {high:.2f}]"
+    if high >= rows and low <= 1:
+        return "not known"
+    least, most = (min(1.0, acceptance_for(end, length)) for end in (low, high))
+    if low <= 1:
+        return f"a rate below {most:.2f}"
+    value = f"{min(1.0, acceptance_for(passes, length)):.2f}"
+    return value if measured is None else f"{value} [{least:.2f}, {most:.2f}]"
 
 
 def told_rows(costs: RowCosts, rows: int, where: str, spread: float) -> str:

@@ -99,11 +99,24 @@ def test_no_acceptance_of_zero_is_told() -> None:
     cheap = RowCosts(1.0, (1.0, 1.004))
     assert told.pays(1, cheap) == "at any acceptance rate: 2 rows take as long as one, within 1%"
     unsure = told.pays(1, costs(0.98, 1.05, 1.2))
-    assert "somewhere below 0.20: 2 rows did not measurably take longer" in unsure
+    assert unsure == "from a rate below 0.20 on: 2 rows did not measurably take longer than one"
     for text in (unsure, told.pays(1, cheap), told.pays(4, free_rows())):
         assert "0.00" not in text
     assert told.least_acceptance(1, cheap) == told.least_acceptance(4, free_rows()) == "any"
-    assert told.least_acceptance(1, costs(0.98, 1.05, 1.2)) == "below 0.20"
+
+
+@pytest.mark.parametrize(
+    ("low", "value", "high", "words"),
+    [
+        (0.99, 1.0, 1.005, "at any acceptance rate"),
+        (0.49, 1.0, 1.3, "from a rate below 0.30 on"),  # not: rows cost nothing
+        (0.49, 1.0, 2.03, "cannot be told"),
+        (1.6, 2.0, 2.5, "from an acceptance rate of 1.00 [0.60, 1.00] on"),
+        (2.1, 2.2, 2.3, "at no acceptance rate"),
+    ],
+)
+def test_what_the_interval_leaves_open_is_not_told(low, value, high, words) -> None:
+    assert words in told.pays(1, costs(low, value, high))
 
 
 def test_a_draft_never_pays_where_its_rows_take_as_long_as_its_tokens() -> None:
@@ -112,6 +125,7 @@ def test_a_draft_never_pays_where_its_rows_take_as_long_as_its_tokens() -> None:
     assert told.least_acceptance(1, dear) == "none"
     # The upper end of an interval may lie there: an acceptance is at most 1.
     assert told.pays(1, costs(1.5, 1.9, 2.2)).endswith("of 0.90 [0.50, 1.00] on")
+    assert told.least_acceptance(1, costs(0.9, 1.9, 2.2)) == "not known"
 
 
 def test_the_cost_of_rows_is_told_with_its_interval_and_how_it_was_measured() -> None:
