@@ -27,6 +27,7 @@ prompt_tokens: int = 12
 new_tokens: int = 3
 check_tokens: int = 8
 rounds: int = 5
+memory_seconds: float = 0.5
 remeasure: bool = False
 """
 

@@ -62,6 +62,7 @@ TINY = {
         "other_tokens": 64,
         "piece_tokens": 32,
         "long_context": 32,
+        "questions": 1,
     },
     "05_speculative": {
         "rounds": 5,

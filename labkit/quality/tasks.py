@@ -42,6 +42,16 @@ class Score:
         half = _Z / (1 + _Z**2 / n) * math.sqrt(p * (1 - p) / n + _Z**2 / (4 * n**2))
         return max(0.0, middle - half), min(1.0, middle + half)
 
+    def quality(self) -> dict[str, float]:
+        """As part of the `quality` of a finding."""
+        low, high = self.interval
+        return {
+            "task_score": self.share,
+            "task_score_low": low,
+            "task_score_high": high,
+            "questions": self.asked,
+        }
+
     def told(self) -> dict[str, float]:
         """As numbers: `right`, `asked`, `score`, `score_low` and `score_high`."""
         low, high = self.interval

@@ -235,6 +235,8 @@ class Lab:
             "speedup": str(ratio),
             "could have seen": f"{ratio.smallest_effect:.0%}",
         }
+        if name == comparison.baseline:  # it is compared with nothing
+            row |= {"speedup": "–", "could have seen": "–"}
         if cost is not None:
             row["of the bare read"] = "–" if share is None else told_share(share)
             row["of its limit"] = told_fraction(self.fraction(comparison, name, cost, time))

@@ -31,7 +31,7 @@ ITSELF, PAUSE, OTHER, PAGES = "right after itself", "after a pause", "after othe
 _NEAR = {"cpu": 2**19, "cuda": 2**24, "mps": 2**22}  # bytes that the cores' own caches hold
 _LOOK = {"cpu": 0.002, "cuda": 0.01, "mps": 0.01}  # seconds of a look at least: starting is no part
 _FEWEST, _MOST = 6, 30  # looks in a situation
-_SPAN = 0.06  # seconds of the looks in a situation, at least
+_SPAN = 0.08  # seconds of the looks in a situation, at least
 _OTHER = (2**26, 2**30)  # bytes of the other set, at least and at most
 _SPELLS = 6  # of each of the two sets that are read by turns
 
@@ -262,12 +262,13 @@ def measure(
     counts = {size: bench.count(size) for size in sizes}
     names = [ITSELF, PAUSE, OTHER, *([PAGES] if bench.pages else [])]
     rounds: dict[tuple[int, str], list[list[Look]]] = {(s, n): [] for s in sizes for n in names}
-    start = time.perf_counter()
+    start, number = time.perf_counter(), 0
     with tqdm(desc="states of the memory", unit="round", leave=False) as bar:
-        while bar.n < FEWEST_ROUNDS or time.perf_counter() - start < seconds * 2 / 3:
+        while number < FEWEST_ROUNDS or time.perf_counter() - start < seconds * 2 / 3:
             for size in sizes:
-                for name in turn_order(names, int(bar.n)):
+                for name in turn_order(names, number):
                     rounds[size, name].append(bench.situation(size, name, counts[size], pause))
+            number += 1
             bar.update()
     series = by_turns([bench.readers[size] for size in sizes[-2:]], seconds / 3)
     at_once = {size: reader.at_once for size, reader in bench.readers.items()}

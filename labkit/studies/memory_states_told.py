@@ -164,23 +164,17 @@ def _cache(states: States, held: int) -> str:
             f"{states.recovery(held, OTHER)} of the first. So this run does not show that a shared "
             "cache explains the states."
         )
-    looks, (slow, fast) = _looks_to_recover(states, held), states.shares(held)
+    slow, fast = states.shares(held)
+    count = len(states.rounds[held, OTHER][0])
     return (
-        f"**Another set explains one state.** After {other} of other memory were read, the first "
-        f"look at {set_} had {first} of its settled rate. Reading the set again brought the rate "
-        f"back: within 5 % from look {looks} on. So a part of the set had been kept in a cache, "
-        "reading other memory took its place, and reading the set filled it again. While two sets "
+        f"**Another set explains one state.** After {other} of other memory were read, the "
+        f"first look at {set_} had {first} of its settled rate. Reading the set again made it "
+        f"faster: the last third of {count} looks had {states.later(held, OTHER)}. So a part of "
+        "the set had been kept in a cache, reading other memory took its place, and reading the "
+        "set filled it again. While two sets "
         f"took turns, {slow:.0%} of the looks at {set_} came within 10 % of the rate right after "
         f"other memory was read, and {fast:.0%} within 10 % of the settled rate."
     )
-
-
-def _looks_to_recover(states: States, size: int) -> int:
-    """The first look from which on all looks reach 95 % of the last third's rate."""
-    rates = states.by_look(size, OTHER)
-    level = 0.95 * geometric_mean(rates[-max(1, len(rates) // 3) :])
-    below = [number for number, rate in enumerate(rates, 1) if rate < level]
-    return (below[-1] if below else 0) + 1
 
 
 def _after_pause(states: States, near: int, held: int) -> str:

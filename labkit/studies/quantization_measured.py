@@ -59,6 +59,7 @@ class Measured:
     other_tokens: int = 1024  # text that everything that runs is judged on
     piece_tokens: int = 512
     long_context: int = 1024  # tokens before the positions of a long text; 0: no long text
+    questions: int = 20  # sums, and as many lookups, that what runs is asked; 0: none
     rounds: int = 5
 
     def __post_init__(self) -> None:
@@ -69,6 +70,8 @@ class Measured:
             )
         if self.long_context < 0:
             raise ParameterError(f"long_context {self.long_context}: allowed are 0 and more.")
+        if self.questions < 0:
+            raise ParameterError(f"questions {self.questions}: allowed are 0 and more.")
         self.lab = Lab.open(
             "04_quantization", "quantization", self.model, self.device, self.dtype,
             prompt_tokens=self.prompt_tokens, new_tokens=self.new_tokens, rounds=self.rounds,
@@ -182,7 +185,7 @@ class Measured:
         """Every variant's answers against the plain decoder's."""
         return Quality(
             self.lab, self.quantized, self.runs, self.fitted.get("rtn", ""), self.quality_tokens,
-            self.other_tokens, self.piece_tokens, self.long_context,
+            self.other_tokens, self.piece_tokens, self.long_context, self.questions,
         )  # fmt: skip
 
     @cached_property

@@ -11,8 +11,10 @@ from labkit.model.forward import Forward
 from labkit.optimize.quantization import QuantizedDecoder
 from labkit.quality.divergence import Divergence, share_of_excess, share_of_kl
 from labkit.quality.judge import judge, rows_at_once
+from labkit.quality.tasks import asking, score
 from labkit.studies import quantization_sentences as sentences
 from labkit.studies.lab import Lab
+from labkit.workload.questions import short
 from labkit.workload.texts import pieces
 
 # Where nearest's excess perplexity is smaller, a share of it says nothing.
@@ -26,7 +28,8 @@ class Quality:
     twins: the quantized decoders by name, computed in the plain decoder's dtype; they read `tokens`
     tokens. runs: what the engines run; all of it reads the same `other_tokens` tokens, and the
     `piece_tokens` positions after `long_context` tokens of one text (0: no long text). nearest: the
-    name of rounding to nearest in `twins`, or "".
+    name of rounding to nearest in `twins`, or "". questions: sums, and as many lookups, that what
+    runs is asked; 0: none.
     """
 
     lab: Lab
@@ -37,6 +40,7 @@ class Quality:
     other_tokens: int
     piece_tokens: int
     long_context: int
+    questions: int
 
     @cached_property
     def texts(self) -> list[list[int]]:
@@ -77,15 +81,26 @@ class Quality:
     @cached_property
     def told(self) -> dict[str, dict[str, Any]]:
         """The `quality` of each timed variant's finding."""
-        return {name: found.quality() | {"lossless": False} for name, found in self.running.items()}
+        return {
+            name: found.judged() | self._score(name) | {"lossless": False}
+            for name, found in self.running.items()
+        }
+
+    def _score(self, name: str) -> dict[str, float]:
+        """The share of questions that a variant answers right; {} where none were asked."""
+        if not self.questions:
+            return {}
+        decoder, tokenizer = self.runs[name], self.lab.loaded.tokenizer
+        asked = short(self.questions)
+        return score(asking(decoder), tokenizer, asked, f"asking {name}")["all"].quality()
 
     @cached_property
     def tables(self) -> dict[str, dict[str, dict[str, Any]]]:
         """What is told of the methods, of what runs, and of the same at a long context."""
         found = {
-            "methods": {name: one.quality() for name, one in self.methods.items()},
+            "methods": {name: one.judged() for name, one in self.methods.items()},
             "running": self.told,
-            "long_context": {name: one.quality() for name, one in self.far.items()},
+            "long_context": {name: one.judged() for name, one in self.far.items()},
         }
         self.lab.keep_samples("quality", found)
         return found
@@ -115,10 +130,10 @@ class Quality:
 # the keys of its interval.
 _COLUMNS: tuple[tuple[str, str, str, tuple[str, str]], ...] = (
     ("KL, mean", "kl_mean", "{:.3g}", ("kl_mean_low", "kl_mean_high")),
-    ("KL, 99th percentile", "kl_p99", "{:.3g}", ("", "")),
+    ("KL, 99th percentile", "kl_p99", "{:.3g}", ("kl_p99_low", "kl_p99_high")),
     ("same top token", "top1_agreement", "{:.1%}", ("top1_low", "top1_high")),
     ("perplexity", "perplexity_ratio", "x{:.4f}", ("perplexity_low", "perplexity_high")),
-    ("task score", "task_score", "{:.0%}", ("task_score_low", "task_score_high")),
+    ("right answers", "task_score", "{:.0%}", ("task_score_low", "task_score_high")),
 )
 
 

@@ -222,7 +222,6 @@ class Study(Measurements):
 
     def why(self) -> None:
         """Show where the time goes, and the speedup of the same drafts if extra rows were free."""
-        held = ", ".join(sorted({found.bare_note or "" for found in self.made}))
         table(
             [
                 {
@@ -233,7 +232,8 @@ class Study(Measurements):
                 }
                 for (kind, one), found in zip(self.timed.items(), self.made, strict=True)
             ],
-            caption=f"Held against: {held}",
+            caption="Held against: reading the bytes of a plain pass and nothing else, as many "
+            "times as a setting made passes. The limit also counts the products of the extra rows",
         )
         table(
             tables.where_time_goes({name: self.accounts(name) for name in self.settings}),
@@ -263,9 +263,11 @@ class Study(Measurements):
             "the drafts that the automatic setting sent here, if rows cost that much",
         )
         say(
-            f"{left_out(there)} Nothing ran on these machines. Where rows cost nothing, only the "
-            "acceptance rate counts. It depends on the text and on the model, so for another model "
-            "it has to be measured again."
+            f"{left_out(there)} Nothing ran on these machines. A ratio of limits bounds nothing: a "
+            "decoder's pass of one row may be further from its limit than its larger passes, and "
+            "then drafts gain more than at the limit. Where rows cost nothing, only the acceptance "
+            "rate counts. It depends on the text and on the model, so for another model it has to "
+            "be measured again."
         )
 
 

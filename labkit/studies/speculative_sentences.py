@@ -145,11 +145,12 @@ def told_over(kinds: Iterable[Rounds]) -> str:
 
 def told_held(held: Sequence[Held]) -> str:
     """How many forecasts were right, which were not, and whether the counts themselves add up."""
-    inside, near = sum(one.inside for one in held), sum(one.near for one in held)
+    inside = sum(one.inside for one in held)
     missed = [one for one in held if not (one.inside or one.near)]
     told = [
         f"**{len(held) - len(missed)} of {len(held)}** forecasts lie inside the measured interval "
-        f"or within 15 % of the measured value: {inside} inside, {near} within 15 %."
+        f"or within 15 % of the measured value: {inside} inside, "
+        f"{len(held) - len(missed) - inside} more within 15 %."
     ]
     if missed:
         rows = "; ".join(

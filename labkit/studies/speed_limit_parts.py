@@ -96,7 +96,7 @@ def sentence(found: list[Step], operations: int, smallest: float) -> str:
         f"A token takes {seconds(token.seconds)}, and its matrix products alone "
         f"{seconds(products.seconds)}: torch multiplies each weight matrix by one row, and does "
         f"nothing else.{''.join(read)} The whole token takes {token.over} the time of its "
-        f"products; what it does besides them takes: {told(token.adds)}. A token dispatches "
+        f"products. Everything else in a token: {told(token.adds)}. A token dispatches "
         f"{operations:,} torch operations. A very small one, the sum of two rows, takes "
         f"{seconds(smallest)}; {operations:,} of these take {seconds(operations * smallest)}."
     )

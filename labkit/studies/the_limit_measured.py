@@ -76,7 +76,7 @@ class Measurements:
             scores, silent = score_variants(judging, self.where, lab.loaded.tokenizer, asked)
             failed |= silent
             for name in found.keys() & scores.keys():
-                found[name] |= variants.task_score(scores[name]["all"])
+                found[name] |= scores[name]["all"].quality()
         if FUSED in found:  # screening changes neither logits nor tokens
             found[ALL_LOGITS] = found[FUSED]
         return Judged(found, failed)

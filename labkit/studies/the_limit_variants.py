@@ -11,7 +11,6 @@ from labkit.errors import LabkitError
 from labkit.limits.cost import ELEMENT_BYTES, decode_cost
 from labkit.model.config import ModelConfig
 from labkit.optimize.fused import AS_IS, FORMATS, FusedDecoder, available, load_fused
-from labkit.quality.tasks import Score
 from labkit.studies.lab import ours
 from labkit.timing.compare import Comparison
 from labkit.timing.statistics import Ratio, paired_ratio
@@ -94,12 +93,6 @@ def quality(
     if judged is None:
         return found
     return found | dict(judged) | {"lossless": same and judged["top1_agreement"] == 1}
-
-
-def task_score(score: Score) -> dict[str, float]:
-    """The share of right answers with its interval, for a finding."""
-    low, high = score.interval
-    return {"task_score": score.share, "task_score_low": low, "task_score_high": high}
 
 
 def equal_runs(comparison: Comparison, one: str, other: str) -> tuple[int, int]:

@@ -19,7 +19,7 @@ from labkit.limits.work import BareRead, Work, spell
 from labkit.timing.compare import Bare, Variant
 from labkit.timing.trace import Trace
 
-SHORTEST, LONGEST = 0.1, 2.0  # seconds of a bare turn
+SHORTEST, LONGEST = 0.02, 2.0  # seconds of a bare turn
 _SAME = 0.02  # sets of bytes that differ by less share a bare read, each with its own number
 
 

@@ -43,7 +43,7 @@ def test_a_run_says_what_was_asked_and_what_was_found(tmp_path: Path) -> None:
     text = " ".join(text_of(page).replace("\u00a0", " ").split())
     harmless(page)
     assert len(Tags(page).named("h1")) == 1
-    assert "4 findings from 1 notebook. static cache comes closest to what the machine" in text
+    assert "4 findings from 1 notebook. Closest to its bare work in decode: static cache" in text
     assert "The largest sure gain: static cache is 3.10x" in text
     assert "model smollm2-135m-instruct in float32 on Some CPU @ 2.0 GHz, 8 GB of memory" in text
     assert "profile quick; revision abc1234, committed; 24 November 2026, 11:08 UTC" in text

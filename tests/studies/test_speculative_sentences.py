@@ -194,7 +194,7 @@ def test_forecasts_that_are_wrong_are_listed() -> None:
     every = [held(2.0, narrow, 2.0), held(2.2, narrow, 2.0), held(3.0, narrow, 5.0)]
     text = told.told_held(every)
     assert "**2 of 3** forecasts" in text
-    assert "1 inside, 2 within 15 %" in text
+    assert "1 inside, 1 more within 15 %" in text
     assert "edit code with automatic (forecast 3.00x, measured 2.00x [1.98, 2.02])" in text
     assert "no forecast" in text
     assert "2 of 3 speedups" in text

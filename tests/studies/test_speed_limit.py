@@ -67,7 +67,7 @@ def test_a_part_that_is_not_there_is_told_as_not_measurable() -> None:
     assert "The products take 0.75x [0.75, 0.75] the time of the bare read" in told
     assert "100 of these take 200 µs" in told
     same = parts.sentence(steps(3e-3, 3e-3, 2e-3), 100, 2e-6)
-    assert "what it does besides them takes: not measurable" in same
+    assert "Everything else in a token: not measurable" in same
 
 
 def test_without_a_bare_read_the_products_come_first() -> None:

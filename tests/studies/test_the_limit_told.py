@@ -12,7 +12,7 @@ from labkit.quality.tasks import Score
 from labkit.studies import the_limit_sentences as sentences
 from labkit.studies import the_limit_tables as tables
 from labkit.studies.fused_stages import REST, STEP, Share
-from labkit.studies.the_limit_variants import ALL_LOGITS, FUSED, task_score
+from labkit.studies.the_limit_variants import ALL_LOGITS, FUSED
 from labkit.timing.compare import Comparison, again
 from labkit.timing.statistics import interval
 from labkit.timing.trace import Trace
@@ -105,7 +105,7 @@ def test_answers_stand_with_their_intervals() -> None:
     assert row["mean KL, nats"] == "0.004 [1, 1]"
     assert row["same top token"] == "96.0% [100.0%, 100.0%]"
     assert "right answers" not in row
-    scored = {"plain": judged | ends | task_score(Score(30, 40))}
+    scored = {"plain": judged | ends | Score(30, 40).quality()}
     (row,) = tables.answers(scored, ["plain"])
     assert row["right answers"] == "75% [60%, 86%]"
 

@@ -133,9 +133,10 @@ def band(finding: Finding) -> str:
 COLUMNS = (
     "*Of the bare read*: the time to read the same bytes (or to do the same products) and nothing "
     "else, over the variant's time, paired in the same rounds; it leads, because both met the same "
-    "moments of the machine. *Of its limit*: the time by the best sustained rate of the whole run "
+    "minutes of the machine. *Of its limit*: the time by the best sustained rate of the whole run "
     "over the variant's time; the limit by the slowest sustained rate stands beside it. "
-    "*Could have seen*: the least true change that these rounds would show four times in five."
+    "*Could have seen*: the least true change that these rounds would show four times in five, for "
+    "one comparison alone; a verdict asks for more, as said below."
 )
 
 
@@ -144,7 +145,8 @@ def how_to_read(findings: Sequence[Finding]) -> str:
     tested = sum(finding.p_value is not None for finding in findings)
     told = (
         f"{COLUMNS} Verdicts are corrected for the {tested} comparisons of this page together "
-        "(Holm); each interval is 95 % by itself."
+        "(Holm), and need a control that shows no difference and is narrower than the effect; each "
+        "interval is 95 % by itself."
     )
     missing = dict.fromkeys(f.limit_note for f in findings if f.limit is None and f.limit_note)
     return told + "".join(f" No limit: {note}." for note in missing)
@@ -178,8 +180,8 @@ def headline(findings: Sequence[Finding]) -> str:
     said = [f"{_count(len(findings), 'finding')} from {_count(notebooks, 'notebook')}."]
     if best := closest(findings):
         said.append(
-            f"{best.variant} comes closest to what the machine can do: {share(best)} of "
-            f"{held_against(best)}, in {phase(best.phase)}."
+            f"Closest to its bare work in {phase(best.phase)}: {best.variant}, {share(best)} of "
+            f"{held_against(best)}."
         )
     sure = [finding for finding in findings if finding.verdict == "faster"]
     if sure:
@@ -194,9 +196,11 @@ def headline(findings: Sequence[Finding]) -> str:
 
 
 def closest(findings: Sequence[Finding]) -> Finding | None:
-    """The finding with the highest share of the bare read, by the lower end of its interval."""
+    """The finding with the highest share of its bare work, by the lower end of its interval; of
+    those in decode, where there are any."""
     told = [finding for finding in findings if finding.of_bare_read_low is not None]
-    return max(told, key=lambda f: f.of_bare_read_low or 0.0, default=None)
+    decode = [finding for finding in told if finding.phase == "decode"]
+    return max(decode or told, key=lambda f: f.of_bare_read_low or 0.0, default=None)
 
 
 def _count(number: int, thing: str) -> str:
