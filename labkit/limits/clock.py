@@ -19,9 +19,9 @@ from labkit.limits.work import Work, spell
 _AGREE = 0.1  # two ways may differ by this share on a device
 # A CPU computes before it returns, and other processes may disturb either time: there only a time
 # that hardly grows is held against the clock.
-_HARDLY = 0.4
+_HARDLY = 0.45
 _LASTING = 0.03  # seconds of the smaller amount of work
-_TRIES = 4  # other work on the machine disturbs a pair; a clock that lies does so every time
+_TRIES = 6  # other work on the machine disturbs a pair; a clock that lies does so every time
 
 
 def _timed(work: Work, count: int) -> float:
