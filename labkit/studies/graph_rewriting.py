@@ -193,7 +193,7 @@ class Study:
             caption="Predicted time: the rung's products alone, its other operations at the "
             "average of the plain decoder's, and the bytes that it reads beyond it",
         )
-        say(sentences.of_logits(LAST, self.prefill.expected_speedup))
+        say(sentences.of_logits(LAST, self.prefill_tokens, self.prefill.expected_speedup))
 
     def _predicted(self, name: str) -> dict[str, object]:
         time, speedup = self.earlier.expected(name), self.earlier.expected_speedup(name)

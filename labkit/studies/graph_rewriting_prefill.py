@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import islice
 
+import torch
+from torch import Tensor
+
 from labkit.base.units import scaled
 from labkit.limits.cost import Cost, pass_cost
 from labkit.model.cache.table import Cache
@@ -17,12 +20,14 @@ from labkit.report.told.finding import Finding
 from labkit.report.told.plots import table
 from labkit.studies.graph_rewriting_sentences import of_last_row
 from labkit.studies.lab import TIMES, Lab
-from labkit.studies.predictions import LIMIT_NOTE, Prediction, limit_cells
+from labkit.studies.predictions import EARLIER, LIMIT_NOTE, Prediction, limit_cells
 from labkit.timing.compare import Comparison, Variant
-from labkit.timing.trace import Trace, record
+from labkit.timing.trace import Trace, clock, record
 from labkit.workload.prompts import Workload
 
 ALL, LAST = "logits of all rows", "logits of the last row"
+HEAD, ONE_ROW = "head of all rows alone", "head of one row alone"
+_TEXTS = 6000  # prompts from this number on, before the comparison; it has others
 
 
 @dataclass
@@ -71,10 +76,33 @@ class Prefill:
             for name, count in ((ALL, self.tokens), (LAST, 1))
         }
 
+    @cached_property
+    def earlier(self) -> Comparison:
+        """Other prompts with the last row's logits; in the same rounds, the head of all rows and of
+        one row alone."""
+        decoder = self.lab.decoder
+        hidden = torch.randn(
+            self.tokens, decoder.config.hidden_size, dtype=decoder.dtype, device=decoder.device
+        )
+        runs: dict[str, Variant] = {
+            LAST: lambda number: self._round(False, _TEXTS + number),
+            HEAD: partial(self._head, hidden),
+            ONE_ROW: partial(self._head, hidden[-1:]),
+        }
+        found = self.lab.compare(runs, LAST, min(self.rounds, EARLIER), {}, label="earlier heads")
+        self.lab.keep_samples("prefill-earlier", found.to_dict())
+        return found
+
+    def _head(self, hidden: Tensor, _: int) -> Trace:
+        with torch.inference_mode():
+            return clock(partial(self.lab.decoder.head, hidden), self.lab.device)
+
     @property
     def expected_speedup(self) -> float:
-        """Predicted: both ways reach the same fraction of their limits."""
-        return self.lab.least(self.costs[ALL]).seconds / self.lab.least(self.costs[LAST]).seconds
+        """Predicted: the pass with all logits takes as much longer as its head does alone."""
+        found = self.earlier
+        last, whole, one = (found.mean(name, "ttft") for name in (LAST, HEAD, ONE_ROW))
+        return (last + max(0.0, whole - one)) / last
 
     @cached_property
     def comparison(self) -> Comparison:

@@ -57,18 +57,16 @@ def of_smallest(price: float, operations: int, overhead: float | None) -> str:
         f"{operations:,} of them, as many as the plain decoder dispatches for a token, would take "
         f"{seconds(operations * price)}."
     )
-    if overhead is None or overhead <= price:
+    if overhead is None:
         return said
-    return said + (
-        f" Within a token an operation takes {times(overhead / price)} as long: it has work to do."
-    )
+    return f"{said} Within a token an operation takes {times(overhead / price)} as long on average."
 
 
-def of_logits(name: str, speedup: float) -> str:
+def of_logits(name: str, tokens: int, speedup: float) -> str:
     """The prediction for a prompt's pass that makes the logits of its last row only."""
     return (
-        f"The predicted speedup of the {name} is {times(speedup)}, if both ways to read a prompt "
-        "reach the same fraction of their limits."
+        f"The predicted speedup of the {name} is {times(speedup)}. It is made from prompts that "
+        f"were timed before, and from the head alone, timed for {tokens:,} rows and for one."
     )
 
 

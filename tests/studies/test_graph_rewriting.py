@@ -20,7 +20,7 @@ from labkit.studies import graph_rewriting, graph_rewriting_earlier
 from labkit.studies import graph_rewriting_rungs as rungs
 from labkit.studies import graph_rewriting_sentences as sentences
 from labkit.studies.graph_rewriting_earlier import MERGED_PRODUCTS, PRODUCTS, Earlier
-from labkit.studies.graph_rewriting_prefill import ALL, LAST
+from labkit.studies.graph_rewriting_prefill import ALL, HEAD, LAST, ONE_ROW
 from labkit.studies.operations import count_operations, matrices_only
 from labkit.studies.predictions import Prediction
 from labkit.timing.compare import Comparison, again
@@ -213,6 +213,16 @@ def test_the_earlier_rounds_have_other_prompts(tiny_study) -> None:
     here = [tiny_study.lab.prompt(number) for number in range(tiny_study.rounds + 1)]
     assert not any(tiny_study.lab.prompt(number) in here for number in asked)
     assert len(set(asked)) == known.rounds + 1
+
+
+def test_all_logits_are_predicted_to_cost_what_the_head_costs_alone(tiny_study) -> None:
+    prefill = dataclasses.replace(tiny_study.prefill)
+    found = {LAST: 0.010, HEAD: 0.006, ONE_ROW: 0.001}
+    traces = {name: [Trace(0.0, (time,))] * 5 for name, time in found.items()}
+    traces[again(LAST)] = traces[LAST]
+    vars(prefill)["earlier"] = Comparison(LAST, traces, {})
+    assert prefill.expected_speedup == pytest.approx(1.5)
+    assert set(tiny_study.prefill.earlier.variants) == {LAST, HEAD, ONE_ROW}
 
 
 def test_answers_after_both_ways_to_read_a_prompt_are_compared(tiny_study) -> None:
