@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
 
-from labkit.base.units import scaled, seconds
+from labkit.base.units import scaled
 from labkit.engine.generate import generate
 from labkit.engine.sequence import check_lengths
 from labkit.errors import ParameterError
@@ -131,42 +131,33 @@ class Study:
 
     @cached_property
     def earlier(self) -> Earlier:
-        """Steps of every variant on another text, after half as many tokens."""
-        half = max(1, self.prompt_tokens // 2)
-        return Earlier(self.lab, self.makers, half, min(self.rounds, EARLIER), self.cost)
+        """Steps on another text, after a quarter and three quarters as many tokens."""
+        shorter, rounds = max(1, self.prompt_tokens // 4), min(self.rounds, EARLIER)
+        context = max(shorter + 1, 3 * self.prompt_tokens // 4)
+        return Earlier(self.lab, self.makers, shorter, context, rounds, self.cost)
 
     def predict(self) -> None:
         """Show the limit of a token, and its predicted time, before any of them is compared."""
+        least = {c: {kind: self.lab.least(self.cost(kind, c)) for kind in self.kinds}
+                 for c in self.contexts}  # fmt: skip
         table(
             [
-                {"context": context}
-                | {
-                    kind: limit_told(self.lab.least(self.cost(kind, context)))
-                    for kind in self.kinds
-                }
-                for context in self.contexts
+                {"context": context} | {kind: limit_told(one) for kind, one in limits.items()}
+                for context, limits in least.items()
             ],
             caption="The limit of the time of one token after a context, by the best and by the "
             "slowest sustained rate of this run",
         )
-        say(sentences.of_earlier(self.earlier.context, self.earlier.comparison.rounds))
-        table(
-            [
-                {"context": context}
-                | {kind: seconds(self.earlier.expected(kind, context)) for kind in self.kinds}
-                for context in dict.fromkeys((self.middle, *self.ends.values()))
-            ],
-            caption="The predicted time of one token",
-        )
+        known = self.earlier
+        say(sentences.of_earlier(known.shorter, known.context, known.comparison.rounds))
+        known.show(dict.fromkeys(self.kinds, self.middle), self.ends)
 
     @property
     def ends(self) -> dict[str, int]:
-        """The longest context after which the curve times each variant."""
-        found = dict.fromkeys(self.kinds, max(self.contexts))
-        if without := self.curve.without:
-            return found | {NO_CACHE: without[-1]}
-        del found[NO_CACHE]
-        return found
+        """The longest context of the curve for which a time of each variant is predicted."""
+        found = dict.fromkeys(self.makers, max(self.contexts))
+        without = [c for c in self.curve.without if c <= self.earlier.reach]
+        return found | ({NO_CACHE: without[-1]} if without else {})
 
     @cached_property
     def comparison(self) -> Comparison:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+from labkit.base.units import seconds
 from labkit.limits.cost import Cost
 from labkit.report.told.plots import say, table
 from labkit.studies.kv_cache_variants import GROWING, NO_CACHE, STATIC, Makers, steps_at
@@ -16,17 +17,20 @@ from labkit.timing.statistics import interval
 
 _TEXT = 3000  # the number of its prompt; the comparisons have others
 _STEPS = 8
+_SHORTER = f"{NO_CACHE}, shorter context"
 
 
 @dataclass(frozen=True)
 class Earlier:
-    """Steps of every variant after one context of another text.
+    """Steps of every variant after one context of another text; without a cache, after two.
 
-    cost: of one token after a context, by variant.
+    shorter, context: the contexts; shorter is the first ones of the same text. cost: of one token
+    after a context, by variant.
     """
 
     lab: Lab
     makers: Makers
+    shorter: int
     context: int
     rounds: int
     cost: Callable[[str, int], Cost]
@@ -35,8 +39,10 @@ class Earlier:
     def comparison(self) -> Comparison:
         """All variants, interleaved; held against nothing, for only their times are used."""
         ids = self.lab.prompt(_TEXT, self.context + _STEPS)
-        runs = steps_at(self.lab.decoder, self.makers, ids, self.context)
-        found = self.lab.compare(runs, NO_CACHE, self.rounds, {}, label="earlier steps")
+        decoder, first = self.lab.decoder, ids[: self.shorter + 2]
+        runs = steps_at(decoder, self.makers, ids, self.context)
+        runs[_SHORTER] = steps_at(decoder, {}, first, self.shorter)[NO_CACHE]
+        found = self.lab.compare(runs, STATIC, self.rounds, {}, label="earlier steps")
         self.lab.keep_samples("earlier", found.to_dict())
         return found
 
@@ -45,8 +51,7 @@ class Earlier:
 
         With a cache: as long as here, and the bytes that are added at the run's best bandwidth; the
         growing cache also copies them, which reads and writes them once more. Without a cache: from
-        one row (a step with the static cache) to all rows, time grows in proportion to FLOPs, if it
-        grows at all.
+        the shorter context on, time grows in proportion to FLOPs, if it grows at all.
         """
         here, there = self.cost(kind, self.context), self.cost(kind, context)
         taken = self.comparison.mean(kind)
@@ -54,9 +59,23 @@ class Earlier:
             times = 3 if kind == GROWING else 1
             bandwidth = self.lab.hardware.bandwidth(there.read_bytes)
             return taken + times * (there.read_bytes - here.read_bytes) / bandwidth
-        one = self.cost(STATIC, self.context).flops
-        growth = max(0.0, taken - self.comparison.mean(STATIC)) / (here.flops - one)
-        return taken + growth * (there.flops - here.flops)
+        apart = here.flops - self.cost(kind, self.shorter).flops
+        growth = max(0.0, taken - self.comparison.mean(_SHORTER)) / apart
+        row = self.comparison.mean(STATIC)  # no pass of several rows is faster than that of one
+        return max(row, taken + growth * (there.flops - here.flops))
+
+    @property
+    def reach(self) -> int:
+        """The longest context for which a time without a cache is predicted."""
+        return 2 * self.context
+
+    def show(self, *wanted: Mapping[str, int]) -> None:
+        """Show the predicted times; wanted: contexts by variant."""
+        rows: dict[int, dict[str, object]] = {}
+        for kind, context in (pair for some in wanted for pair in some.items()):
+            row = rows.setdefault(context, {"context": context})
+            row[kind] = seconds(self.expected(kind, context))
+        table([rows[context] for context in sorted(rows)], caption="The predicted time of a token")
 
     def times(self, measured: Mapping[str, Comparison], at: Mapping[str, int]) -> list[Prediction]:
         """The predicted time of each variant against what was measured; at: its context."""

@@ -28,7 +28,7 @@ from labkit.workload.prompts import prompt_ids
 from tests.tiny import save_tiny_model, tiny_decoder
 
 PROMPT = [3, 1, 4, 1, 5, 9, 2, 6]
-NARROW = kv_cache.sliding(8)
+NARROW, SHORTER = kv_cache.sliding(8), f"{NO_CACHE}, shorter context"
 
 
 @pytest.mark.parametrize("kind", [GROWING, STATIC, kv_cache.sliding(64)])
@@ -128,19 +128,19 @@ def of(times: dict[str, float]) -> Comparison:
 
 
 def earlier(times: dict[str, float]) -> Earlier:
-    """What is known before the comparison: steps after 10 tokens, on a machine of 1 kB/s."""
+    """What is known before the comparison: steps after 4 and 10 tokens, at 1 kB/s."""
 
     def cost(kind: str, context: int) -> Cost:
         flops = float(context + 1 if kind == NO_CACHE else 1)
         return Cost(0.0, 100.0 * context, 0.0, 0.0, flops, 0.0)
 
     lab = SimpleNamespace(hardware=SimpleNamespace(bandwidth=lambda _: 1000.0))
-    found = Earlier(lab, {}, 10, 5, cost)
+    found = Earlier(lab, {}, 4, 10, 5, cost)
     vars(found)["comparison"] = of(times)
     return found
 
 
-TIMES = {NO_CACHE: 11.0, GROWING: 2.0, STATIC: 1.0, NARROW: 1.0}
+TIMES = {SHORTER: 5.0, NO_CACHE: 11.0, GROWING: 2.0, STATIC: 1.0, NARROW: 1.0}
 
 
 def test_predictions_add_bytes_with_a_cache_and_rows_without():
@@ -148,13 +148,15 @@ def test_predictions_add_bytes_with_a_cache_and_rows_without():
     assert known.expected(STATIC, 30) == pytest.approx(1 + 2000 / 1000)
     assert known.expected(GROWING, 30) == pytest.approx(2 + 3 * 2000 / 1000)
     assert known.expected(NO_CACHE, 10) == pytest.approx(11)
+    assert known.expected(NO_CACHE, 4) == pytest.approx(5)
+    assert known.expected(NO_CACHE, 20) == pytest.approx(1 + 20)
     assert known.expected(NO_CACHE, 0) == pytest.approx(1)  # a single row, as with a cache
-    assert known.expected(NO_CACHE, 30) == pytest.approx(1 + 30)
+    assert known.reach == 20
 
 
 def test_rows_that_cost_no_time_are_not_predicted_to_save_any():
-    known = earlier(TIMES | {NO_CACHE: 0.8})
-    assert known.expected(NO_CACHE, 1000) == pytest.approx(0.8)
+    known = earlier(TIMES | {NO_CACHE: 4.8})
+    assert known.expected(NO_CACHE, 1000) == pytest.approx(4.8)
 
 
 def test_predictions_are_held_against_what_comes_later():
@@ -208,6 +210,7 @@ def test_the_curve_leaves_out_no_cache_where_it_would_take_long(tiny_study):
     assert list(curve.means(NO_CACHE)) == curve.without == [8]
     assert list(curve.means(STATIC)) == list(curve.shares(STATIC)) == [8, 24]
     assert tiny_study.ends == dict.fromkeys(tiny_study.makers, 24) | {NO_CACHE: 8}
+    assert tiny_study.earlier.reach == 18
 
 
 def test_a_window_that_never_slid_has_no_finding_and_the_page_says_so(tiny_study, told):
