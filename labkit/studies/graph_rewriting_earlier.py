@@ -11,10 +11,10 @@ from torch import nn
 from labkit.limits.cost import Cost
 from labkit.report.told.plots import say, table
 from labkit.studies.graph_rewriting_rungs import MERGED, PLAIN, Rung, inner, matrices
-from labkit.studies.graph_rewriting_sentences import of_moment, of_no_change
+from labkit.studies.graph_rewriting_sentences import of_no_change
 from labkit.studies.lab import Lab
 from labkit.studies.operations import count_operations, matrices_only
-from labkit.studies.predictions import Prediction, score
+from labkit.studies.predictions import Prediction, of_moment, score
 from labkit.timing.compare import Comparison, Variant
 from labkit.timing.statistics import Ratio, interval, paired_ratio
 from labkit.timing.trace import Trace, record
@@ -146,5 +146,5 @@ class Earlier:
             mean = self.comparison.mean(PLAIN)
             moment = interval([value / mean for value in found.values(PLAIN)])
             unchanged = sum(Prediction(one.name, 1.0, one.measured).holds for one in gains)
-            say(f"{score('times', taken)} {of_moment(moment)}")
+            say(f"{score('times', taken)} {of_moment(PLAIN, moment)}")
             say(of_no_change(unchanged, len(gains)))

@@ -83,18 +83,6 @@ def of_rewrite(name: str, fewer: int, merging: Ratio | None, measured: Ratio) ->
     return f"**{name}** {change} operations; {products}. Measured: {shown(measured)}."
 
 
-def of_moment(ratio: Ratio) -> str:
-    """The plain decoder in the rounds of the rungs against its earlier rounds.
-
-    ratio: its times here over its mean time earlier.
-    """
-    return (
-        f"In the rounds of the rungs, the plain decoder itself took {ratio.value:.2f} times as "
-        f"long [{ratio.low:.2f}, {ratio.high:.2f}] as in the earlier rounds, on other prompts. "
-        "Predicted times are off by this factor as well; predicted speedups are not."
-    )
-
-
 def of_no_change(held: int, predicted: int) -> str:
     """How the prediction that nothing changes would have done."""
     return (

@@ -239,16 +239,19 @@ class Study:
     def why(self) -> None:
         """Tell how the predictions did, and where the time of a token goes along the context."""
         curve = self.curve.comparisons
-        self.earlier.hold(self.comparison, self.middle, curve, self.ends)
+        found, ends = self.comparison, self.ends.items()
+        here = [(kind, self.middle, found) for kind in found.variants]
+        there = [(kind, c, curve[c]) for kind, c in ends if kind in curve[c].variants]
+        self.earlier.hold([*here, *there])
         bandwidth = self.lab.hardware.bandwidth(self.cost(STATIC, self.curve.longest).read_bytes)
         kv = self.lab.config.kv_bytes_per_token(self.lab.decoder.dtype.itemsize)
         first, last = min(self.contexts), self.curve.longest
-        there = curve[last]
+        far = curve[last]
         copied, added = 2 * last * kv, (last - first) * kv
-        say(sentences.of_growing(last, there.speedup(GROWING), copied, copied / bandwidth))
+        say(sentences.of_growing(last, far.speedup(GROWING), copied, copied / bandwidth))
         if last >= slides_from(self.window):
             left = self.cost(STATIC, last).read_bytes - self.cost(self.windowed, last).read_bytes
-            say(sentences.of_narrow(self.windowed, last, there.speedup(self.windowed), left))
+            say(sentences.of_narrow(self.windowed, last, far.speedup(self.windowed), left))
         if last > first:
             low, high = (interval(curve[context].values(STATIC)) for context in (first, last))
             say(sentences.of_context(first, last, low, high, added, added / bandwidth))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,7 +11,7 @@ from labkit.limits.cost import Cost
 from labkit.report.told.plots import say, table
 from labkit.studies.kv_cache_variants import GROWING, NO_CACHE, STATIC, Makers, steps_at
 from labkit.studies.lab import Lab
-from labkit.studies.predictions import Prediction, score
+from labkit.studies.predictions import Prediction, of_moment, score
 from labkit.timing.compare import Comparison
 from labkit.timing.statistics import interval
 
@@ -77,49 +77,36 @@ class Earlier:
             row[kind] = seconds(self.expected(kind, context))
         table([rows[context] for context in sorted(rows)], caption="The predicted time of a token")
 
-    def times(self, measured: Mapping[str, Comparison], at: Mapping[str, int]) -> list[Prediction]:
-        """The predicted time of each variant against what was measured; at: its context."""
-        return [
-            Prediction(
-                f"{kind} after {at[kind]:,}",
-                self.expected(kind, at[kind]),
-                interval(found.values(kind)),
-            )
-            for kind, found in measured.items()
-        ]
+    def time(self, kind: str, context: int, found: Comparison) -> Prediction:
+        """The predicted time of a token, held against a later comparison after that context."""
+        measured = interval(found.values(kind))
+        return Prediction(_place(kind, context), self.expected(kind, context), measured)
 
-    def speedups(self, found: Comparison, context: int) -> dict[str, Prediction]:
-        """The predicted speedup of each cache over no cache, against what was measured."""
-        without = self.expected(NO_CACHE, context)
-        return {
-            kind: Prediction(kind, without / self.expected(kind, context), found.speedup(kind))
-            for kind in found.variants
-            if kind != NO_CACHE
-        }
+    def speedup(self, kind: str, context: int, found: Comparison) -> Prediction:
+        """The predicted speedup over the baseline of a later comparison."""
+        expected = self.expected(found.baseline, context) / self.expected(kind, context)
+        return Prediction(_place(kind, context), expected, found.speedup(kind))
 
-    def hold(
-        self,
-        found: Comparison,
-        context: int,
-        curve: Mapping[int, Comparison],
-        ends: Mapping[str, int],
-    ) -> None:
-        """Show how the predictions did.
+    def hold(self, later: Sequence[tuple[str, int, Comparison]]) -> None:
+        """Show how the predictions did; later: each variant, a context, and the comparison there.
 
-        found: the answers, with steps after about `context` tokens. curve: comparisons by context.
-        ends: the last of them with each variant.
+        The first comparison also tells how much the machine itself changed: by the static cache.
         """
-        times = self.times(
-            dict.fromkeys(found.variants, found), dict.fromkeys(found.variants, context)
-        )
-        last = {kind: curve[c] for kind, c in ends.items() if kind in curve[c].variants}
-        far = self.times(last, ends)
-        gains = self.speedups(found, context)
-        rows = [
-            {"variant": one.name} | one.time_cells()
-            | (gains[kind].speedup_cells() if kind in gains else {})
-            for kind, one in zip(found.variants, times, strict=True)
-        ]  # fmt: skip
-        rows += [{"variant": one.name} | one.time_cells() for one in far]
+        times, gains, rows = [], [], []
+        for kind, context, found in later:
+            times.append(self.time(kind, context, found))
+            row = {"variant": kind, "context": context} | times[-1].time_cells()
+            if kind != found.baseline:
+                gains.append(self.speedup(kind, context, found))
+                row |= gains[-1].speedup_cells() | {"speedup over": found.baseline}
+            rows.append(row)
         table(rows, caption="The predictions, held against what was measured after them")
-        say(f"{score('times', [*times, *far])} {score('speedups', list(gains.values()))}")
+        say(score("speedups", gains))
+        _, context, found = later[0]
+        expected = self.expected(STATIC, context)
+        moment = interval([taken / expected for taken in found.values(STATIC)])
+        say(f"{score('times', times)} {of_moment(STATIC, moment)}")
+
+
+def _place(kind: str, context: int) -> str:
+    return f"{kind} after {context:,}"

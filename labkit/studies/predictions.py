@@ -63,6 +63,18 @@ def score(what: str, predictions: Sequence[Prediction]) -> str:
     return f"{held}; not held: {', '.join(missed)}." if missed else f"{held}."
 
 
+def of_moment(name: str, ratio: Ratio) -> str:
+    """How much slower or faster the machine was than when the predictions were made.
+
+    ratio: measured times of a variant that nothing changed, over its predicted time.
+    """
+    return (
+        f"The {name} took {ratio.value:.2f} times as long as predicted [{ratio.low:.2f}, "
+        f"{ratio.high:.2f}], though nothing about it has changed. A machine that is slower or "
+        "faster than before shifts all predicted times by such a factor, and no predicted speedup."
+    )
+
+
 def shown(ratio: Ratio) -> str:
     """What a speedup shows by its interval alone; verdicts are corrected in the findings."""
     if ratio.low > 1:
