@@ -26,7 +26,6 @@ from labkit.bench.costs import costs_of, products
 from labkit.bench.variants import VARIANTS, Variant, find
 from labkit.engine.sequence import check_lengths
 from labkit.errors import LabkitError, ParameterError
-from labkit.limits.ceiling import ceiling
 from labkit.limits.cost import Cost
 from labkit.limits.hardware import Hardware
 from labkit.limits.measure import fastest_products, measure_hardware
@@ -34,10 +33,10 @@ from labkit.limits.roofline import limit
 from labkit.model.config import ModelConfig, read_config
 from labkit.model.load import tokenizer_of
 from labkit.report.told.words import text_table
-from labkit.timing.compare import Comparison, again, compare
+from labkit.timing.compare import Comparison, again
 from labkit.timing.compare import Variant as Timed
 from labkit.timing.environment import environment
-from labkit.timing.held import holding, need
+from labkit.timing.held import compare_held
 from labkit.timing.statistics import FEWEST_ROUNDS, Ratio
 from labkit.timing.trace import Trace
 from labkit.workload.prompts import prompt_ids
@@ -155,14 +154,7 @@ def held_comparison(
 ) -> Comparison:
     """Compare variants on the CPU, the first being the baseline, each held against its cost."""
     work = cache(lambda dtype: fastest_products(dtype, hardware.device, hardware.threads))
-    needs = {key: need(cost, hardware, work) for key, cost in costs.items()}
-    every, bare = holding(runs, needs, hardware.device, hardware.threads)
-    result = compare(every, next(iter(runs)), rounds, bare)
-    most = ceiling(hardware.device)
-    for (name, time), cost in costs.items():
-        if name in result.traces:
-            most.check_pass(cost, result.mean(name, time))
-    return result
+    return compare_held(runs, next(iter(runs)), rounds, costs, hardware, work)
 
 
 def _row(found: Measured, name: str, verdict: str, hardware: Hardware) -> dict[str, object]:

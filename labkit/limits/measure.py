@@ -31,7 +31,6 @@ from labkit.limits.work import (
     buffer,
     native_library,
     rates,
-    spell,
     working_sets,
 )
 
@@ -141,12 +140,10 @@ def _measure(device: Device, threads: int, seconds: float) -> Hardware:
 def _outdone(kept: Hardware) -> bool:
     """Whether a short spell is much faster: then other work disturbed the kept measurement."""
     for size in (min(kept.bandwidth_points), max(kept.bandwidth_points)):
-        work = BareRead(size, kept.device, kept.threads)
-        work.repeat(1)
-        now = work.amount / spell(work, _GLANCE).seconds
+        (now,) = rates(BareRead(size, kept.device, kept.threads), _GLANCE, 1)
         if now > _BEATEN * kept.bandwidth_points[size].best:
             return True
-    now = max(rates(BareProducts("float32", 256, kept.device, kept.threads), _GLANCE, 1))
+    (now,) = rates(BareProducts("float32", 256, kept.device, kept.threads), _GLANCE, 1)
     return now > _BEATEN * kept.matrix["float32"].best
 
 

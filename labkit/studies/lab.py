@@ -17,7 +17,6 @@ import torch
 from labkit.base.units import seconds
 from labkit.engine.generate import generate
 from labkit.errors import ParameterError
-from labkit.limits.ceiling import ceiling
 from labkit.limits.cost import Cost
 from labkit.limits.hardware import Hardware
 from labkit.limits.measure import fastest_products, measure_hardware
@@ -30,8 +29,8 @@ from labkit.model.load import LoadedModel, load
 from labkit.report.told import notebook as record_of
 from labkit.report.told.compared import Least, compared, decided
 from labkit.report.told.finding import Finding
-from labkit.timing.compare import Comparison, Variant, compare
-from labkit.timing.held import Need, holding, need
+from labkit.timing.compare import Comparison, Variant
+from labkit.timing.held import Need, compare_held, need
 from labkit.timing.statistics import FEWEST_ROUNDS, Ratio
 from labkit.timing.trace import Trace, record
 from labkit.workload.prompts import Workload, prompt_ids
@@ -129,8 +128,10 @@ class Lab:
         return run
 
     def products(self, dtype: str) -> Work:
-        """The fastest products of a dtype on this device, and nothing else."""
-        return fastest_products(dtype, self.device, self.hardware.threads)
+        """The fastest products of a dtype on this device, and nothing else; chosen once."""
+        if dtype not in self._products:
+            self._products[dtype] = fastest_products(dtype, self.device, self.hardware.threads)
+        return self._products[dtype]
 
     def least(self, cost: Cost, tokens: float = 1.0) -> Least:
         """The least seconds of a pass by the run's best sustained rates, and by its slowest.
@@ -147,12 +148,7 @@ class Lab:
 
     def need(self, cost: Cost) -> Need:
         """What a pass is held against: its bytes where memory sets its limit, else its FLOPs."""
-        return need(cost, self.hardware, self._held_products)
-
-    def _held_products(self, dtype: str) -> Work:
-        if dtype not in self._products:
-            self._products[dtype] = self.products(dtype)
-        return self._products[dtype]
+        return need(cost, self.hardware, self.products)
 
     def compare(
         self,
@@ -167,14 +163,10 @@ class Lab:
         costs: by (variant, phase), of the pass that gives the phase's time. options: of `compare`.
         Raises ImpossibleRate where a variant was faster than any such device can be.
         """
-        needs = {(name, TIMES[phase]): self.need(cost) for (name, phase), cost in costs.items()}
-        runs, bare = holding(variants, needs, self.device, self.hardware.threads)
-        found = compare(runs, baseline, rounds, bare, **options)
-        most = ceiling(self.device)
-        for (name, phase), cost in costs.items():
-            if name in found.traces:
-                most.check_pass(cost, found.mean(name, TIMES[phase]))
-        return found
+        timed = {(name, TIMES[phase]): cost for (name, phase), cost in costs.items()}
+        return compare_held(
+            variants, baseline, rounds, timed, self.hardware, self.products, **options
+        )
 
     def finding(
         self,

@@ -14,6 +14,16 @@ WITHIN = 0.15  # a prediction this close to the measured value holds, whatever t
 EARLIER = 12  # rounds that a prediction is made from, at most
 
 
+def inside(expected: float, measured: Ratio) -> bool:
+    """Whether a prediction lies in the measured interval."""
+    return measured.low <= expected <= measured.high
+
+
+def near(expected: float, measured: float) -> bool:
+    """Whether a prediction lies within 15 % of the measured value."""
+    return abs(expected / measured - 1) <= WITHIN
+
+
 @dataclass(frozen=True)
 class Prediction:
     """A value that was told of `name` before `measured`, with its 95 % interval, was measured."""
@@ -30,9 +40,9 @@ class Prediction:
     @property
     def held(self) -> str:
         """How it held: inside the interval, within 15 %, or no."""
-        if self.measured.low <= self.expected <= self.measured.high:
+        if inside(self.expected, self.measured):
             return "inside the interval"
-        return f"within {percent(WITHIN)}" if abs(self.error) <= WITHIN else "no"
+        return f"within {percent(WITHIN)}" if near(self.expected, self.measured.value) else "no"
 
     @property
     def holds(self) -> bool:

@@ -10,11 +10,10 @@ from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 from labkit.studies.lab import told_share
+from labkit.studies.predictions import WITHIN, inside, near
 from labkit.studies.quantization_sentences import OWN_SHARE, PLAIN_REST
 from labkit.timing.compare import Comparison
 from labkit.timing.statistics import Ratio
-
-WITHIN = 0.15  # how far from the measured value a forecast outside its interval still holds
 
 
 class Forecast(NamedTuple):
@@ -34,7 +33,7 @@ class Held(NamedTuple):
     @property
     def inside(self) -> bool:
         """Whether it lies inside the measured interval."""
-        return self.measured.low <= self.forecast.share <= self.measured.high
+        return inside(self.forecast.share, self.measured)
 
     @property
     def off(self) -> float:
@@ -44,7 +43,7 @@ class Held(NamedTuple):
     @property
     def holds(self) -> bool:
         """Whether it is inside the measured interval or near its middle."""
-        return self.inside or abs(self.off) <= WITHIN
+        return self.inside or near(self.forecast.share, self.measured.value)
 
     def row(self) -> dict[str, object]:
         """A row of the table of forecasts."""

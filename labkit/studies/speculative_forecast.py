@@ -18,13 +18,13 @@ from labkit.model.config import ModelConfig
 from labkit.model.forward import offers
 from labkit.optimize.speculative.head.cost import HeadCost
 from labkit.optimize.speculative.predict import mixed_speedup
+from labkit.studies.predictions import inside, near
 from labkit.studies.speculative_prompts import Rounds, together
 from labkit.studies.speculative_replay import replay
 from labkit.studies.speculative_tasks import Case, Setting
 from labkit.timing.statistics import Ratio, geometric_mean
 
 EVERY = "all kinds"
-NEAR = 0.15  # how far a forecast may lie from the measured speedup to count as near
 
 
 @runtime_checkable
@@ -89,17 +89,17 @@ class Held:
     @property
     def inside(self) -> bool:
         """Whether the forecast lies in the measured interval."""
-        return self.measured.low <= self.forecast <= self.measured.high
+        return inside(self.forecast, self.measured)
 
     @property
     def near(self) -> bool:
         """Whether it lies within 15 % of the measured value."""
-        return _near(self.forecast, self.measured.value)
+        return near(self.forecast, self.measured.value)
 
     @property
     def consistent(self) -> bool:
         """Whether the replay of the measured answers gives the measured value, within 15 %."""
-        return _near(self.replayed, self.measured.value)
+        return near(self.replayed, self.measured.value)
 
 
 def hold(
@@ -127,7 +127,3 @@ def hold(
         measured = together([timed[kind] for kind in kinds], name)
         found.append(Held(EVERY, name, geometric_mean(told), measured, geometric_mean(again)))
     return found
-
-
-def _near(told: float, measured: float) -> bool:
-    return abs(told / measured - 1) <= NEAR

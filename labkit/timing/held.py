@@ -1,22 +1,24 @@
 """What each variant is held against: reading its bytes, or doing its products, and nothing else.
 
-`holding` adds such bare variants to those of a comparison. They take their turns like the others. A
-bare turn lasts as long as the turns that it is held against, because memory has states that last
-from a tenth of a second to many seconds: a short look would say little of a long turn.
+`compare_held` adds such bare variants to those of a comparison, where they take their turns like
+the others. A bare turn lasts as long as the turns that it is held against, because memory has
+states that last from a tenth of a second to many seconds: a short look would say little of a long
+turn.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from labkit.base.device import Device
+from labkit.limits.ceiling import ceiling
 from labkit.limits.cost import Cost
 from labkit.limits.hardware import Hardware
 from labkit.limits.roofline import limit
 from labkit.limits.work import BareRead, Work, spell
-from labkit.timing.compare import Bare, Variant
+from labkit.timing.compare import Bare, Comparison, Variant, compare
 from labkit.timing.trace import Trace
 
 SHORTEST, LONGEST = 0.02, 2.0  # seconds of a bare turn
@@ -69,12 +71,36 @@ def holding(
     """
     turns: dict[str, _Turns] = {}
     bare: dict[tuple[str, str], Bare] = {}
-    for (variant, metric), need in needs.items():
-        name = _fitting(turns, need) or _added(turns, need, device, threads)
+    for (variant, metric), one in needs.items():
+        name = _fitting(turns, one) or _added(turns, one, device, threads)
         turns[name].lasting[variant] = 0.0
-        bare[variant, metric] = Bare(name, need.amount / turns[name].work.amount)
+        bare[variant, metric] = Bare(name, one.amount / turns[name].work.amount)
     runs = {name: _noting(name, run, list(turns.values())) for name, run in variants.items()}
     return runs | {name: one.run for name, one in turns.items()}, bare
+
+
+def compare_held(
+    variants: Mapping[str, Variant],
+    baseline: str,
+    rounds: int,
+    costs: Mapping[tuple[str, str], Cost],
+    hardware: Hardware,
+    products: Callable[[str], Work],
+    **options: Any,
+) -> Comparison:
+    """Compare variants, each held against the bare read or the bare products of its cost.
+
+    costs: by (variant, metric), of the pass that gives this time. products: as for `need`. options:
+    of `compare`. Raises ImpossibleRate where a variant was faster than any such device can be.
+    """
+    needs = {key: need(cost, hardware, products) for key, cost in costs.items()}
+    runs, bare = holding(variants, needs, hardware.device, hardware.threads)
+    found = compare(runs, baseline, rounds, bare, **options)
+    most = ceiling(hardware.device)
+    for (name, metric), cost in costs.items():
+        if name in found.traces:
+            most.check_pass(cost, found.mean(name, metric))
+    return found
 
 
 def _fitting(turns: Mapping[str, _Turns], need: Need) -> str | None:
