@@ -18,7 +18,9 @@ def scaled(value: float, unit: str) -> str:
 
 
 def seconds(value: float) -> str:
-    """0.00123 -> "1.23 ms"."""
+    """0.00123 -> "1.23 ms", 1534 -> "1,534 s"."""
+    if abs(value) >= 999.5:
+        return f"{value:,.0f} s"
     for factor, unit in ((1, "s"), (1e3, "ms"), (1e6, "µs")):
         if abs(value) * factor >= 1:
             return f"{value * factor:.3g} {unit}"
