@@ -75,5 +75,5 @@ example: $(READY) ## make the run that is kept in outputs/example, from a commit
 	@$(BIN)/python -m labkit.report.pages.picture outputs/example
 	@$(BIN)/python -m labkit.report.check_example outputs/example
 
-clean: ## remove the environment and caches; outputs stay
+clean: ## remove the environment and what tools cached here; outputs stay
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

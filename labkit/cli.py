@@ -42,7 +42,12 @@ def main() -> None:
 @main.command()
 @click.argument("model", default="")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps")
-@click.option("--dtype", default="float32", show_default=True, help="of the weights")
+@click.option(
+    "--dtype",
+    default="float32",
+    show_default=True,
+    help="of the weights: float32, bfloat16, float16, int8 or int4",
+)
 @click.option("--prompt-tokens", default=128, show_default=True)
 @click.option("--new-tokens", default=128, show_default=True)
 @click.option("--machine", default=None, help="by its datasheet, instead of this machine")

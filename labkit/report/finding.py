@@ -69,10 +69,10 @@ def to_dataframe(run: str | Path) -> pandas.DataFrame:
     """
     try:
         import pandas
-    except ImportError as error:
+    except ImportError:
         raise LabkitError(
             "to_dataframe needs pandas, which is not installed. In the project's folder: "
             "`python -m pip install -e '.[data]'`. The run's findings.csv holds the same rows."
-        ) from error
+        ) from None
     columns, rows = table_of(findings_of(find_run(run)))
     return pandas.DataFrame(rows, columns=columns)

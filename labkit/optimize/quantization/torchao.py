@@ -1,9 +1,9 @@
 """torchao's own weight-only quantization of the same decoder, as PyTorch users know it.
 
-torchao is optional (`pip install 'labkit[torchao]'`). It is no fixed dependency, because every
-import of a transformers model loads it where it is installed, which takes seconds. Its 4-bit path
-on a CPU calls the same kernel as `packed`. Its 8-bit path, uncompiled, dequantizes the matrix in
-every product.
+torchao is optional (`python -m pip install -e '.[torchao]'`). It is no fixed dependency, because
+every import of a transformers model loads it where it is installed, which takes seconds. Its 4-bit
+path on a CPU calls the same kernel as `packed`. Its 8-bit path, uncompiled, dequantizes the matrix
+in every product.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class TorchaoError(LabkitError):
 def available() -> str | None:
     """None where torchao is installed; else what is missing, with the remedy."""
     if importlib.util.find_spec("torchao") is None:
-        return "torchao is not installed: pip install 'labkit[torchao]'."
+        return "torchao is not installed: python -m pip install -e '.[torchao]'."
     return None
 
 
