@@ -16,6 +16,7 @@ from labkit.report.pages.html import render_notebook
 from labkit.report.pages.index import write_run_index, write_runs_index
 from labkit.report.runs.watch import run_notebook
 from labkit.report.told.finding import Finding, load_findings, to_json
+from labkit.timing.statistics import interval
 
 HOSTILE = '<script>window.hacked=1</script><img src=x onerror="window.hacked=1">'
 
@@ -93,6 +94,13 @@ def finding(**changes: Any) -> Finding:
         told = {"fraction_of_limit": share} | told
     before = told["value"] * told["speedup"] if times else told["value"] / told["speedup"]
     return Finding(**{"baseline_value": before} | told)
+
+
+def consistent(**changes: Any) -> Finding:
+    """A finding whose speedup and interval follow from its ratios, as in a real run."""
+    found = interval([3.1 * 1.05, 3.1 / 1.05] * 6)
+    told = {"ratios": list(found.rounds), "speedup": found.value}
+    return finding(**told | {"speedup_low": found.low, "speedup_high": found.high} | changes)
 
 
 def several() -> list[Finding]:

@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 
 from tqdm.auto import tqdm
 
-from labkit.base.device import cores_allowed
 from labkit.base.paths import atomic_write
 from labkit.bench import client
 from labkit.bench.client import Loaded, Source, Worker
@@ -217,7 +216,7 @@ def run(
         raise ParameterError(f"{rounds} rounds are too few; at least {FEWEST_ROUNDS} are needed.")
     source = client.locate(model or None)
     checked_config(source, prompt_tokens, new_tokens)
-    hardware = measure_hardware("cpu", threads or cores_allowed())
+    hardware = measure_hardware("cpu", threads)
     found = measure(names, source, prompt_tokens, new_tokens, rounds, hardware)
     if json_path:
         atomic_write(json_path, json.dumps(_everything(found, hardware)) + "\n")

@@ -60,6 +60,11 @@ class Ceiling:
 
     def check_pass(self, cost: Cost, seconds: float) -> None:
         """ImpossibleRate where a pass of this cost cannot take so few seconds on the device."""
+        if not seconds > 0:
+            raise ImpossibleRate(
+                f"a pass on {self.device} was measured to take {seconds:g} s: the clock stood "
+                "still."
+            )
         self.check_bandwidth(cost.read_bytes / seconds, cost.read_bytes)
         self.check_matrix(cost.flops / seconds, cost.dtype)
 

@@ -1,8 +1,9 @@
-"""Whether a clock waits for the work that it times, found out by two independent ways.
+"""Whether a clock waits for the work that it times, found out in independent ways.
 
 Twice the work takes twice the time. A clock that does not wait shows the time of handing the work
-over, which is nearly the same for both. On a GPU its own events must also agree with the host's
-clock. Both are checked before a rate is believed.
+over, which is nearly the same for both. On an accelerator nothing may be left to wait for after the
+wait, and a GPU's own events must agree with the host's clock. All this is checked before a rate is
+believed.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import time
 
 import torch
 
-from labkit.base.device import kind, synchronize
+from labkit.base.device import Device, kind, synchronize
 from labkit.base.units import seconds
 from labkit.errors import ImpossibleRate
 from labkit.limits.work import Work, spell
@@ -52,6 +53,24 @@ def by_events(work: Work, count: int) -> float | None:
         return start.elapsed_time(end) / 1e3
 
 
+def read_back(device: Device) -> None:
+    """Bring one number from the device to the host: it waits for all that is queued before it."""
+    torch.zeros(1, device=device).item()
+
+
+def left_over(work: Work, count: int) -> float:
+    """The share of the time of `count` repetitions that was still to be done after the wait.
+
+    `synchronize` and reading a number back wait for the same work in two independent ways: after
+    the first, there must be nothing left to wait for.
+    """
+    waited = _timed(work, count)
+    start = time.perf_counter()
+    read_back(work.device)
+    after = time.perf_counter() - start
+    return after / (waited + after)
+
+
 def check_clock(work: Work) -> None:
     """Raise ImpossibleRate where the clock does not wait for this work.
 
@@ -73,6 +92,8 @@ def _doubt(work: Work, count: int) -> str:
     shared = kind(work.device) == "cpu"
     if growth / 2 < 1 - _HARDLY or (not shared and abs(growth / 2 - 1) > _AGREE):
         return f"twice the work took {growth:.2f} times as long, and not twice"
+    if not shared and (left := left_over(work, count)) > _AGREE:
+        return f"after the wait, {left:.0%} of the time was still to come"
     own = by_events(work, count)
     if own is None:
         return ""

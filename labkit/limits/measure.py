@@ -20,6 +20,8 @@ from tqdm.auto import tqdm
 
 from labkit.base.device import Device, cores_allowed, device_name, kind, memory_bytes
 from labkit.base.paths import atomic_write, cache_dir
+from labkit.errors import ImpossibleRate, ParameterError
+from labkit.limits.ceiling import ceiling
 from labkit.limits.clock import check_clock
 from labkit.limits.hardware import Hardware, Reading
 from labkit.limits.work import (
@@ -155,9 +157,7 @@ def _from_json(text: str) -> Hardware:
         int(k): {name: Reading(**v) for name, v in both.items()}
         for k, both in raw["by_threads"].items()
     }
-    found = Hardware(**raw)
-    datetime.fromisoformat(found.measured_at)
-    return found
+    return Hardware(**raw)
 
 
 def measure_hardware(
@@ -174,8 +174,10 @@ def measure_hardware(
     run takes over one of the last half hour. Without it, the measurement in the cache folder holds
     unless a short spell shows that it is too low. It takes about half a minute on two cores.
 
-    Raises ImpossibleRate where the clock is wrong.
+    Raises ImpossibleRate where the clock is wrong, and ParameterError for less than one thread.
     """
+    if threads is not None and threads < 1:
+        raise ParameterError(f"{threads} threads cannot read or multiply; give at least 1.")
     count = threads or cores_allowed()
     seconds *= 1 if kind(device) == "cpu" else _ACCELERATOR
     mark = (
@@ -184,9 +186,9 @@ def measure_hardware(
     name = f"{hashlib.sha256(mark.encode()).hexdigest()[:12]}.json"
     here = cache_dir() / "hardware" / name
     of_run = keep / "hardware" / name if keep else None
-    if not remeasure and (kept := of_run and _read(of_run)):
+    if not remeasure and (kept := of_run and _read(of_run, device, count)):
         return kept
-    hardware = None if remeasure else _usable(_read(here), recent=of_run is not None)
+    hardware = None if remeasure else _usable(_read(here, device, count), recent=of_run is not None)
     if hardware is None:
         hardware = _measure(device, count, seconds)
         _write(here, hardware)
@@ -195,17 +197,37 @@ def measure_hardware(
     return hardware
 
 
-def _read(path: Path) -> Hardware | None:
-    """A kept measurement; None where there is none, or a file cut short or written by hand."""
+def _read(path: Path, device: Device, threads: int) -> Hardware | None:
+    """A kept measurement of this device; None where there is none, or a file that was cut short or
+    written by hand."""
     try:
-        return _from_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, KeyError, TypeError):
+        kept = _from_json(path.read_text(encoding="utf-8"))
+        _age(kept)
+        sound = _sound(kept, device, threads)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
+    except ImpossibleRate:
+        return None
+    return kept if sound else None
+
+
+def _sound(kept: Hardware, device: Device, threads: int) -> bool:
+    """Whether a kept measurement is of this device and could be true of it; ImpossibleRate for a
+    rate above its ceiling."""
+    most = ceiling(device)
+    for size, reading in kept.bandwidth_points.items():
+        most.check_bandwidth(reading.best, size)
+    for dtype, reading in kept.matrix.items():
+        most.check_matrix(reading.best, dtype)
+    readings = [*kept.bandwidth_points.values(), *kept.matrix.values()]
+    positive = all(0 < reading.slowest <= reading.best for reading in readings)
+    complete = bool(kept.bandwidth_points) and "float32" in kept.matrix
+    return positive and complete and (kept.device, kept.threads) == (str(device), threads)
 
 
 def _usable(kept: Hardware | None, recent: bool) -> Hardware | None:
     """The measurement, unless a short spell beats it, or it is too old where it must be recent."""
-    if kept is None or (recent and _age(kept) > _RECENT) or _outdone(kept):
+    if kept is None or (recent and not 0 <= _age(kept) <= _RECENT) or _outdone(kept):
         return None
     return kept
 

@@ -19,6 +19,7 @@ import click
 from labkit.base.paths import project_root, read_json
 from labkit.report.finding import csv_text
 from labkit.report.told.finding import Finding, from_row, rows_in
+from labkit.timing.statistics import direction, interval
 
 _ROUNDING = 1e-6  # relative; the numbers of a finding are computed from the same times
 # Metrics that are a time, or a rate that is one over a time: their speedup is a ratio of values.
@@ -92,6 +93,7 @@ def _of_findings(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             yield f"{where}: {error}"
     for finding in found:
         yield from _of_values(finding)
+        yield from _of_ratios(finding)
     yield from _of_limits(found)
 
 
@@ -113,6 +115,21 @@ def _of_values(finding: Finding) -> Iterator[str]:
             f"{_named(finding)}: value {value:g} and baseline {baseline:g} give a speedup of "
             f"{told:g}, not {finding.speedup:g}"
         )
+
+
+def _of_ratios(finding: Finding) -> Iterator[str]:
+    """Speedup, interval and number of rounds follow from the ratios; so does the verdict."""
+    ratios = finding.ratios
+    if len(ratios) != finding.samples:
+        yield f"{_named(finding)}: {finding.samples} rounds, but {len(ratios)} ratios"
+    elif len(ratios) > 1:
+        again = interval(ratios)
+        for name, value in (("", again.value), ("_low", again.low), ("_high", again.high)):
+            told = getattr(finding, f"speedup{name}")
+            if not math.isclose(told, value, rel_tol=_ROUNDING):
+                yield f"{_named(finding)}: speedup{name} {told:g}, but the ratios give {value:g}"
+    if finding.verdict not in ("inconclusive", direction(finding.speedup)):
+        yield f"{_named(finding)}: {finding.verdict} at a speedup of {finding.speedup:g}"
 
 
 def _of_limits(findings: Iterable[Finding]) -> Iterator[str]:

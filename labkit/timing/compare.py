@@ -197,10 +197,12 @@ def compare(
 
     Ctrl-C keeps the complete rounds where there are enough. A variant that raises LabkitError drops
     out and is listed in `failed`; an error of the baseline is raised. Raises ValueError for an
-    unknown baseline or too few rounds.
+    unknown baseline, a variant with the name of the control, or too few rounds.
     """
     if baseline not in variants:
         raise ValueError(f"baseline {baseline!r} is not among {', '.join(variants)}.")
+    if again(baseline) in variants:
+        raise ValueError(f"variant {again(baseline)!r} has the name of the baseline's second turn.")
     if rounds < FEWEST_ROUNDS:
         raise ValueError(f"{rounds} rounds are too few; at least {FEWEST_ROUNDS} are needed.")
     runs = dict(variants) | {again(baseline): variants[baseline]}

@@ -107,9 +107,14 @@ def interval(values: Sequence[float] | np.ndarray) -> Ratio:
     return Ratio(rounds, math.exp(middle), math.exp(middle - reach), math.exp(middle + reach))
 
 
+def no_difference(low: float, high: float) -> bool:
+    """Whether the interval of an A/A control reaches into 1 ± 1 %, as it must."""
+    return low <= 1 + MARGIN and high >= 1 / (1 + MARGIN)
+
+
 def trusted(control: Ratio) -> bool:
-    """Whether an A/A control shows no difference, as it must."""
-    return control.p_value > LEVEL
+    """Whether an A/A control shows no difference."""
+    return no_difference(control.low, control.high)
 
 
 def holm(p_values: Mapping[Key, float], level: float = LEVEL) -> set[Key]:
@@ -117,10 +122,11 @@ def holm(p_values: Mapping[Key, float], level: float = LEVEL) -> set[Key]:
 
     The chance that even one of them is claimed wrongly stays below `level`.
     """
-    order = sorted(p_values, key=lambda key: p_values[key])
+    known = [key for key, p in p_values.items() if not math.isnan(p)]
+    order = sorted(known, key=lambda key: p_values[key])
     held: set[Key] = set()
     for rank, key in enumerate(order):
-        if p_values[key] > level / (len(order) - rank):
+        if p_values[key] > level / (len(p_values) - rank):
             break
         held.add(key)
     return held

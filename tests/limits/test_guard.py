@@ -198,3 +198,27 @@ def test_without_a_compiler_torch_reads(monkeypatch):
     reading = work.BareRead(2**20, threads=1)
     assert all(rate > 1e7 for rate in work.rates(reading, 0.01))
     assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize(("lying", "good"), [(False, True), (True, False)])
+def test_after_the_wait_nothing_may_be_left(monkeypatch, lying, good):
+    device = QueuedDevice(monkeypatch, rate=1e8, lying=lying)
+    queued = QueuedWork(device, 1e6, math.inf)  # every repetition queued by itself: time doubles
+
+    def read_back(_):
+        device.now = max(device.now, device.ready)
+
+    monkeypatch.setattr(clock, "kind", lambda _: "mps")  # a device without events
+    monkeypatch.setattr(clock, "read_back", read_back)
+    if good:
+        clock.check_clock(queued)
+    else:
+        with pytest.raises(ImpossibleRate, match="was still to come"):
+            clock.check_clock(queued)
+
+
+@pytest.mark.parametrize("seconds", [0.0, -1.0, math.nan])
+def test_a_pass_that_took_no_time_is_refused(seconds):
+    cost = decode_cost(next(iter(shapes().values())), 16)
+    with pytest.raises(ImpossibleRate, match="stood still"):
+        Ceiling("x", "").check_pass(cost, seconds)

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from labkit.errors import ParameterError
 from labkit.limits import measure
 from labkit.limits.hardware import Hardware, Reading
 from labkit.limits.measure import measure_hardware
@@ -138,3 +139,48 @@ def test_the_fastest_products_are_taken_and_slow_sizes_left_out(monkeypatch):
     found = measure.fastest_products("float32", "cpu", 1)
     assert found.amount == 2 * 256**3  # the others would take years at 5 FLOP/s
     assert tried == [2 * 256**3]
+
+
+def reading(best):
+    """A reading as it stands in a file."""
+    return {"best": best, "median": 1.0, "spread": 0.0, "slowest": 1.0 if best != -1 else -1}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"bandwidth_points": {}},
+        {"bandwidth_points": []},
+        {"matrix": {}},
+        {"threads": 64},
+        {"device": "cuda"},
+        {"measured_at": "yesterday"},
+        {"bandwidth_points": {"65536": reading(1e30)}},
+        {"bandwidth_points": {"65536": reading(-1)}},
+        {"matrix": {"float32": reading("fast")}},
+    ],
+)  # fmt: skip
+def test_a_kept_file_that_cannot_be_true_is_measured_again(small, tmp_path, change):
+    measure_hardware("cpu", seconds=0.001, keep=tmp_path)
+    for folder in (small, tmp_path / "hardware"):
+        file = next(folder.glob("*.json"))
+        file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    found = measure_hardware("cpu", seconds=0.001, keep=tmp_path)
+    assert set(found.bandwidth_points) == {2**16, 2**18, 2**20}
+    assert found.matrix["float32"].best > 1e6
+
+
+def test_a_measurement_of_the_future_is_not_recent(small, tmp_path):
+    measure_hardware("cpu", seconds=0.001)
+    file = next(small.glob("*.json"))
+    file.write_text(
+        json.dumps(json.loads(file.read_text()) | {"measured_at": "2099-01-01T00:00:00+00:00"})
+    )
+    found = measure_hardware("cpu", seconds=0.001, keep=tmp_path)
+    assert not found.measured_at.startswith("2099")
+
+
+@pytest.mark.parametrize("threads", [0, -1])
+def test_less_than_one_thread_is_refused(threads):
+    with pytest.raises(ParameterError, match="give at least 1"):
+        measure_hardware("cpu", threads)

@@ -15,7 +15,7 @@ from labkit.report import check_example
 from labkit.report.check_example import faults, main
 from labkit.report.finding import csv_text
 from labkit.report.told.finding import from_row, to_json
-from tests.browser_helpers import entry, finding, write_findings, write_run
+from tests.browser_helpers import consistent, entry, write_findings, write_run
 
 MADE = {"profile": "full", "git_revision": "abc1234", "git_changed": False}
 NAMES = ("00_good", "01_more")
@@ -27,8 +27,8 @@ def good(folder: Path) -> Path:
     ttft = {"phase": "prefill", "metric": "ttft", "unit": "s", "value": 0.4, "limit": 0.1}
     skipped = {"limit": None, "limit_low": None, "limit_note": "it was faster", "bytes_read": 9.0}
     found = {
-        "00_good": [finding(), finding(variant="same bytes", value=40.0), finding(**ttft)],
-        "01_more": [finding(**more), finding(**more | skipped)],
+        "00_good": [consistent(), consistent(variant="same bytes", value=40.0), consistent(**ttft)],
+        "01_more": [consistent(**more), consistent(**more | skipped)],
     }
     write_run(folder, "finished", [entry(name) | MADE for name in NAMES], **MADE)
     for name, findings in found.items():
@@ -140,6 +140,18 @@ def test_a_notebook_that_was_not_run(run: Path) -> None:
             "00_good, same bytes, decode: verdict 'perhaps' is unknown; allowed: faster, slower, "
             "inconclusive.",
         ),
+        (
+            {"ratios": [3.0, 3.2]},
+            "00_good, same bytes, decode: 12 rounds, but 2 ratios",
+        ),
+        (
+            {"speedup_high": 3.5},
+            "00_good, same bytes, decode: speedup_high 3.5, but the ratios give 3.20202",
+        ),
+        (
+            {"verdict": "slower"},
+            "00_good, same bytes, decode: slower at a speedup of 3.1",
+        ),
     ],
 )
 def test_numbers_that_do_not_fit_each_other(run: Path, changes: dict[str, Any], said: str) -> None:
@@ -164,9 +176,9 @@ def test_numbers_that_may_differ(run: Path, changes: dict[str, Any]) -> None:
 def test_a_time_has_the_baseline_above_the_fraction_line(run: Path) -> None:
     """The finding in seconds: its baseline takes longer."""
     for name in ("findings.json", "findings/00_good.json"):
-        changed(run / name, lambda held: held["findings"][2].update(baseline_value=0.4 / 3.1))
+        changed(run / name, lambda held: held["findings"][2].update(baseline_value=0.4 / 3.2))
     found = faults(run, NAMES)
-    assert found[0].startswith("00_good, static cache, prefill: value 0.4 and baseline 0.129")
+    assert found[0].startswith("00_good, static cache, prefill: value 0.4 and baseline 0.125")
     assert len(found) == 1
 
 
@@ -204,7 +216,7 @@ def test_copies_that_tell_something_else(run: Path) -> None:
     changed(run / "findings" / "01_more.json", lambda held: held["findings"].pop())
     assert faults(run, NAMES) == ["findings.json is not what the files in findings/ hold together"]
     good(run)
-    (run / "findings.csv").write_text(csv_text([finding()]))
+    (run / "findings.csv").write_text(csv_text([consistent()]))
     assert faults(run, NAMES) == [
         "findings.csv is missing, or tells something else than findings.json"
     ]

@@ -13,7 +13,7 @@ from labkit.report.finding import csv_text
 from labkit.report.runs import run as run_module
 from labkit.report.runs.run import run_reports
 from labkit.report.told.finding import load_findings, to_json
-from tests.browser_helpers import finding
+from tests.browser_helpers import consistent
 from tests.run_helpers import IDENTITY, findings, record, small_request, states, write
 
 
@@ -35,7 +35,7 @@ class Executing:
                 self.measured += 1
                 atomic_write(run / "hardware" / file, str(self.measured))
         atomic_write(run / "notebooks" / source.name, source.read_text())
-        made = to_json([finding(notebook=name)])
+        made = to_json([consistent(notebook=name)])
         atomic_write(run / "findings" / f"{name}.json", self.content.get(name, made))
 
 

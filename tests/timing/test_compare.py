@@ -158,6 +158,8 @@ def test_bad_requests_are_refused():
         compare({"a": constant(1.0)}, "b")
     with pytest.raises(ValueError, match="too few"):
         compare({"a": constant(1.0)}, "a", rounds=2)
+    with pytest.raises(ValueError, match="second turn"):
+        compare({"a": constant(1.0), again("a"): constant(1.0)}, "a")
 
 
 def test_a_metric_that_is_undefined_says_so():

@@ -2,8 +2,9 @@
 
 import pytest
 
-from labkit.errors import ImpossibleRate
-from labkit.limits.cost import Cost
+from labkit.errors import ImpossibleRate, LabkitError
+from labkit.limits.calculator import shapes
+from labkit.limits.cost import Cost, decode_cost
 from labkit.limits.hardware import Hardware, Reading
 from labkit.limits.work import BareProducts, BareRead, spell
 from labkit.timing import held
@@ -94,3 +95,43 @@ def test_a_pass_is_held_against_what_sets_its_limit():
     reads, computes = (Cost(nbytes, 0, 0, 0, 50.0, 0) for nbytes in (100.0, 20.0))
     assert need(reads, machine, lambda dtype: products) == Need(100.0)
     assert need(computes, machine, lambda dtype: products) == Need(50.0, products)
+
+
+@pytest.mark.parametrize("when", [0, 2])
+def test_a_variant_that_drops_out_no_longer_sets_how_long_a_bare_turn_lasts(monkeypatch, when):
+    asked = []
+    monkeypatch.setattr(
+        held, "spell", lambda work, seconds: asked.append(seconds) or spell(work, 0)
+    )
+
+    def failing(number):
+        if number == when:
+            raise LabkitError("it crashed")
+        return lasting(0.03)(number)
+
+    needs = {("a", "tpot"): Need(2**16), ("b", "tpot"): Need(2**16)}
+    runs, bare = holding({"a": lasting(0.15), "b": failing}, needs)
+    found = compare(runs, "a", 6, bare)
+    assert found.failed == {"b": "it crashed"}
+    assert asked[-3:] == [pytest.approx(0.15)] * 3
+
+
+def test_a_variant_may_not_have_the_name_of_its_bare_read():
+    with pytest.raises(ValueError, match="held against"):
+        holding({"bare read of 8 MB": lasting(0.1)}, {("bare read of 8 MB", "tpot"): Need(8e6)})
+
+
+def test_one_impossible_round_stops_the_comparison():
+    cost = decode_cost(next(iter(shapes().values())), 16)
+    here = Hardware(
+        "x", "cpu", 1, {1: Reading(1e9, 1e9, 0.0, 1e9)}, {"float32": Reading(1e12, 1e12, 0.0, 1e12)}
+    )
+
+    def jumping(number):
+        return lasting(1e-9 if number == 3 else 0.1)(number)
+
+    def products(_):
+        return BareProducts("float32", 32)
+
+    with pytest.raises(ImpossibleRate):
+        held.compare_held({"a": jumping}, "a", 5, {("a", "tpot"): cost}, here, products)

@@ -8,6 +8,7 @@ from labkit.timing.statistics import (
     holm,
     interval,
     narrow_enough,
+    no_difference,
     outliers,
     paired_ratio,
     rounds_needed,
@@ -146,3 +147,17 @@ def test_the_rounds_that_are_recommended_see_the_effect():
     count = rounds_needed(pilot, 0.05)
     draws = 1.05 * np.exp(rng.normal(0, np.log(pilot).std(ddof=1), (400, count)))
     assert np.mean([interval(draw).p_value <= 0.05 for draw in draws]) >= 0.88
+
+
+def test_a_p_value_that_is_none_shows_nothing_and_still_counts():
+    assert holm({"a": float("nan"), "b": 0.9}) == set()
+    assert holm({"a": float("nan"), "b": 0.03}) == set()  # one of two: 0.03 > 0.05 / 2
+    assert holm({"a": float("nan"), "b": 0.02}) == {"b"}
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "same"),
+    [(0.9, 1.1, True), (1.005, 1.2, True), (1.02, 1.2, False), (0.8, 0.99, False)],
+)
+def test_one_rule_says_whether_a_control_shows_a_difference(low, high, same):
+    assert no_difference(low, high) == same

@@ -9,7 +9,7 @@ from typing import Any
 from labkit.report.told.finding import Finding
 from labkit.report.told.words import amount
 from labkit.timing.compare import Comparison, again
-from labkit.timing.statistics import MARGIN, direction, holm, narrow_enough
+from labkit.timing.statistics import direction, holm, narrow_enough, no_difference
 
 # From a finding's metric to the time in a trace that it derives from, and its unit.
 _METRICS: dict[str, tuple[str, str]] = {
@@ -158,6 +158,5 @@ def _verdict(finding: Finding, held: bool) -> str:
     low, high = finding.control_low, finding.control_high
     if not held or low is None or high is None:
         return "inconclusive"
-    same = low <= 1 + MARGIN and high >= 1 - MARGIN
-    sure = same and narrow_enough(finding.speedup, (low, high))
+    sure = no_difference(low, high) and narrow_enough(finding.speedup, (low, high))
     return direction(finding.speedup) if sure else "inconclusive"
