@@ -50,7 +50,11 @@ def main() -> None:
 )
 @click.option("--prompt-tokens", default=128, show_default=True)
 @click.option("--new-tokens", default=128, show_default=True)
-@click.option("--machine", default=None, help="by its datasheet, instead of this machine")
+@click.option(
+    "--machine",
+    default=None,
+    help="by its datasheet, instead of this machine; a wrong name lists those that are known",
+)
 @click.option("--remeasure", is_flag=True, help="measure this machine again")
 @_clear_errors
 def limit(model: str, **options: Any) -> None:

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import mmap
+import re
+from pathlib import Path
 
 import numpy as np
 
 _HUGE = 2 * 2**20
+_POLICY = Path("/sys/kernel/mm/transparent_hugepage/enabled")  # Linux: "always [madvise] never"
+
+
+def only_on_request() -> bool:
+    """Whether this system gives huge pages only to memory that asks for them."""
+    found = re.search(r"\[(\w+)\]", _POLICY.read_text()) if _POLICY.is_file() else None
+    return found is not None and found[1] == "madvise"
 
 
 def allocate(size: int, huge: bool = True) -> np.ndarray:

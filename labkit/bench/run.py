@@ -31,7 +31,7 @@ from labkit.limits.measure import fastest_products, measure_hardware
 from labkit.limits.roofline import limit
 from labkit.model.config import ModelConfig, read_config
 from labkit.model.load import tokenizer_of
-from labkit.report.told.words import text_table
+from labkit.report.told.words import effect, text_table
 from labkit.timing.compare import Comparison, again
 from labkit.timing.compare import Variant as Timed
 from labkit.timing.environment import environment
@@ -170,7 +170,7 @@ def _row(found: Measured, name: str, verdict: str, hardware: Hardware) -> dict[s
         "decode tok/s": f"{1 / taken:.1f}",
         "speedup": str(ratio),
         "verdict": verdict,
-        "could have seen": "–" if name == result.baseline else f"{ratio.smallest_effect:.0%}",
+        "could have seen": "–" if name == result.baseline else effect(ratio.smallest_effect),
         "reads MB": f"{cost.read_bytes / 1e6:.0f}" if cost else "–",
         "of the bare read": _interval(share) if share else "–",
         "of its limit": f"{fraction:.0%}" if fraction and fraction <= 1 else "–",

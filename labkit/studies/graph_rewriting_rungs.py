@@ -28,7 +28,8 @@ MERGED, FOLDED, TABLES, STATIC = (
     "rope tables",
     "static shapes",
 )
-STACK = ("merged + folded", "and rope tables", "and static")  # each adds to the one before
+# Each adds a rewrite to the one before.
+STACK = ("merged + folded", "merged + folded + tables", "merged + folded + tables + static")
 REWRITES: dict[str, Callable[[Decoder], Rung]] = {
     MERGED: merge_projections,
     FOLDED: fold_norms,

@@ -149,7 +149,9 @@ class Study:
             "slowest sustained rate of this run",
         )
         known = self.earlier
-        say(sentences.of_earlier(known.shorter, known.context, known.comparison.rounds))
+        say(
+            sentences.of_earlier(known.shorter, known.context, known.comparison.rounds, self.middle)
+        )
         known.show(dict.fromkeys(self.kinds, self.middle), self.ends)
 
     @property

@@ -38,15 +38,19 @@ def of_sliding(name: str, slid: int, timed: int) -> str:
     return f"The **{name}** dropped tokens in {slid} of the {timed} timed steps of an answer."
 
 
-def of_earlier(shorter: int, context: int, rounds: int) -> str:
-    """What the predictions are made from: steps after these contexts."""
+def of_earlier(shorter: int, context: int, rounds: int, middle: int) -> str:
+    """What the predictions are made from: steps after these contexts.
+
+    middle: the context in the middle of the answers that are compared first.
+    """
     return (
         f"To predict the times, steps after {context:,} tokens of another text were timed first, "
         f"in {rounds} rounds; without a cache, after {shorter:,} tokens as well. The prediction "
         "with a cache: the time of such a step, and the additional bytes at the run's best "
         "bandwidth; the growing cache also reads and writes them to copy them. The prediction "
         "without a cache: from the shorter context on, the time grows in proportion to the FLOPs. "
-        f"It is made up to {2 * context:,} tokens."
+        f"It is made up to {2 * context:,} tokens. The row of {middle:,} tokens is the middle of "
+        "the answers that are compared first; the other rows are contexts of the curve."
     )
 
 

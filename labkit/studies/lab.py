@@ -29,6 +29,7 @@ from labkit.model.load import LoadedModel, load
 from labkit.report.told import notebook as record_of
 from labkit.report.told.compared import Least, compared, decided
 from labkit.report.told.finding import Finding
+from labkit.report.told.words import effect
 from labkit.timing.compare import Comparison, Variant
 from labkit.timing.held import Need, compare_held, need
 from labkit.timing.statistics import FEWEST_ROUNDS, Ratio
@@ -225,7 +226,7 @@ class Lab:
             label: name,
             "time a token" if phase == "decode" else "time": seconds(comparison.mean(name, time)),
             "speedup": str(ratio),
-            "could have seen": f"{ratio.smallest_effect:.0%}",
+            "could have seen": effect(ratio.smallest_effect),
         }
         if name == comparison.baseline:  # it is compared with nothing
             row |= {"speedup": "–", "could have seen": "–"}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from labkit.base.memory import only_on_request
 from labkit.base.units import scaled, seconds
 from labkit.report.told.plots import new_figure, say, show, table
+from labkit.report.told.words import effect
 from labkit.studies.memory_states import ITSELF, OTHER, PAGES, PAUSE, States
 from labkit.studies.pitfalls import middle
 from labkit.timing.statistics import MARGIN, Ratio, geometric_mean
@@ -188,7 +190,7 @@ def _after_pause(states: States, near: int, held: int) -> str:
     if not lower(first):
         return (
             f"{start}: neither a burst after idleness nor a loss was seen (a change of "
-            f"{first.smallest_effect:.0%} would have been)."
+            f"{effect(first.smallest_effect)} would have been)."
         )
     told = f"{start}: no burst after idleness, but a loss."
     if near == held or lower(core):
@@ -218,6 +220,13 @@ def _of_largest(states: States, largest: int) -> str:
     return f"{told}: nothing that lasting reads use up was seen."
 
 
+# Of a system that gives huge pages only on request; torch does not ask for its tensors.
+_ASKED = (
+    " This system gives huge pages only to memory that asks for them. The bare reads and the fused "
+    "decoder ask; torch does not. So decoders in torch may lose this much against their bare read."
+)
+
+
 def _by_pages(states: States, size: int) -> str:
     if (size, PAGES) not in states.rounds:
         return ""
@@ -226,7 +235,7 @@ def _by_pages(states: States, size: int) -> str:
     if lower(ratio):
         return (
             f"{told} on huge pages. So what an engine is held against must lie on pages of the "
-            "same size, or the difference is told."
+            f"same size, or the difference is told.{_ASKED if only_on_request() else ''}"
         )
     return f"{told} on huge pages: no loss was seen."
 

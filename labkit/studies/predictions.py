@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from labkit.base.units import seconds
 from labkit.report.told.compared import Least
-from labkit.report.told.words import percent, times
+from labkit.report.told.words import effect, percent, times
 from labkit.timing.statistics import Ratio
 
 WITHIN = 0.15  # a prediction this close to the measured value holds, whatever the interval
@@ -91,8 +91,8 @@ def shown(ratio: Ratio) -> str:
         return f"{ratio}; the interval lies above 1"
     if ratio.high < 1:
         return f"{ratio}; the interval lies below 1"
-    effect = percent(ratio.smallest_effect)
-    return f"{ratio}; no difference is shown (these rounds could have seen one of {effect})"
+    least = effect(ratio.smallest_effect)
+    return f"{ratio}; no difference is shown (these rounds could have seen one of {least})"
 
 
 def limit_told(least: Least) -> str:

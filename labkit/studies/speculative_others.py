@@ -14,6 +14,7 @@ from labkit.bench.variants import VARIANTS
 from labkit.model.config import ModelConfig
 from labkit.model.forward import Forward
 from labkit.model.reference import reference_generate
+from labkit.report.told.words import effect
 from labkit.studies.speculative_tasks import Case, Setting, speculated
 from labkit.timing.compare import Comparison, Variant
 from labkit.timing.trace import Trace, record, record_pushed
@@ -83,7 +84,7 @@ def rows_of_others(found: Comparison) -> list[dict[str, object]]:
                 "engine and method": name,
                 "end to end": seconds(found.mean(name, "e2e_latency")),
                 "speedup": str(ratio) if beside else "–",
-                "could have seen": f"{ratio.smallest_effect:.0%}" if beside else "–",
+                "could have seen": effect(ratio.smallest_effect) if beside else "–",
             }
         )
     return rows

@@ -102,8 +102,9 @@ def told_head(head: KeptHead | None) -> str:
     if head is None:
         return (
             "No head has been trained for this model, so nothing below uses one. "
-            "`python -m labkit.optimize.speculative.head.train` trains one: up to 20 minutes to "
-            "write text, and 30 to train. Then this notebook compares it with the other drafts."
+            "`.venv/bin/python -m labkit.optimize.speculative.head.train` trains one: up to 20 "
+            "minutes to write text, and 30 to train. Then this notebook compares it with the other "
+            "drafts."
         )
     recipe, cost = head.recipe, head.cost
     return (

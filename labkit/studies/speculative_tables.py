@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from labkit.engine.accounting import Accounting
+from labkit.report.told.words import effect
 from labkit.studies.lab import told_share
 from labkit.studies.speculative_forecast import EVERY, Held
 from labkit.studies.speculative_prompts import Rounds, together
@@ -62,8 +63,8 @@ def against_forecasts(
     rows: list[dict[str, object]] = []
     for kind, of in (measured | {EVERY: every}).items():
         told = {name: beside(of[name], forecasts.get((kind, name))) for name in names}
-        effect = {f"{seen} could have seen": f"{of[seen].smallest_effect:.0%}"}
-        rows.append({"kind of task": spaced(kind), **told, **effect})
+        least = {f"{seen} could have seen": effect(of[seen].smallest_effect)}
+        rows.append({"kind of task": spaced(kind), **told, **least})
     return rows
 
 

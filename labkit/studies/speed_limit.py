@@ -243,7 +243,7 @@ class Study:
     def operations(self) -> int:
         """How many torch operations the plain decoder dispatches for a token."""
         decoder, prompt = self.lab.decoder, self.lab.prompt(1000)
-        cache = decoder.new_cache(1, len(prompt) + 1)
+        cache = decoder.new_cache(1, len(prompt) + self.new_tokens)  # as in the timed answers
         decoder(Rows.prefill(prompt), cache)
         return count_operations(lambda: decoder(Rows.decode({0: (1, len(prompt))}), cache))
 

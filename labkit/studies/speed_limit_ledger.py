@@ -11,6 +11,7 @@ from labkit.limits.hardware import Hardware
 from labkit.limits.roofline import Limit, limit
 from labkit.model.config import ModelConfig
 from labkit.report.told.compared import Least
+from labkit.report.told.words import effect
 from labkit.studies.lab import TIMES, told_fraction, told_share
 from labkit.timing.compare import Comparison
 
@@ -102,7 +103,7 @@ def held_row(
         "variant": name,
         "time": seconds(comparison.mean(name, time)),
         "speedup": "–" if alone else str(ratio),
-        "could have seen": "–" if alone else f"{ratio.smallest_effect:.0%}",
+        "could have seen": "–" if alone else effect(ratio.smallest_effect),
         "share of the bare work": "–" if share is None else told_share(share),
         "of its limit": told_fraction(fraction),
     }

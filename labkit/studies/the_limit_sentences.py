@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from labkit.base.units import scaled, seconds
 from labkit.bench.run import Measured
 from labkit.limits.cost import Cost
+from labkit.report.told.words import effect
 from labkit.studies.fused_stages import PRODUCTS, REST, Share
 from labkit.studies.lab import told_share
 from labkit.studies.the_limit_tables import told_time
@@ -90,7 +91,7 @@ def screening(found: Measured) -> str:
         return f"{told}: the interval lies below 1, so screening cost time here."
     return (
         f"{told}. The interval includes 1: this run shows no gain. It would have seen one of "
-        f"{ratio.smallest_effect:.0%}."
+        f"{effect(ratio.smallest_effect)}."
     )
 
 

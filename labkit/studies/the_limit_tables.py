@@ -11,6 +11,7 @@ from labkit.bench.run import Measured
 from labkit.limits.cost import prefill_cost
 from labkit.limits.datasheet import machines
 from labkit.limits.hardware import Hardware
+from labkit.report.told.words import effect
 from labkit.studies.fused_stages import STEP, Share, rows_name
 from labkit.studies.lab import Lab, told_fraction, told_share
 from labkit.studies.the_limit_variants import engine, over
@@ -152,7 +153,7 @@ def _speedup(comparison: Comparison, name: str, time: str) -> Row:
     if name == comparison.baseline:
         return {header: "–", "could have seen": "–"}
     ratio = comparison.speedup(name, time)
-    return {header: str(ratio), "could have seen": f"{ratio.smallest_effect:.0%}"}
+    return {header: str(ratio), "could have seen": effect(ratio.smallest_effect)}
 
 
 def beside(found: Measured, mine: str, others: Iterable[str]) -> list[Row]:
@@ -172,7 +173,7 @@ def beside(found: Measured, mine: str, others: Iterable[str]) -> list[Row]:
                 "weights": loaded[name].weights,
                 "its bytes over ours": f"{_times_the_bytes(found, name, own):.2f}",
                 f"{mine} is": str(ratio),
-                "could have seen": f"{ratio.smallest_effect:.0%}",
+                "could have seen": effect(ratio.smallest_effect),
             }
         )
     return rows
@@ -205,7 +206,7 @@ def more_rows(passes: Comparison, counts: Iterable[int]) -> list[Row]:
             {
                 "rows in a pass": count,
                 "T(k) / T(1)": f"{ratio.value:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]",
-                "could have seen": f"{ratio.smallest_effect:.0%}",
+                "could have seen": effect(ratio.smallest_effect),
             }
         )
     return rows

@@ -9,6 +9,7 @@ import math
 
 import numpy as np
 
+from labkit.report.told.words import effect
 from labkit.timing.compare import Comparison
 from labkit.timing.statistics import (
     LEVEL,
@@ -103,7 +104,7 @@ def told_noise(control: Ratio, needed: int) -> str:
     return (
         f"The control's ratios spread by {spread:.1%} from round to round. So it takes "
         f"**{told_rounds(needed)} rounds** to see a change of 5 % on this machine. The {rounds} "
-        f"rounds of this run could have seen {control.smallest_effect:.0%} (four times in five), "
-        f"and their control is known to ± {control.half_width:.1%}: no smaller effect can be "
-        "claimed."
+        f"rounds of this run could have seen {effect(control.smallest_effect)} (four times in "
+        f"five), and their control is known to ± {control.half_width:.1%}: no smaller effect can "
+        "be claimed."
     )

@@ -99,3 +99,16 @@ def test_a_table_in_a_terminal_obeys_no_name() -> None:
     assert lines[1] == "a\ufffd[31mb\ufffdc\ufffdd  1\u00a0%"
     assert lines[0].endswith("x\ufffd")
     assert words.text_table([]) == "nothing to show"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (0.049, "4.9\u00a0%"),
+        (0.97, "97\u00a0%"),
+        (1.3, "a factor of 2.3"),
+        (10.2, "a factor of 11"),
+    ],
+)
+def test_a_large_effect_is_a_factor(change: float, said: str) -> None:
+    assert words.effect(change) == said

@@ -120,6 +120,15 @@ def test_the_loss_on_small_pages_is_told(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "must lie on pages of the same size" in " ".join(told.sentences(found, 0))
 
 
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_system_with_huge_pages_on_request_is_named(
+    monkeypatch: pytest.MonkeyPatch, asked: bool
+) -> None:
+    monkeypatch.setattr(told, "only_on_request", lambda: asked)
+    found = run(monkeypatch, Machine(300e6, pages=0.8))
+    assert ("torch does not" in " ".join(told.sentences(found, 0))) is asked
+
+
 def test_the_time_that_others_took_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     found, alone = (run(monkeypatch, Machine(300e6), cores) for cores in (0.9, 1.0))
     assert found.settled(SIZES[1]) == pytest.approx(

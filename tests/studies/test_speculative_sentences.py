@@ -81,7 +81,7 @@ def test_a_table_has_a_row_for_all_kinds_and_a_dash_without_a_forecast() -> None
     assert str(code["a draft"]).startswith("4.00x")
     assert str(code["a draft"]).endswith("(3.00)")
     assert chat["a draft"] == "4.00x [4.00, 4.00] (–)"
-    assert chat["a draft could have seen"] == "1%"
+    assert chat["a draft could have seen"] == "1\u00a0%"
     assert both["kind of task"] == "all kinds"
     assert str(both["a draft"]).startswith("4.00x")
 

@@ -139,7 +139,7 @@ def test_the_table_holds_the_control_and_what_its_rounds_could_see() -> None:
     rows = timing_tables.variants(found, (PLAIN, SLOWED, found.control))
     assert [row["variant"] for row in rows] == [PLAIN, SLOWED, f"{PLAIN} (again)"]
     assert [row["speedup"] for row in rows] == ["–", "0.91x [0.91, 0.91]", "1.00x [1.00, 1.00]"]
-    assert [row["could have seen"] for row in rows] == ["–", "1%", "1%"]
+    assert [row["could have seen"] for row in rows] == ["–", "1\u00a0%", "1\u00a0%"]
     assert [row["first call"] for row in rows] == ["1 s", "1.1 s", "–"]
 
 

@@ -49,8 +49,8 @@ def templates() -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
     )  # fmt: skip
     filters = (
-        words.times, words.amount, words.phase, words.answers, words.percent, words.metric,
-        words.share_interval, words.held_against, words.band,
+        words.times, words.amount, words.phase, words.answers, words.effect, words.percent,
+        words.metric, words.share_interval, words.held_against, words.band,
     )  # fmt: skip
     made.filters |= {function.__name__: function for function in filters}
     return made

@@ -232,7 +232,7 @@ def finding_row(finding: Finding) -> dict[str, object]:
         "measured": words.amount(finding.value, finding.unit),
         "speedup": words.interval(finding),
         "verdict": finding.verdict,
-        "could have seen": "–" if effect is None else words.percent(effect),
+        "could have seen": "–" if effect is None else words.effect(effect),
     }
 
 

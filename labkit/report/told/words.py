@@ -26,6 +26,11 @@ def percent(fraction: float) -> str:
     return f"{text}\u00a0%"
 
 
+def effect(change: float) -> str:
+    """The size of a change: 0.049 -> 4.9 %, 0.97 -> 97 %, 10.2 -> a factor of 11."""
+    return percent(change) if change < 1 else f"a factor of {1 + change:,.2g}"
+
+
 def amount(value: float, unit: str) -> str:
     """A value with three digits and its unit; a line never breaks between them."""
     digits = f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
