@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from labkit.errors import ParameterError
+from labkit.report.told.words import effect
 from labkit.studies import timing, timing_tables
 from labkit.studies import timing_planted as planted
 from labkit.studies import timing_sentences as sentences
@@ -119,7 +120,7 @@ def test_what_is_told_of_the_noise_is_computed() -> None:
     told = planted.told_noise(control, 400)
     assert f"spread by {np.std(np.log(control.rounds), ddof=1):.1%}" in told
     assert "**400 or more rounds**" in told
-    assert f"could have seen {control.smallest_effect:.0%}" in told
+    assert f"could have seen {effect(control.smallest_effect)}" in told
     assert f"known to ± {control.half_width:.1%}" in told
 
 
