@@ -202,7 +202,8 @@ def outputs_with_runs(outputs: Path) -> Path:
     executed_run(outputs / "executed")
     other = outputs / "another & <b>run"
     write_run(other, "finished", [entry("00_good")], started="2026-11-25T09:00:00+00:00")
-    write_findings(other, [finding(value=40.0), finding(variant="paged cache")])
+    asked = finding(variant="sliding window", workload={"prompt_tokens": 9})
+    write_findings(other, [finding(value=40.0), finding(variant="paged cache"), asked])
     stamp = json.loads((other / "environment.json").read_text())
     stamp["versions"]["torch"] = "2.14.0"
     (other / "environment.json").write_text(json.dumps(stamp))

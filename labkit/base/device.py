@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import psutil
 
@@ -110,30 +110,34 @@ def cpu_name() -> str:
 
 
 def device_name(device: Device = "cpu") -> str:
-    """The name of a device for people; for a CPU with the cores that this process may use."""
-    found = "cpu" if device == "cpu" else kind(device)
-    if found == "cuda":
-        import torch
+    """The name of a device for people; for a CPU with the cores that this process may use.
 
-        return torch.cuda.get_device_name(device)
+    Raises DeviceError, as the functions below do, for a device that this machine does not have.
+    """
+    found = "cpu" if device == "cpu" else resolve_device(device).type
+    if found == "cuda":
+        return str(gpu_properties(device).name)
     return f"{cpu_name()} GPU" if found == "mps" else f"{cpu_name()}, {cores_allowed()} cores"
+
+
+def gpu_properties(device: Device) -> Any:
+    """What the driver says of a CUDA device; DeviceError where this machine does not have it."""
+    import torch
+
+    return torch.cuda.get_device_properties(resolve_device(device))
 
 
 def memory_bytes(device: Device = "cpu") -> int:
     """Bytes of a device's memory: of the GPU, else of the machine."""
     if device != "cpu" and kind(device) == "cuda":
-        import torch
-
-        return int(torch.cuda.get_device_properties(device).total_memory)
+        return int(gpu_properties(device).total_memory)
     return int(psutil.virtual_memory().total)
 
 
 def last_level_cache(device: Device = "cpu") -> int:
     """Bytes of a device's last-level cache, as the system names it; 0 where it does not say."""
     if device != "cpu" and kind(device) == "cuda":
-        import torch
-
-        return int(getattr(torch.cuda.get_device_properties(device), "L2_cache_size", 0))
+        return int(getattr(gpu_properties(device), "L2_cache_size", 0))
     sizes = [0]
     for folder in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"):
         text = (folder / "size").read_text(encoding="ascii").strip().removesuffix("K")

@@ -13,7 +13,7 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from labkit.base.device import Device, cores_allowed, device_name, kind
+from labkit.base.device import Device, cores_allowed, device_name, gpu_properties, kind
 from labkit.base.native import cpu_features
 from labkit.base.units import scaled
 from labkit.errors import ImpossibleRate
@@ -95,11 +95,7 @@ def ceiling(device: Device = "cpu") -> Ceiling:
 
 def _properties(device: Device) -> Any:
     """What the driver says of a GPU; None where there is no such driver."""
-    if kind(device) != "cuda":
-        return None
-    import torch
-
-    return torch.cuda.get_device_properties(device)
+    return gpu_properties(device) if kind(device) == "cuda" else None
 
 
 def of_properties(name: str, given: Any) -> Ceiling:

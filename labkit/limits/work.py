@@ -23,12 +23,13 @@ from labkit.base import native
 from labkit.base.device import Device, cores_allowed, kind, synchronize, threads
 from labkit.base.memory import allocate
 from labkit.base.native import NativeError
-from labkit.errors import ImpossibleRate
+from labkit.errors import ImpossibleRate, ParameterError
 from labkit.limits.ceiling import Ceiling, ceiling
 
 _SOURCES = Path(__file__).with_name("native")
 _TOO_SHORT = 1e-6  # seconds; below, the step of a clock may be all that is seen
 _NOBODY = 1e17  # bytes or operations a second; ten times the fastest device of 2026
+_MOST_THREADS = 1024  # more than any machine has cores; a system may refuse to start more
 AT_ONCE = 0.02  # seconds of work between two looks at the clock; a launch is 1 % of it at most
 
 
@@ -114,6 +115,14 @@ def native_library() -> ctypes.CDLL | None:
     return found
 
 
+def _threads(count: int | None) -> int:
+    """How many threads work; by default one for each core. ParameterError for an impossible number,
+    at which the native reader would end the process."""
+    if count and not 1 <= count <= _MOST_THREADS:
+        raise ParameterError(f"threads {count}: allowed are 1 to {_MOST_THREADS}.")
+    return count or cores_allowed()
+
+
 def buffer(nbytes: int, device: Device = "cpu") -> Tensor:
     """nbytes of float32, written once so that every page is mapped. On huge pages: the fused
     decoder's weights lie there, and reading is faster there."""
@@ -139,7 +148,7 @@ class BareRead:
         share: Tensor | None = None,
     ) -> None:
         whole = buffer(int(nbytes), device) if share is None else share[: max(2, int(nbytes) // 4)]
-        self.device, self.threads, self._data = device, threads or cores_allowed(), whole
+        self.device, self.threads, self._data = device, _threads(threads), whole
         self.amount, self.name = float(whole.nbytes), f"bare read of {whole.nbytes / 1e6:,.0f} MB"
         self._ceiling: Ceiling = ceiling(device)
         self.repeat: Callable[[int], None] = _reader(whole, device, self.threads)
@@ -184,7 +193,7 @@ class BareProducts:
         device: Device = "cpu",
         threads: int | None = None,
     ) -> None:
-        self.dtype, self.device, self.threads = dtype, device, threads or cores_allowed()
+        self.dtype, self.device, self.threads = dtype, device, _threads(threads)
         self.amount, self.name = 2.0 * size**3, f"{dtype} products alone"
         self._ceiling = ceiling(device)
         if dtype == "int8":
@@ -218,7 +227,7 @@ class NativeInt8:
         found = native_library()
         assert found is not None, "no C++ compiler: see native_library()"
         self._library = found
-        self.threads, self.dtype = threads or cores_allowed(), "int8"
+        self.threads, self.dtype = _threads(threads), "int8"
         self.isa = str(found.lkm_isa().decode())
         self.amount = float(found.lkm_multiply(1, self.threads) * self._ROUNDS)
         self.name, self._ceiling = f"int8 products alone ({self.isa})", ceiling("cpu")

@@ -18,6 +18,8 @@ import click
 
 from labkit.base.paths import project_root, read_json
 from labkit.report.finding import csv_text
+from labkit.report.folders import DONE, about
+from labkit.report.told import words
 from labkit.report.told.finding import Finding, from_row, rows_in
 from labkit.timing.statistics import direction, interval
 
@@ -34,21 +36,38 @@ def faults(run: Path, notebooks: Iterable[str] = (), profile: str = "full") -> l
     record = read_json(run / "run.json")
     if not record:
         return [f"{run}: run.json is missing or broken"]
-    names = [str(entry["name"]) for entry in record.get("notebooks", [])]
+    names = _names(record.get("notebooks"))
+    if names is None:
+        return [f"{run}: run.json has no list of notebooks, each an object with a name"]
     lacking = [f"{name}: the run does not hold it" for name in notebooks if name not in names]
-    return [*_of_the_run(record, profile), *lacking, *_of_the_files(run, names)]
+    try:
+        found = [*_of_the_run(record, profile), *lacking, *_of_the_files(run, record, names)]
+    except OSError as error:
+        found = [f"{run} cannot be read: {error.strerror}"]
+    return [words.printable(fault) for fault in found]
+
+
+def _names(entries: object) -> list[str] | None:
+    """The names of a run's notebooks; None where run.json does not hold such a list."""
+    if not isinstance(entries, list):
+        return None
+    named = [entry["name"] for entry in entries if isinstance(entry, dict) and "name" in entry]
+    names = [name for name in named if isinstance(name, str)]
+    return names if len(names) == len(entries) else None
 
 
 def _of_the_run(record: Mapping[str, Any], profile: str) -> Iterator[str]:
     if record.get("status") != "finished":
         yield f"the run is {record.get('status')}, not finished"
     yield from _of_its_making("the run", record, record.get("git_revision"), profile)
-    for entry in record.get("notebooks", []):
+    for entry in record["notebooks"]:
+        if entry.get("status") not in DONE:
+            yield f"{entry['name']}: it is {entry.get('status')}; allowed: {', '.join(DONE)}"
         yield from _of_its_making(entry["name"], entry, record.get("git_revision"), profile)
 
 
 def _of_its_making(
-    what: str, made: Mapping[str, Any], revision: str | None, profile: str
+    what: str, made: Mapping[str, Any], revision: object, profile: str
 ) -> Iterator[str]:
     """Profile and revision of the run or of one of its notebooks."""
     if made.get("profile") != profile:
@@ -62,23 +81,34 @@ def _of_its_making(
         yield f"{what}: made from a tree with uncommitted changes"
 
 
-def _of_the_files(run: Path, names: Sequence[str]) -> Iterator[str]:
+def _of_the_files(run: Path, record: Mapping[str, Any], names: Sequence[str]) -> Iterator[str]:
     try:
         rows = rows_in(run / "findings.json")
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         yield str(error)
         return
     wrong = list(_of_findings(rows))
     yield from wrong
     for name in names:
         for file in (f"reports/{name}.html", f"notebooks/{name}.ipynb"):
-            if not (run / file).is_file():
-                yield f"{file} is missing"
-    yield from _of_copies(run, names, rows)
-    path = run / "findings.csv"
-    told = path.read_text(encoding="utf-8") if path.is_file() else None
-    if not wrong and told != csv_text([from_row(row) for row in rows]):
+            if not _has_content(run / file):
+                yield f"{file} is missing or empty"
+    if not any(map(_has_content, (run / "hardware").glob("*.json"))):
+        yield "hardware/ is missing or empty: the run holds no measurement of its machine"
+    yield from _of_its_copies(run, record, names, rows)
+    # As bytes: another program may have saved it in another encoding.
+    told = (run / "findings.csv").read_bytes() if (run / "findings.csv").is_file() else None
+    if not wrong and told != _bytes(csv_text([from_row(row) for row in rows])):
         yield "findings.csv is missing, or tells something else than findings.json"
+
+
+def _has_content(path: Path) -> bool:
+    return path.is_file() and bool(path.read_bytes().strip())
+
+
+def _bytes(text: str) -> bytes:
+    """Text as UTF-8; half a character, which JSON may hold, as nothing that a file can equal."""
+    return text.encode("utf-8", "surrogatepass")
 
 
 def _of_findings(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -88,8 +118,8 @@ def _of_findings(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     for row in rows:
         try:
             found.append(from_row(row))
-        except (ValueError, ArithmeticError) as error:
-            where = ", ".join(str(row.get(key)) for key in ("notebook", "variant", "phase"))
+        except ValueError as error:
+            where = ", ".join(f"{row.get(key)!s:.80}" for key in ("notebook", "variant", "phase"))
             yield f"{where}: {error}"
     for finding in found:
         yield from _of_values(finding)
@@ -149,11 +179,15 @@ def _of_limits(findings: Iterable[Finding]) -> Iterator[str]:
             )
 
 
-def _of_copies(run: Path, names: Sequence[str], whole: list[dict[str, Any]]) -> Iterator[str]:
-    """findings.json is made of the files in findings/."""
+def _of_its_copies(
+    run: Path, record: Mapping[str, Any], names: Sequence[str], whole: list[dict[str, Any]]
+) -> Iterator[str]:
+    """findings.json is made of run.json and of the files in findings/."""
+    if read_json(run / "findings.json").get("run") != about(record):
+        yield "findings.json tells something else of its run than run.json"
     try:
         parts = [row for name in names for row in rows_in(run / "findings" / f"{name}.json")]
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         yield f"findings/: {error}"
         return
     if parts != whole:

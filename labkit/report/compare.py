@@ -8,8 +8,9 @@ come from independent rounds, so that a ratio of two speedups has the interval o
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,11 +43,28 @@ def machine_words(stamp: dict[str, Any]) -> str:
 
 
 def name_of(finding: Finding) -> str:
-    """What is equal for the same finding of two runs."""
+    """What is equal for the same finding of two runs. Its unit follows from its metric."""
     return (
         f"{finding.notebook}: {finding.variant} / {finding.baseline}, "
         f"{words.phase(finding.phase)}, {words.metric(finding.metric)}"
     )
+
+
+def by_name(findings: Iterable[Finding]) -> dict[str, Finding]:
+    """A run's findings by their names; where several have one name, the later ones are numbered."""
+    found: dict[str, Finding] = {}
+    for finding in findings:
+        name, number = name_of(finding), 2
+        while name in found:
+            name, number = f"{name_of(finding)} ({number})", number + 1
+        found[name] = finding
+    return found
+
+
+def workload(finding: Finding) -> str:
+    """What was asked, in words: prompt_tokens 64, new_tokens 6."""
+    told = ", ".join(f"{key} {value}" for key, value in sorted(finding.workload.items()))
+    return told or "not stated"
 
 
 def speed(finding: Finding) -> float:
@@ -57,12 +75,16 @@ def speed(finding: Finding) -> float:
     return rate if math.isfinite(rate) else 0.0
 
 
-def comparison_row(finding: Finding) -> dict[str, Any]:
-    """A finding for the page that compares runs; its texts, and its speed as a number."""
+def comparison_row(name: str, finding: Finding) -> dict[str, Any]:
+    """A finding for the page that compares runs; its texts, and its speed as a number.
+
+    name: what the same finding of another run has too (`by_name`).
+    """
     fraction = finding.fraction_of_limit
     share = f"{words.share(finding)} of {words.held_against(finding)}"
     return {
-        "name": name_of(finding),
+        "name": name,
+        "workload": workload(finding),
         "value": words.amount(finding.value, finding.unit),
         "speed": speed(finding),
         "speedup": words.interval(finding),
@@ -100,7 +122,7 @@ def _of_findings(run_dir: Path) -> dict[str, Any]:
     return {
         "best": words.times(max(sure)) if sure else "–",
         "closest": words.share(best) if best else "–",
-        "findings": [comparison_row(finding) for finding in findings],
+        "findings": [comparison_row(*one) for one in by_name(findings).items()],
         "unread": unread,
     }
 
@@ -109,7 +131,7 @@ def summary(run_dir: Path) -> dict[str, Any]:
     """A run for the list of runs; its status is `broken` where its files cannot be read."""
     try:
         return _about(run_dir) | _of_findings(run_dir)
-    except (AttributeError, TypeError, ValueError):  # JSON, but not of a run
+    except (AttributeError, TypeError, ValueError, ArithmeticError):  # JSON, but not of a run
         unknown = dict.fromkeys(("started", "when", *ABOUT), "unknown")
         name = {"folder": run_dir.name, "name": run_dir.name, "page": False, "status": "broken"}
         return name | unknown | {"best": "–", "closest": "–", "findings": [], "unread": ""}
@@ -178,14 +200,17 @@ def beside(runs: Sequence[Sequence[Finding]]) -> dict[str, list[list[str]]]:
     """By the name of a finding, its rows: first what the row is, then a cell for each run.
 
     In parentheses stands a later run over the first: speeds unpaired, speedups with an interval.
+    Where the workloads differ, each is told instead, and nothing is divided by anything.
     """
-    named = [{name_of(finding): finding for finding in findings} for findings in runs]
+    named = [by_name(findings) for findings in runs]
     found = {}
     for name in dict.fromkeys(name for run in named for name in run):
         same = [run.get(name) for run in named]
-        found[name] = [
-            [label, *(cell(finding, same[0]) for finding in same)] for label, cell in _ROWS.items()
-        ]
+        asked = [workload(finding) if finding else "–" for finding in same]
+        differ = len(set(asked) - {"–"}) > 1
+        first = None if differ else same[0]
+        rows = [[label, *(cell(one, first) for one in same)] for label, cell in _ROWS.items()]
+        found[name] = [*([["not the same work", *asked]] if differ else []), *rows]
     return found
 
 
@@ -206,8 +231,24 @@ def _labels(names: Sequence[str]) -> list[str]:
     return [f"{number}: {name}" for number, name in enumerate(names, 1)]
 
 
-def _lines(names: Sequence[str]) -> Iterator[str]:
+def _folders(names: Sequence[str]) -> list[Path]:
+    """The folders of different runs, none of them broken."""
     folders = [find_run(name) for name in names]
+    for number, folder in enumerate(folders):
+        if any(folder.resolve() == other.resolve() for other in folders[:number]):
+            raise ParameterError(
+                f"the run {names[number]!r} is given twice; compare takes different runs."
+            )
+        if summary(folder)["status"] == "broken":
+            raise FindingsError(
+                f"{folder.resolve().name}: its run.json or environment.json is broken. "
+                f"`make reports RUN={folder.resolve().name} FORCE=1` makes the run anew."
+            )
+    return folders
+
+
+def _lines(names: Sequence[str]) -> Iterator[str]:
+    folders = _folders(names)
     findings = [findings_of(folder) for folder in folders]
     labels = _labels([folder.resolve().name for folder in folders])
     for line in differences(folders):
@@ -220,11 +261,12 @@ def _lines(names: Sequence[str]) -> Iterator[str]:
         return
     columns = ("", *labels)
     cells = [dict(zip(columns, row, strict=True)) for some in rows.values() for row in some]
-    head, *lines = words.text_table(cells).splitlines()
+    head, *rest = words.text_table(cells).splitlines()
+    lines = iter(rest)
     yield f"\n  {head}"
-    for number, name in enumerate(rows):
+    for name, some in rows.items():
         yield words.printable(name)
-        yield from (f"  {line}" for line in lines[number * len(_ROWS) : (number + 1) * len(_ROWS)])
+        yield from (f"  {line}" for line in islice(lines, len(some)))
     yield (
         "\nIn brackets: 95 % intervals, each within its own run. In parentheses: over the first "
         "run. The ratio of two runs' speeds is unpaired: they took no turns with each other, so "
@@ -235,8 +277,8 @@ def _lines(names: Sequence[str]) -> Iterator[str]:
 def comparison(names: Sequence[str]) -> str:
     """The findings of runs beside each other, for a terminal. names: folders, or names in outputs.
 
-    Raises ParameterError for fewer than two runs or an unknown one, FindingsError for a run whose
-    findings cannot be read.
+    Raises ParameterError for fewer than two runs, for an unknown one and for one that is given
+    twice, FindingsError for a run whose files cannot be read.
     """
     if len(names) < 2:
         raise ParameterError(

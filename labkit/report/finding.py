@@ -19,15 +19,19 @@ if TYPE_CHECKING:
 
 
 def flat(finding: Finding) -> dict[str, object]:
-    """A finding without nesting: what lies within an object gets a dotted name, engine.version."""
+    """A finding without nesting: what lies within an object gets a dotted name, engine.version.
+
+    A dot (or a backslash) that is part of a key has a backslash before it, so that no two columns
+    share a name.
+    """
     return _flattened("", asdict(finding))
 
 
 def _flattened(prefix: str, values: Mapping[str, object]) -> dict[str, object]:
     found: dict[str, object] = {}
-    for name, value in values.items():
-        inner = _flattened(f"{prefix}{name}.", value) if isinstance(value, dict) else None
-        found |= {f"{prefix}{name}": value} if inner is None else inner
+    for key, value in values.items():
+        name = prefix + str(key).replace("\\", "\\\\").replace(".", "\\.")
+        found |= _flattened(f"{name}.", value) if isinstance(value, dict) else {name: value}
     return found
 
 
@@ -49,11 +53,15 @@ def csv_text(findings: Sequence[Finding]) -> str:
     Numbers have all their digits; a list or a truth value is JSON; what a finding lacks is empty.
     """
     columns, rows = table_of(findings)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows([[_cell(row.get(column)) for column in columns] for row in rows])
-    return text.getvalue()
+    cells = [[_cell(row.get(column)) for column in columns] for row in rows]
+    return _line(columns) + "".join(map(_line, cells))
+
+
+def _line(cells: Sequence[object]) -> str:
+    """A line of CSV. It is made with \\r\\n at its end, so that \\r within a cell is quoted too."""
+    text = io.StringIO(newline="")
+    csv.writer(text).writerow(cells)
+    return text.getvalue().removesuffix("\r\n") + "\n"
 
 
 def _cell(value: object) -> object:

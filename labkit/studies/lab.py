@@ -77,10 +77,10 @@ class Lab:
         rounds: of the study's comparisons. Raises ParameterError, before anything is loaded, for
         numbers that no comparison can use; else LabkitError as `load` and `measure_hardware` do.
         """
-        if min(prompt_tokens, new_tokens) < 1 or rounds < FEWEST_ROUNDS:
+        if prompt_tokens < 1 or new_tokens < 2 or rounds < FEWEST_ROUNDS:
             raise ParameterError(
-                f"{prompt_tokens} prompt tokens, {new_tokens} new tokens, {rounds} rounds: allowed "
-                f"are at least 1, 1 and {FEWEST_ROUNDS}."
+                f"prompt_tokens {prompt_tokens}, new_tokens {new_tokens}, rounds {rounds}: allowed "
+                f"are at least 1, 2 (a TPOT needs two tokens) and {FEWEST_ROUNDS}."
             )
         loaded = load(model, device, dtype)
         hardware = measure_hardware(

@@ -196,7 +196,8 @@ def compare(
     round, between rounds, and after the last.
 
     Ctrl-C keeps the complete rounds where there are enough. A variant that raises LabkitError drops
-    out and is listed in `failed`; an error of the baseline is raised. Raises ValueError for an
+    out and is listed in `failed`; an error of the baseline is raised, and so is ImpossibleRate for
+    any variant: where a turn took no time, nothing measured can be used. Raises ValueError for an
     unknown baseline, a variant with the name of the control, or too few rounds.
     """
     if baseline not in variants:
@@ -225,9 +226,15 @@ def compare(
 
 
 def _turn(result: Comparison, runs: dict[str, Variant], name: str, number: int) -> Trace | None:
-    """Run a variant once; None where it failed and dropped out."""
+    """Run a variant once; None where it failed and dropped out. ImpossibleRate where it took no
+    time: the least that can be asked of one whose cost is not known."""
     try:
-        return runs[name](number)
+        trace = runs[name](number)
+        if not trace.e2e_latency > 0:
+            raise ImpossibleRate(
+                f"{name} was measured to take {trace.e2e_latency:g} s: the clock stood still."
+            )
+        return trace
     except ImpossibleRate:
         raise
     except LabkitError as error:

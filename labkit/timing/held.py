@@ -8,6 +8,7 @@ turn.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -69,11 +70,12 @@ def holding(
     """The variants and the bare ones that they are held against, for `compare`.
 
     needs: by (variant, metric); the metric is a time of a trace. Returns what `compare` takes.
-    Raises ValueError for a variant that has the name of a bare one.
+    Raises ValueError for a variant that has the name of a bare one, and for a need of nothing.
     """
     turns: dict[str, _Turns] = {}
     bare: dict[tuple[str, str], Bare] = {}
     for (variant, metric), one in needs.items():
+        _check(f"{metric} of {variant}", one)
         name = _fitting(turns, one) or _added(turns, one, device, threads)
         turns[name].stands_for.add(variant)
         bare[variant, metric] = Bare(name, one.amount / turns[name].work.amount)
@@ -81,6 +83,15 @@ def holding(
         raise ValueError(f"variant {min(taken)!r} has the name of what it would be held against.")
     runs = {name: _noting(name, run, list(turns.values())) for name, run in variants.items()}
     return runs | {name: one.run for name, one in turns.items()}, bare
+
+
+def _check(what: str, need: Need) -> None:
+    for amount in (need.amount, need.work.amount if need.work else need.amount):
+        if not 0 < amount < math.inf:
+            raise ValueError(
+                f"the {what} would be held against {amount:g} bytes or operations; allowed is a "
+                "number above 0."
+            )
 
 
 def compare_held(
@@ -95,7 +106,8 @@ def compare_held(
     """Compare variants, each held against the bare read or the bare products of its cost.
 
     costs: by (variant, metric), of the pass that gives this time. products: as for `need`. options:
-    of `compare`. Raises ImpossibleRate where a variant was faster than any such device can be.
+    of `compare`. Raises ImpossibleRate where a variant was faster than any such device can be. One
+    without a cost has no such bound; of it, `compare` asks only that its time is above 0.
     """
     needs = {key: need(cost, hardware, products) for key, cost in costs.items()}
     runs, bare = holding(variants, needs, hardware.device, hardware.threads)

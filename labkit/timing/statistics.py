@@ -22,6 +22,7 @@ LEVEL = 0.05  # of error, for all verdicts that are corrected together
 POWER = 0.8  # with which `smallest_effect` would be seen
 FEWEST_ROUNDS = 5
 MOST_ROUNDS = 400
+_ROUNDING = 1e-9  # relative, of the difference of two timestamps
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -77,17 +78,29 @@ class Ratio:
         return f"{self.value:.2f}x [{self.low:.2f}, {self.high:.2f}]"
 
 
+def _logarithms(values: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Of times, rates or ratios; ValueError for one that is not positive and finite."""
+    found = np.asarray(values, dtype=float)
+    wrong = found[~(np.isfinite(found) & (found > 0))]
+    if wrong.size:
+        raise ValueError(
+            f"{wrong[0]:g} is among the {found.size} samples; allowed are positive, finite "
+            "numbers. A time of 0 means that the clock stood still."
+        )
+    return np.log(found)
+
+
 def geometric_mean(values: Sequence[float] | np.ndarray) -> float:
-    """The geometric mean of positive values."""
-    return float(np.exp(np.mean(np.log(np.asarray(values, dtype=float)))))
+    """The geometric mean of positive values; ValueError for any other."""
+    return float(np.exp(np.mean(_logarithms(values))))
 
 
 def paired_ratio(baseline: Sequence[float], variant: Sequence[float]) -> Ratio:
     """The geometric mean over rounds of baseline / variant, with its 95 % interval.
 
     Both are seconds, one value a round. A round's two values are taken side by side: what slows the
-    machine for a while slows both and cancels. Raises ValueError where the two are not paired, or
-    below five rounds.
+    machine for a while slows both and cancels. Raises ValueError where the two are not paired,
+    below five rounds, and for a time that is not positive.
     """
     if len(baseline) != len(variant):
         raise ValueError(f"{len(baseline)} baseline and {len(variant)} variant rounds: not paired.")
@@ -95,16 +108,30 @@ def paired_ratio(baseline: Sequence[float], variant: Sequence[float]) -> Ratio:
         raise ValueError(
             f"{len(baseline)} rounds are too few; at least {FEWEST_ROUNDS} are needed."
         )
+    for times in (baseline, variant):
+        _logarithms(times)
     return interval(np.asarray(baseline, dtype=float) / np.asarray(variant, dtype=float))
 
 
 def interval(values: Sequence[float] | np.ndarray) -> Ratio:
-    """The geometric mean of positive values with its 95 % interval (Student's t, logarithms)."""
-    sample = np.log(np.asarray(values, dtype=float))
+    """The geometric mean of positive values with its 95 % interval (Student's t, logarithms).
+
+    Raises ValueError for any other value.
+    """
+    sample = _logarithms(values)
     middle, error = float(np.mean(sample)), float(np.std(sample, ddof=1)) / math.sqrt(len(sample))
     reach = float(stats.t.ppf(1 - LEVEL / 2, len(sample) - 1)) * error
     rounds = tuple(float(value) for value in np.asarray(values, dtype=float))
-    return Ratio(rounds, math.exp(middle), math.exp(middle - reach), math.exp(middle + reach))
+    low, high = math.exp(middle - reach), _exponential(middle + reach)
+    return Ratio(rounds, math.exp(middle), low, high)
+
+
+def _exponential(value: float) -> float:
+    """e to a power; infinite where no float holds it."""
+    try:
+        return math.exp(value)
+    except OverflowError:
+        return math.inf
 
 
 def no_difference(low: float, high: float) -> bool:
@@ -162,14 +189,15 @@ def warm_up(samples: Sequence[float]) -> int:
 def outliers(samples: Sequence[float]) -> list[int]:
     """Indices of samples further than 3.5 robust standard deviations from the median.
 
-    The modified z-score of Iglewicz and Hoaglin (1993), over the median absolute deviation.
+    The modified z-score of Iglewicz and Hoaglin (1993), over the median absolute deviation. Where
+    most samples are equal that deviation is 0, and any other sample is an outlier; only what may be
+    rounding is not.
     """
     values = np.asarray(samples, dtype=float)
-    distance = np.abs(values - np.median(values))
-    deviation = np.median(distance)
-    if deviation == 0:
-        return []
-    return [int(i) for i in np.flatnonzero(0.6745 * distance / deviation > 3.5)]
+    middle = np.median(values)
+    distance = np.abs(values - middle)
+    deviation = max(np.median(distance), _ROUNDING * abs(middle))
+    return [int(i) for i in np.flatnonzero(0.6745 * distance > 3.5 * deviation)]
 
 
 def rounds_needed(ratios: Sequence[float], effect: float, power: float = 0.95) -> int:
@@ -182,7 +210,7 @@ def rounds_needed(ratios: Sequence[float], effect: float, power: float = 0.95) -
     for normal noise, in 93 % for Student's t with 3 degrees of freedom, and in 84 % where a tenth
     of the turns are disturbed (with power 0.9 and an 80 % bound: 97 %, 80 % and 70 %).
     """
-    spread = np.std(np.log(np.asarray(ratios, dtype=float)), ddof=1)
+    spread = np.std(_logarithms(ratios), ddof=1)
     free = len(ratios) - 1
     noise = float(spread * math.sqrt(free / stats.chi2.ppf(0.1, free)))
     beyond = math.log1p(effect) - math.log1p(MARGIN)

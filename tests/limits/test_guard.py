@@ -6,7 +6,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from labkit.errors import ImpossibleRate
+from labkit.base.device import cores_allowed
+from labkit.errors import ImpossibleRate, ParameterError
 from labkit.limits import ceiling as ceilings
 from labkit.limits import clock, work
 from labkit.limits.calculator import shapes
@@ -20,6 +21,18 @@ H200 = SimpleNamespace(
     memory_clock_rate=3_201_000, memory_bus_width=6016, clock_rate=1_980_000,
     multi_processor_count=132, L2_cache_size=62_914_560,
 )  # fmt: skip  # as its driver gave them
+
+
+@pytest.mark.parametrize("count", [-1, 10**6])
+def test_a_number_of_threads_that_cannot_be_is_refused(count):
+    """The native reader would end the process."""
+    for make in (
+        lambda: work.BareRead(2**20, threads=count),
+        lambda: work.BareProducts("float32", 32, threads=count),
+    ):
+        with pytest.raises(ParameterError, match=f"threads {count}: allowed are 1 to 1024"):
+            make()
+    assert work.BareRead(2**20, threads=None).threads == cores_allowed()
 
 
 def test_a_queue_that_is_waited_for_tells_its_true_rate(monkeypatch):

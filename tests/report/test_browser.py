@@ -214,6 +214,9 @@ def test_a_reader_compares_any_runs(browser: Any, outputs: Path, size: str) -> N
         assert "40 tok/s (1.29x)\nspeedup 3.10x" in texts[1]
         assert "–" in shown.locator("tr", has_text="paged cache").locator("td").first.inner_text()
         assert shown.locator("tr", has_text="<script>").count() == 1
+        asked = shown.locator("tr", has_text="sliding window").locator("td").last.inner_text()
+        assert "not the same work: prompt_tokens 9" in asked
+        assert "x)" not in asked.splitlines()[0]
         beside.get_by_label("older").check()
         assert row.locator("td").count() == 3
         assert "older: findings.json has schema 1" in shown.inner_text()

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,51 +10,12 @@ from click.testing import CliRunner
 
 from labkit.report import check_example
 from labkit.report.check_example import faults, main
-from labkit.report.finding import csv_text
-from labkit.report.told.finding import from_row, to_json
-from tests.browser_helpers import consistent, entry, write_findings, write_run
-
-MADE = {"profile": "full", "git_revision": "abc1234", "git_changed": False}
-NAMES = ("00_good", "01_more")
-
-
-def good(folder: Path) -> Path:
-    """A run of two notebooks that has every file of an example."""
-    more = {"notebook": "01_more", "variant": "paged cache"}
-    ttft = {"phase": "prefill", "metric": "ttft", "unit": "s", "value": 0.4, "limit": 0.1}
-    skipped = {"limit": None, "limit_low": None, "limit_note": "it was faster", "bytes_read": 9.0}
-    found = {
-        "00_good": [consistent(), consistent(variant="same bytes", value=40.0), consistent(**ttft)],
-        "01_more": [consistent(**more), consistent(**more | skipped)],
-    }
-    write_run(folder, "finished", [entry(name) | MADE for name in NAMES], **MADE)
-    for name, findings in found.items():
-        for path in (f"findings/{name}.json", f"reports/{name}.html", f"notebooks/{name}.ipynb"):
-            (folder / path).parent.mkdir(exist_ok=True)
-            (folder / path).write_text(to_json(findings))
-    write_findings(folder, [one for findings in found.values() for one in findings])
-    return folder
+from tests.report.example_run import NAMES, changed, good, tell_of_the_run, with_row
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     return good(tmp_path / "example")
-
-
-def changed(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """A JSON file with something in it changed."""
-    held = json.loads(path.read_text())
-    change(held)
-    path.write_text(json.dumps(held))
-
-
-def with_row(run: Path, **changes: Any) -> None:
-    """The second finding changed, alike in every place that holds it."""
-    for name in ("findings.json", "findings/00_good.json"):
-        changed(run / name, lambda held: held["findings"][1].update(changes))
-    rows = json.loads((run / "findings.json").read_text())["findings"]
-    with contextlib.suppress(ValueError):  # a finding that cannot be has no row there
-        (run / "findings.csv").write_text(csv_text([from_row(row) for row in rows]))
 
 
 def test_a_good_run_has_no_fault(run: Path) -> None:
@@ -76,6 +34,7 @@ def test_a_good_run_has_no_fault(run: Path) -> None:
 )
 def test_a_run_that_is_no_example(run: Path, changes: dict[str, Any], said: list[str]) -> None:
     changed(run / "run.json", lambda held: held.update(changes))
+    tell_of_the_run(run)
     assert faults(run, NAMES) == said
 
 
@@ -86,12 +45,16 @@ def test_a_run_that_is_no_example(run: Path, changes: dict[str, Any], said: list
         ({"git_changed": True}, "01_more: made from a tree with uncommitted changes"),
         ({"git_revision": "0ld"}, "01_more: made from revision 0ld, the run from abc1234"),
         ({"git_revision": ""}, "01_more: it is not known which revision it was made from"),
+        ({"status": "failed"}, "01_more: it is failed; allowed: ok, kept"),
+        ({"status": "pending"}, "01_more: it is pending; allowed: ok, kept"),
+        ({"status": None}, "01_more: it is None; allowed: ok, kept"),
     ],
 )
 def test_a_notebook_that_was_kept_from_before(
     run: Path, changes: dict[str, Any], said: str
 ) -> None:
     changed(run / "run.json", lambda held: held["notebooks"][1].update(changes))
+    tell_of_the_run(run)
     assert faults(run, NAMES) == [said]
 
 
@@ -165,7 +128,11 @@ def test_numbers_that_do_not_fit_each_other(run: Path, changes: dict[str, Any], 
         {"bytes_read": 5.39e8, "limit": 60.0, "fraction_of_limit": 40.0 / 60.0},
         {"hardware": {"name": "GPU"}, "limit": 60.0, "fraction_of_limit": 40.0 / 60.0},
         {"bytes_read": None, "limit": 60.0, "fraction_of_limit": 40.0 / 60.0},
-        {"metric": "goodput", "baseline_value": 12.0},  # its speedup is not a ratio of values
+        {
+            "metric": "goodput",
+            "unit": "req/s",
+            "baseline_value": 12.0,
+        },  # its speedup is not a ratio of values
     ],
 )
 def test_numbers_that_may_differ(run: Path, changes: dict[str, Any]) -> None:
@@ -180,46 +147,6 @@ def test_a_time_has_the_baseline_above_the_fraction_line(run: Path) -> None:
     found = faults(run, NAMES)
     assert found[0].startswith("00_good, static cache, prefill: value 0.4 and baseline 0.125")
     assert len(found) == 1
-
-
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        ("[]", "findings.json has schema 1; this version reads 2."),
-        ("{", "findings.json is no JSON"),
-        ('{"schema": 2, "findings": []}', "findings.json holds no findings"),
-    ],
-)
-def test_findings_of_another_schema_or_none(run: Path, content: str, said: str) -> None:
-    (run / "findings.json").write_text(content)
-    assert faults(run, NAMES)[0].startswith(said)
-
-
-@pytest.mark.parametrize(
-    ("file", "said"),
-    [
-        ("findings.json", "findings.json"),
-        ("findings.csv", "findings.csv is missing, or tells something else than findings.json"),
-        ("findings/01_more.json", "findings/: "),
-        ("reports/00_good.html", "reports/00_good.html is missing"),
-        ("notebooks/01_more.ipynb", "notebooks/01_more.ipynb is missing"),
-        ("run.json", "run.json is missing or broken"),
-    ],
-)
-def test_a_file_that_is_missing(run: Path, file: str, said: str) -> None:
-    (run / file).unlink()
-    (found,) = faults(run, NAMES)
-    assert said in found
-
-
-def test_copies_that_tell_something_else(run: Path) -> None:
-    changed(run / "findings" / "01_more.json", lambda held: held["findings"].pop())
-    assert faults(run, NAMES) == ["findings.json is not what the files in findings/ hold together"]
-    good(run)
-    (run / "findings.csv").write_text(csv_text([consistent()]))
-    assert faults(run, NAMES) == [
-        "findings.csv is missing, or tells something else than findings.json"
-    ]
 
 
 def test_the_command_prints_one_line_a_fault(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

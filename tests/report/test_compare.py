@@ -11,12 +11,20 @@ import pytest
 
 from labkit.errors import FindingsError, ParameterError
 from labkit.report import folders
-from labkit.report.compare import beside, comparison, comparison_row, differences, over, when
+from labkit.report.compare import (
+    beside,
+    by_name,
+    comparison,
+    comparison_row,
+    differences,
+    over,
+    when,
+)
 from labkit.report.told.finding import Finding
 from labkit.timing.statistics import interval
 from tests.browser_helpers import HOSTILE, entry, finding, write_findings, write_run
 
-SLOW = {"variant": "window", "metric": "ttft", "unit": "s", "limit": 0.05}
+SLOW = {"variant": "window", "metric": "ttft", "unit": "s", "limit": 0.05, "limit_low": 0.06}
 
 
 def finished(folder: Path, *findings: Finding, **more: Any) -> Path:
@@ -90,16 +98,73 @@ def test_a_run_without_findings_is_told_and_has_dashes(outputs: Path) -> None:
     said = comparison(["one", "empty"])
     assert "empty has no findings" in said
     assert "31\u00a0tok/s  " in said
-    assert comparison(["empty", "empty"]).splitlines() == [
-        "1: empty has no findings", "2: empty has no findings",
+    write_run(outputs / "none", "unfinished", [])
+    assert comparison(["empty", "none"]).splitlines() == [
+        "empty has no findings", "none has no findings",
     ]  # fmt: skip
 
 
-def test_a_run_beside_itself_has_two_columns(outputs: Path) -> None:
-    said = comparison(["one", "one"])
+def test_runs_of_one_name_have_a_column_each(outputs: Path, tmp_path: Path) -> None:
+    finished(tmp_path / "elsewhere" / "one", finding())
+    said = comparison(["one", str(tmp_path / "elsewhere" / "one")])
     assert "1: one" in said
     assert "2: one" in said
     assert "(1.00x)" in said
+
+
+def test_a_run_beside_itself_is_refused(outputs: Path) -> None:
+    for again in ("two", str(outputs / "two"), str(outputs / "one" / ".." / "two")):
+        with pytest.raises(ParameterError, match="is given twice; compare takes different runs"):
+            comparison(["one", "two", again])
+
+
+def test_other_work_is_told_and_not_divided(outputs: Path) -> None:
+    for name, tokens in (("short", 64), ("long", 1024), ("short too", 64)):
+        finished(outputs / name, finding(workload={"prompt_tokens": tokens}))
+    differ = comparison(["short", "long", "short too"])
+    line = next(line for line in differ.splitlines() if "not the same work" in line)
+    for told in ("prompt_tokens 64", "prompt_tokens 1024"):
+        assert told in line
+    assert "(1.00x" not in differ
+    same = comparison(["short", "short too"])
+    assert "not the same work" not in same
+    assert "(1.00x)" in same
+
+
+def test_several_findings_of_one_name_are_all_there(outputs: Path) -> None:
+    for name in ("a", "b"):
+        finished(outputs / name, finding(value=20.0), finding(value=30.0), finding(value=40.0))
+    said = comparison(["a", "b"]).splitlines()
+    name = "00_good: static cache / no cache, decode, decode rate"
+    at = [said.index(one) for one in (name, f"{name} (2)", f"{name} (3)")]
+    told = [said[i + 3].replace("\u00a0", "_").split()[1] for i in at]
+    assert told == ["20_tok/s", "30_tok/s", "40_tok/s"]
+    assert list(by_name([finding(), finding()])) == [name, f"{name} (2)"]
+
+
+@pytest.mark.parametrize("file", ["run.json", "findings.json", "environment.json"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"{",
+        b"\xff",
+        b"[" * 100_000,
+        b'{"schema": 2, "status": "finished", "findings": [1e400]}',
+        b'{"schema": 2.0, "memory_bytes": "much", "device": "x"}',
+        b'{"schema": 2, "memory_bytes": 1' + b"0" * 400 + b"}",
+    ],
+)
+def test_a_hostile_file_is_one_line(outputs: Path, file: str, content: bytes) -> None:
+    (outputs / "two" / file).write_bytes(content)
+    try:
+        said = comparison(["one", "two"])
+    except FindingsError as error:
+        said = str(error)
+        assert said.startswith("two: ")
+        assert "\n" not in said
+    else:  # a run can be told without its environment, and says so
+        assert file == "environment.json" or b"2.0" in content
+        assert "unknown machine" in said or "unknown model" in said
 
 
 def test_a_terminal_obeys_no_name(outputs: Path) -> None:
@@ -114,7 +179,10 @@ def test_a_rate_of_nothing_divides_nothing() -> None:
     some = finding(metric="goodput", unit="req/s", value=2.0)
     (rows,) = beside([[none], [some]]).values()
     assert rows[2] == ["measured", "0\u00a0req/s", "2\u00a0req/s"]
-    assert comparison_row(finding(unit="s", value=1e-320, limit=None, limit_note="x"))["speed"] == 0
+    tiny = finding(
+        metric="tpot", unit="s", value=1e-320, limit=None, limit_low=None, limit_note="x"
+    )
+    assert comparison_row("x", tiny)["speed"] == 0
 
 
 def test_the_interval_of_a_ratio_of_speedups_holds_the_true_one_as_often_as_it_says() -> None:

@@ -20,6 +20,7 @@ AWKWARD = [
     "a,b",
     "two\nlines",
     "two\r\nlines",
+    "two\rlines",
     'a "word"',
     "极限速度 é",
     "=1+1",
@@ -72,8 +73,13 @@ def test_any_name_comes_back(name: str) -> None:
     odd = finding(variant=name, engine={name: name})
     first, second = rows_of(csv_text([odd, finding()]))
     assert first["variant"] == name
-    assert first[f"engine.{name}"] == name
+    assert first["engine." + name.replace(".", "\\.")] == name
     assert second["variant"] == "static cache"
+
+
+def test_no_two_columns_share_a_name() -> None:
+    row = flat(finding(engine={"a.b": 1, "a": {"b": 2}, "a\\": {"b": 3}}))
+    assert [row[f"engine.{name}"] for name in ("a\\.b", "a.b", "a\\\\.b")] == [1, 2, 3]
 
 
 def test_no_findings_are_an_empty_table() -> None:

@@ -21,6 +21,8 @@ from labkit.report.told.finding import (
 from labkit.report.told.notebook import current_run, run_folder, save_findings, save_samples
 from tests.browser_helpers import finding
 
+TIME = {"metric": "tpot", "unit": "s"}
+
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -61,7 +63,25 @@ def test_keys_and_their_order_are_those_of_the_contract() -> None:
         ({"limit": None, "limit_note": "none", "fraction_of_limit": 0.5}, "together or not at"),
         ({"value": 60.0}, "would reach 1.20 of its limit"),
         ({"fraction_of_limit": 0.5}, "limit 50 and fraction 0.5 give 25, not the value 31"),
-        ({"unit": "s", "fraction_of_limit": 0.5}, "give 100, not the value 31"),
+        ({**TIME, "limit_low": None, "fraction_of_limit": 0.5}, "give 100, not the value 31"),
+        ({**TIME, "limit": 20.0, "limit_low": 19.0}, "limit_low 19 s is faster than the limit 20"),
+        ({"limit_low": 51.0}, "limit_low 51 tok/s is faster than the limit 50"),
+        ({**TIME, "limit": 1.0, "limit_low": None, "fraction_of_limit": 0.0}, "give inf, not"),
+        ({"unit": "s"}, "unit 's' is not that of decode_rate; allowed: 'tok/s'"),
+        ({"metric": "goodput"}, "unit 'tok/s' is not that of goodput; allowed: 'req/s'"),
+        ({"p_value": 1.01}, "p_value must lie between 0 and 1; it is 1.01"),
+        ({"p_value": -0.01}, "p_value must lie between 0 and 1"),
+        ({"p_value": float("nan")}, "p_value must lie between 0 and 1"),
+        ({"of_bare_read": 50.0, "of_bare_read_high": 60.0}, "of_bare_read must be at most 2"),
+        ({"of_bare_read_high": float("inf")}, "of_bare_read_high must be a positive number"),
+        ({"control_low": 0.0}, "control_low must be a positive number"),
+        ({"smallest_effect": float("nan")}, "smallest_effect must be finite"),
+        ({"bytes_read": -1.0}, "bytes_read must be finite and not negative"),
+        ({"samples": -1}, "samples must be finite and not negative"),
+        ({"ratios": [3.0, 0.0]}, "a ratio must be a positive number; it is 0.0"),
+        ({"ratios": [-3.0]}, "a ratio must be a positive number"),
+        ({"ratios": [float("inf")]}, "a ratio must be a positive number"),
+        ({"ratios": [float("nan")]}, "a ratio must be a positive number"),
     ],
 )
 def test_refuses_what_cannot_be_true(changes: dict[str, Any], said: str) -> None:
@@ -110,6 +130,11 @@ def test_keys_of_a_later_version_are_ignored(run: Path) -> None:
         ('[{"notebook": "x"}]', "has schema 1"),
         ("{}", "has schema None"),
         ('{"schema": 3, "findings": []}', "has schema 3"),
+        ('{"schema": 2.0, "findings": []}', "has schema 2.0"),
+        ('{"schema": 1e400, "findings": []}', "f.json is no JSON"),
+        (f'{{"schema": 2{"0" * 400}}}', "f.json is no JSON"),
+        ("[" * 100_000, "f.json is no JSON"),
+        ("[" * 60 + "]" * 60, "f.json is nested too deep; allowed are 50 levels"),
         ('{"schema": 2}', "holds no list of findings"),
         ('{"schema": 2, "findings": {}}', "holds no list of findings"),
         ('{"schema": 2, "findings": [1]}', "holds no list of findings"),
@@ -130,6 +155,10 @@ def test_a_file_that_holds_no_findings_is_refused(tmp_path: Path, content: str, 
         ({"limit": [1]}, r"limit must be float \| None"),
         ({"quality": "good"}, "quality must be dict"),
         ({"ratios": {}}, "ratios must be list"),
+        ({"ratios": [1.0, "2"]}, "ratios must be list"),
+        ({"ratios": [True]}, "ratios must be list"),
+        ({"samples": True}, "samples must be int; it is True"),
+        ({"value": 10**400}, "value must be finite"),
         ({"variant": 3}, "variant must be str"),
         ({"speedup": 9.0}, "outside its own interval"),
     ],

@@ -144,7 +144,7 @@ def test_no_output_can_act(tmp_path: Path, output: dict[str, Any]) -> None:
 
 
 def test_names_from_outside_are_escaped(tmp_path: Path) -> None:
-    found = [finding(variant=HOSTILE, baseline=HOSTILE, unit="<i>")]
+    found = [finding(variant=HOSTILE, baseline=HOSTILE, weights="<i>")]
     page = page_of(
         tmp_path, cell(f"x = {HOSTILE!r}"), title=HOSTILE, run_name=HOSTILE, findings=found,
         error=HOSTILE, status="failed", neighbours=(None, '"><script>'),

@@ -80,6 +80,17 @@ def test_a_control_wider_than_the_effect_silences_it():
     assert result.verdicts() == {"b": "inconclusive"}
 
 
+@pytest.mark.parametrize("when", [0, 3])
+def test_a_turn_that_took_no_time_stops_the_comparison(when):
+    """Also of a variant whose cost nobody knows."""
+
+    def standing(number):
+        return Trace(5.0, (5.0, 5.0) if number == when else (6.0, 7.0), 8)
+
+    with pytest.raises(ImpossibleRate, match="b was measured to take 0 s: the clock stood still"):
+        compare({"a": lambda number: Trace(0.0, (1.0, 2.0), 8), "b": standing}, "a", rounds=5)
+
+
 def test_verdicts_are_corrected_together():
     rng = np.random.default_rng(6)
     names = [f"v{i}" for i in range(20)]

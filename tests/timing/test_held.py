@@ -121,6 +121,15 @@ def test_a_variant_may_not_have_the_name_of_its_bare_read():
         holding({"bare read of 8 MB": lasting(0.1)}, {("bare read of 8 MB", "tpot"): Need(8e6)})
 
 
+@pytest.mark.parametrize("amount", [0.0, -1.0, float("nan"), float("inf")])
+def test_what_needs_nothing_is_held_against_nothing(amount):
+    needs = {("b", "tpot"): Need(2**16), ("a", "tpot"): Need(amount)}
+    with pytest.raises(ValueError, match="the tpot of a would be held against .* above 0"):
+        holding({"a": lasting(0.1), "b": lasting(0.1)}, needs)
+    with pytest.raises(ValueError, match="held against 0 bytes or operations"):
+        holding({"a": lasting(0.1)}, {("a", "tpot"): Need(1.0, BareProducts("float32", 0))})
+
+
 def test_one_impossible_round_stops_the_comparison():
     cost = decode_cost(next(iter(shapes().values())), 16)
     here = Hardware(

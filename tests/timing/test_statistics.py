@@ -109,6 +109,20 @@ def test_unpaired_or_too_few_rounds_are_refused():
         paired_ratio([1.0] * 4, [1.0] * 4)
 
 
+@pytest.mark.parametrize("wrong", [0.0, -1.0, float("nan"), float("inf")])
+def test_what_is_no_time_is_refused_in_one_line(wrong):
+    for take in (interval, geometric_mean, lambda values: rounds_needed(values, 0.1)):
+        with pytest.raises(ValueError, match=rf"^{wrong:g} is among the 6 samples; allowed are"):
+            take([1.0, 1.1, 0.9, 1.0, 1.0, wrong])
+    for pair in ([[wrong] * 5, [1.0] * 5], [[1.0] * 5, [wrong] * 5], [[wrong] * 5] * 2):
+        with pytest.raises(ValueError, match="among the 5 samples; allowed are positive"):
+            paired_ratio(*pair)
+
+
+def test_an_interval_wider_than_any_number_is_no_traceback():
+    assert interval([1e-300, 1e300]).high == float("inf")
+
+
 def test_interval_is_reproducible_and_holds_its_value():
     values = np.random.default_rng(3).normal(5, 1, 30)
     first, second = interval(values), interval(values)
@@ -132,6 +146,13 @@ def test_outliers_are_named_not_dropped():
     values = [1.0, 1.1, 0.9, 1.05, 9.0, 0.95, 1.0, 1.02]
     assert outliers(values) == [4]
     assert outliers([1.0] * 8) == []
+
+
+def test_where_most_samples_are_equal_the_others_are_outliers():
+    assert outliers([1.0, 1.0, 1.0, 1.0, 9.0, 1.0]) == [4]
+    assert outliers([0.1, 0.1, 0.1, 0.01]) == [3]
+    assert outliers([0.1, 0.1, 0.1, 0.3 - 0.2]) == []  # rounding
+    assert outliers([0.0] * 5) == []
 
 
 def test_noisier_machines_need_more_rounds():

@@ -22,7 +22,7 @@ from labkit.base.paths import atomic_write, read_json
 from labkit.base.units import seconds as duration
 from labkit.errors import FindingsError, LabkitError
 from labkit.report.finding import csv_text
-from labkit.report.folders import findings_of, read_findings
+from labkit.report.folders import DONE, about, findings_of, read_findings
 from labkit.report.pages import links
 from labkit.report.pages.html import render_notebook
 from labkit.report.pages.index import write_run_index, write_runs_index
@@ -33,12 +33,8 @@ from labkit.report.runs.watch import run_notebook
 from labkit.report.told import words
 from labkit.report.told.finding import Finding, to_json
 
-DONE = ("ok", "kept")
 # What a notebook is made with; a continued run may keep notebooks of another revision or profile.
 MADE = ("profile", "git_revision", "git_changed")
-# What findings.json tells of its run.
-ABOUT = ("name", "model", "dtype", "device", "machine", "profile", "git_revision", "started",
-         "status")  # fmt: skip
 
 
 @dataclass
@@ -51,19 +47,10 @@ class Run:
     def save(self) -> None:
         """Write findings.json, findings.csv, run.json and the run's index page."""
         found = [one for entry in self.record["notebooks"] for one in self.findings(entry["name"])]
-        about = {key: self.record[key] for key in ABOUT} | {"clean": self.clean}
-        atomic_write(self.folder / "findings.json", to_json(found, about))
+        atomic_write(self.folder / "findings.json", to_json(found, about(self.record)))
         atomic_write(self.folder / "findings.csv", csv_text(found))
         atomic_write(self.folder / "run.json", json.dumps(self.record, indent=1) + "\n")
         write_run_index(self.folder)
-
-    @property
-    def clean(self) -> bool:
-        """Whether every notebook was made from the run's revision, and with nothing uncommitted."""
-        revision = self.record["git_revision"]
-        made = [self.record, *(e for e in self.record["notebooks"] if e["status"] in DONE)]
-        same = all(one.get("git_revision") == revision for one in made)
-        return bool(revision) and same and all(one.get("git_changed") is False for one in made)
 
     def findings(self, name: str) -> list[Finding]:
         """A notebook's findings; none where it left none, or none that can be read."""

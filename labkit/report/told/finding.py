@@ -4,36 +4,48 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from types import NoneType
 from typing import Any
 
+from labkit.base.paths import json_in
+
 SCHEMA = 2  # of the JSON files; a file of another schema is not read
 
 PHASES = ("prefill", "decode", "end_to_end")
 VERDICTS = ("faster", "slower", "inconclusive")
-# Names of metrics; labkit.timing.trace derives most of them from timestamps.
-METRICS = (
-    "ttft",
-    "itl",
-    "tpot",
-    "e2e_latency",
-    "decode_rate",
-    "prefill_rate",
-    "output_throughput",
-    "goodput",
-    "acceptance_rate",
-    "mean_accepted_length",
-    "mbu",
-    "mfu",
-    "perplexity_ratio",
-    "top1_agreement",
-)
+# Metrics and their units; labkit.timing.trace derives most of them from timestamps.
+METRICS = {
+    "ttft": "s",
+    "itl": "s",
+    "tpot": "s",
+    "e2e_latency": "s",
+    "decode_rate": "tok/s",
+    "prefill_rate": "tok/s",
+    "output_throughput": "tok/s",
+    "goodput": "req/s",
+    "acceptance_rate": "",
+    "mean_accepted_length": "tokens",
+    "mbu": "",
+    "mfu": "",
+    "perplexity_ratio": "",
+    "top1_agreement": "",
+}
 
-
+_LARGEST = sys.float_info.max  # above it, an integer fails in arithmetic
 _ROUNDING = 1e-6  # relative; value, limit and fraction are computed from the same numbers
+# The share of the bare work, at most. A bare read may be the slower one of a pair: where nothing is
+# compiled it is torch's sum (34 GB/s where the native reader gets 42), and memory has states (24 to
+# 42 GB/s on one machine). All that together is less than a factor of 2.
+_MOST_OF_BARE = 2.0
+# What can be 0 (a goodput, say), and what cannot, as a ratio of times.
+_NOT_NEGATIVE = ("value", "baseline_value", "limit", "limit_low", "fraction_of_limit",
+                 "smallest_effect", "bytes_read", "samples")  # fmt: skip
+_POSITIVE = ("speedup", "speedup_low", "speedup_high", "of_bare_read", "of_bare_read_low",
+             "of_bare_read_high", "control_low", "control_high")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -91,27 +103,41 @@ class Finding:
     engine: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name, allowed in (("phase", PHASES), ("verdict", VERDICTS), ("metric", METRICS)):
-            if getattr(self, name) not in allowed:
-                raise ValueError(
-                    f"{name} {getattr(self, name)!r} is unknown; allowed: {', '.join(allowed)}."
-                )
+        self._check_names()
         self._check_numbers()
         self._check_interval("speedup")
         if self.of_bare_read is not None:
             self._check_interval("of_bare_read")
         self._check_limit()
 
+    def _check_names(self) -> None:
+        for name, allowed in (("phase", PHASES), ("verdict", VERDICTS), ("metric", METRICS)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(
+                    f"{name} {getattr(self, name)!r} is unknown; allowed: {', '.join(allowed)}."
+                )
+        if self.unit != METRICS[self.metric]:
+            raise ValueError(
+                f"unit {self.unit!r} is not that of {self.metric}; allowed: "
+                f"{METRICS[self.metric]!r}."
+            )
+
     def _check_numbers(self) -> None:
-        # A goodput can be 0; a ratio of times cannot.
-        for name in ("value", "baseline_value", "limit", "limit_low", "fraction_of_limit"):
+        for name in _NOT_NEGATIVE:
             number = getattr(self, name)
-            if number is not None and not (math.isfinite(number) and number >= 0):
-                raise ValueError(f"{name} must be finite and not negative; it is {number!r}.")
-        for name in ("speedup", "speedup_low", "speedup_high", "of_bare_read"):
-            number = getattr(self, name)
-            if number is not None and not (math.isfinite(number) and number > 0):
-                raise ValueError(f"{name} must be a positive number; it is {number!r}.")
+            if number is not None and not 0 <= number <= _LARGEST:
+                raise ValueError(f"{name} must be finite and not negative; it is {number!r:.80}.")
+        told = [(name, getattr(self, name)) for name in _POSITIVE]
+        for name, number in [*told, *(("a ratio", one) for one in self.ratios)]:
+            if number is not None and not 0 < number <= _LARGEST:
+                raise ValueError(f"{name} must be a positive number; it is {number!r:.80}.")
+        if self.p_value is not None and not 0 <= self.p_value <= 1:
+            raise ValueError(f"p_value must lie between 0 and 1; it is {self.p_value!r:.80}.")
+        if self.of_bare_read is not None and self.of_bare_read > _MOST_OF_BARE:
+            raise ValueError(
+                f"of_bare_read must be at most {_MOST_OF_BARE:g}; it is {self.of_bare_read!r}. The "
+                "work was not done, or the bare work was disturbed."
+            )
 
     def _check_interval(self, name: str) -> None:
         value, low, high = (getattr(self, name + end) for end in ("", "_low", "_high"))
@@ -130,8 +156,15 @@ class Finding:
                 f"{self.variant} ({self.phase}) would reach {self.fraction_of_limit:.2f} of its "
                 "limit. Above 1, the limit or the measurement is wrong."
             )
-        times = self.unit == "s"
-        told = self.limit / self.fraction_of_limit if times else self.limit * self.fraction_of_limit
+        times, low = self.unit == "s", self.limit_low
+        slow, fast = (low, self.limit) if times else (self.limit, low)
+        if slow is not None and fast is not None and slow < fast * (1 - _ROUNDING):
+            raise ValueError(
+                f"limit_low {low:g} {self.unit} is faster than the limit {self.limit:g}; it is of "
+                "the slowest rate."
+            )
+        share = self.fraction_of_limit
+        told = self.limit * share if not times else self.limit / share if share else math.inf
         if not math.isclose(told, self.value, rel_tol=_ROUNDING):
             raise ValueError(
                 f"limit {self.limit:g} and fraction {self.fraction_of_limit:g} give {told:g}, not "
@@ -164,21 +197,25 @@ def to_json(findings: Sequence[Finding], run: Mapping[str, Any] | None = None) -
 def rows_in(path: Path) -> list[dict[str, Any]]:
     """The findings of a file as plain objects, not yet checked.
 
-    Raises ValueError where it holds none of this schema, OSError where it cannot be opened.
+    Raises ValueError, in one line, where it cannot be read or holds none of this schema.
     """
-    try:
-        held = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path.name} is no JSON ({error}).") from None
+    held = json_in(path)
     if not isinstance(held, dict | list):
         raise ValueError(f"{path.name} holds no findings.")
     schema = held.get("schema") if isinstance(held, dict) else 1
-    if schema != SCHEMA:
+    if type(schema) is not int or schema != SCHEMA:
         raise ValueError(f"{path.name} has schema {schema!r}; this version reads {SCHEMA}.")
     rows = held.get("findings") if isinstance(held, dict) else None
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise ValueError(f"{path.name} holds no list of findings.")
     return rows
+
+
+def _fits(value: object, kind: str) -> bool:
+    """Whether JSON holds what a field is for; a truth value is no number."""
+    if kind == "list[float]":
+        return isinstance(value, list) and all(_fits(one, "float") for one in value)
+    return isinstance(value, _KINDS[kind]) and not isinstance(value, bool)
 
 
 def from_row(row: Mapping[str, Any]) -> Finding:
@@ -190,7 +227,7 @@ def from_row(row: Mapping[str, Any]) -> Finding:
         if entry.name not in row:
             if entry.default is MISSING and entry.default_factory is MISSING:
                 raise ValueError(f"a finding lacks {entry.name}.")
-        elif not isinstance(row[entry.name], _KINDS[str(entry.type)]):
+        elif not _fits(row[entry.name], str(entry.type)):
             raise ValueError(f"{entry.name} must be {entry.type}; it is {row[entry.name]!r:.80}.")
     return Finding(**{e.name: row[e.name] for e in fields(Finding) if e.name in row})
 

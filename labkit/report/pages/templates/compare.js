@@ -24,7 +24,9 @@
     const head = make("span", "", cell, "keep");
     make("strong", found ? found.value : "–", head);
     if (!found) return;
-    if (base && base !== found && base.speed > 0) {
+    const same = base && base.workload === found.workload;
+    if (base && !same) make("small", "not the same work: " + found.workload, cell);
+    if (same && base !== found && base.speed > 0) {
       head.append(" (" + (found.speed / base.speed).toFixed(2) + "x)");
     }
     ["speedup " + found.speedup, found.share, found.limit].forEach(function (text) {
