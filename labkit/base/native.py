@@ -43,6 +43,14 @@ def cpu_features() -> str:
     return f"{platform.machine()}|{platform.processor()}|{found[0] if found else ''}"
 
 
+def is_intel() -> bool:
+    """Whether this is an Intel processor, as far as the system tells."""
+    try:
+        return "GenuineIntel" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return "Intel" in platform.processor()
+
+
 def native_flags() -> list[str]:
     """Compiler flags of every library: C++20, threads, all that this processor has."""
     native = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from labkit.base import native as base
-from labkit.base.native import NativeError, native_flags
+from labkit.base.native import NativeError, is_intel, native_flags
 from labkit.optimize.fused import structs
 from labkit.optimize.fused.pack import FusedError
 
@@ -25,6 +25,8 @@ def flags(isa: str = "", sanitize: bool = False) -> list[str]:
     made += ["-ffp-contract=off", "-fno-math-errno", level]
     if sanitize:
         made += ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    if is_intel():
+        made.append("-DLK_INTEL")  # which prefetches less by itself (kernel/product.cpp)
     return [*made, *([f"-DLK_ISA_{isa.upper()}"] if isa else [])]
 
 

@@ -9,7 +9,11 @@ constexpr int kTile = 12,
               kMaxTile =
                   12; // most tokens that a weight is multiplied with at once; for few in one tile
 constexpr int kTogether = 1;     // vectors of outputs that share a read of a token
-constexpr int kPrefetchFrom = 3; // tokens from which weights are prefetched (product.cpp)
+#if defined(LK_INTEL) // tokens from which weights are prefetched (product.cpp)
+constexpr int kPrefetchFrom = 1;
+#else
+constexpr int kPrefetchFrom = 3;
+#endif
 constexpr int kSumsAtOnce = 4;   // groups of sixteen attention sums that each vector runs at once
 constexpr const char* kIsa = "avx512vnni";
 
