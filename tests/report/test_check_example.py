@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from labkit.base.paths import project_root
 from labkit.report import check_example
 from labkit.report.check_example import faults, main
 from tests.report.example_run import NAMES, changed, good, tell_of_the_run, with_row
@@ -163,3 +164,9 @@ def test_the_command_prints_one_line_a_fault(run: Path, monkeypatch: pytest.Monk
     (run.parent / "notebooks" / "02_new.ipynb").touch()
     done = CliRunner().invoke(main, [str(run)])
     assert (done.exit_code, done.stderr) == (1, "02_new: the run does not hold it\n")
+
+
+def test_the_example_that_is_kept_is_one() -> None:
+    root = project_root()
+    names = [path.stem for path in sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb"))]
+    assert faults(root / "outputs" / "example", names) == []
