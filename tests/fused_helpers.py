@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from gguf import GGMLQuantizationType
 from torch import Tensor, nn
 
 from labkit.model.config import config_from_dict
 from labkit.model.decoder import Decoder
-from labkit.model.gguf_file import hf_config, open_gguf, tensors
+from labkit.model.gguf_file import hf_config, tensors
+from labkit.model.gguf_header import GgufFile
 from labkit.model.rows import Rows
+from labkit.optimize.fused import FusedDecoder, native
+from labkit.optimize.fused.pack import FORMATS, Format, from_blocks
 from tests.conftest import make_reference
 from tests.model.test_gguf_file import gguf_weights, write_gguf
 
@@ -22,6 +27,48 @@ SIZES: dict[str, Any] = {
     "hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "head_dim": 16,
     "num_key_value_heads": 2, "max_position_embeddings": 512,
 }  # fmt: skip
+
+
+# Bytes of a block that hold its float16 scales, by format; elsewhere the first two.
+_SCALES = {
+    "q4_1": (0, 2), "q5_1": (0, 2), "q4_k": (0, 2), "q5_k": (0, 2), "q6_k": (208,),
+    "q3_k": (108,), "q2_k": (80, 82),
+}  # fmt: skip
+
+
+def random_blocks(form: Format, rows: int, columns: int, seed: int = 0) -> np.ndarray:
+    """Random blocks (rows, blocks, bytes) of any format whose weights spread as a usual matrix's
+    do. Every bit pattern but that of a scale may occur."""
+    rng = np.random.default_rng(seed)
+    spread = columns**-0.5
+    if form.name in ("f16", "bf16", "f32"):
+        values = rng.normal(0, spread, (rows, columns)).astype(np.float32)
+        stored: np.ndarray = values.astype(np.float16) if form.name == "f16" else values
+        if form.name == "bf16":
+            stored = (values.view(np.uint32) >> 16).astype(np.uint16)
+        return stored.view(np.uint8).reshape(rows, -1, form.nbytes)
+    blocks = rng.integers(0, 256, (rows, columns // form.columns, form.nbytes), dtype=np.uint8)
+    size = 0.01
+    for _ in range(2):  # the second time with scales that give the wanted spread
+        for at in _SCALES.get(form.name, (0,)):
+            scales = (size * rng.uniform(0.5, 1.5, blocks.shape[:2])).astype(np.float16)
+            blocks[..., at : at + 2] = scales[..., None].view(np.uint8)
+        size *= spread / float(from_blocks(blocks, form).std())
+    return blocks
+
+
+def mixed_gguf(path: Path, kinds: Sequence[str], name: str = "llama-tied") -> Path:
+    """A tiny model whose matrices take these formats in turn, with random blocks."""
+    sizes = dict(SIZES, hidden_size=256, intermediate_size=512, head_dim=64)
+    reference = make_reference(name, **sizes)
+    weights, formats = gguf_weights(reference), itertools.cycle(kinds)
+    raw: dict[str, tuple[np.ndarray, GGMLQuantizationType]] = {}
+    for number, (short, values) in enumerate(weights.items()):
+        if values.ndim == 2:
+            form = FORMATS[next(formats)]
+            blocks = random_blocks(form, *values.shape, seed=number)
+            raw[short] = blocks.reshape(len(blocks), -1), GGMLQuantizationType[form.name.upper()]
+    return write_gguf(path, reference, weights, raw=raw)
 
 
 def tiny_gguf(path: Path, name: str, kind: str) -> Path:
@@ -45,12 +92,10 @@ class Int8Linear(nn.Linear):
 
 def plain_twin(file: Path) -> Decoder:
     """The plain decoder over the file's exact values, with int8 inputs."""
-    reader = open_gguf(file)
-    raw = hf_config(reader, file)
+    reader = GgufFile(file)
+    raw = hf_config(reader)
     decoder = Decoder(config_from_dict(raw)).eval().requires_grad_(False)
-    found = {
-        name.removeprefix("model."): torch.from_numpy(v) for name, v in tensors(reader, raw, file)
-    }
+    found = {name.removeprefix("model."): torch.from_numpy(v) for name, v in tensors(reader, raw)}
     decoder.load_state_dict(found, assign=True, strict=False)
     decoder.tie()
     for module in decoder.modules():
@@ -67,3 +112,8 @@ def logits(decoder: Any, ids: Sequence[int], chunk: int = 1000) -> Tensor:
         for start in range(0, len(ids), chunk)
     )
     return torch.cat([decoder(rows, cache) for rows in passes])
+
+
+def leave_alone(fused: FusedDecoder, calls: int) -> None:
+    """Let the first thread do the next calls alone; 0: all threads together again."""
+    native.library().lk_leave_alone(fused.engine._handle, calls)

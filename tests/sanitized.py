@@ -12,14 +12,16 @@ from labkit.model.cache.protocol import CacheError
 from labkit.model.rows import Part, Rows
 from labkit.optimize.fused import native
 from labkit.optimize.fused.decoder import FusedDecoder
+from labkit.optimize.fused.pack import FORMATS
 from labkit.optimize.fused.weights import packed
 from labkit.optimize.speculative.head.fused import fused_head
 from labkit.optimize.speculative.head.model import Head
-from tests.fused_helpers import logits, plain_twin, tiny_gguf
+from tests.fused_helpers import logits, mixed_gguf, plain_twin, tiny_gguf
 from tests.tiny import whole
 
 IDS = [(5 * n * n + n) % 97 for n in range(270)]
 CASES = (("llama", "Q4_1"), ("qwen2", "Q8_0"), ("qwen3", "Q4_0"), ("llama", "Q5_0"))
+MIXED = [name for name in FORMATS if name not in ("q4_0", "q4_1", "q8_0", "q5_0")]
 
 
 def main(folder: Path) -> None:
@@ -33,11 +35,18 @@ def main(folder: Path) -> None:
             fused = FusedDecoder(packed(file, threads=threads))
             assert torch.equal(logits(fused, IDS), logits(fused, IDS, 7))
             passes(fused)
+            native.library().lk_leave_alone(fused.engine._handle, 10**6)
+            passes(fused)
+            native.library().lk_leave_alone(fused.engine._handle, 0)
             spans(fused)
             if threads == 1:
                 drafts(fused, Head.of(plain_twin(file), torch.arange(60)))
+    for number in range(2):  # every format in another matrix
+        file = mixed_gguf(folder / f"mixed-{number}.gguf", MIXED[number:] + MIXED[:number])
+        fused = FusedDecoder(packed(file, threads=2))
+        assert torch.equal(logits(fused, IDS[:40]), logits(fused, IDS[:40], 7))
     native.library = plain_library
-    print(f"sanitized: {len(CASES)} formats")
+    print(f"sanitized: {len(FORMATS)} formats")
 
 
 def passes(fused: FusedDecoder) -> None:

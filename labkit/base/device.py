@@ -7,7 +7,6 @@ the functions that need it, so that the process that watches over a run does wit
 
 from __future__ import annotations
 
-import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import psutil
 
+from labkit.base.cores import cores
 from labkit.errors import DeviceError
 
 if TYPE_CHECKING:
@@ -95,10 +95,9 @@ def threads(count: int | None) -> Iterator[None]:
 
 
 def cores_allowed() -> int:
-    """Cores that this process may run on: its affinity where the system has one."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return psutil.cpu_count(logical=False) or os.cpu_count() or 1
+    """Threads that this process can run at the same time all the time: its cores, its quota, and
+    OMP_NUM_THREADS (labkit.base.cores)."""
+    return cores().given
 
 
 @cache

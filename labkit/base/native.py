@@ -1,7 +1,7 @@
 """C++ sources compiled on first use by the system's compiler, and kept.
 
-A library's file name is made from its sources, the compiler flags and the processor's features. So
-a cache folder that is copied to another machine causes a new build there, not a crash.
+The name of a library's folder is made from its sources, the compiler flags and the processor's
+features. So a cache folder that is copied to another machine causes a new build there, not a crash.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from labkit.base.kept import keep
 from labkit.base.paths import cache_dir
 from labkit.errors import LabkitError
 
 _COMPILERS = ("c++", "g++", "clang++")
+_LIBRARY = "library.so"
 
 
 class NativeError(LabkitError):
@@ -64,22 +66,29 @@ def build(name: str, folder: Path, flags: Sequence[str], what: str) -> Path:
     """
     files = sorted(folder.iterdir())
     mark = [cpu_features(), sys.platform, *flags, *(f.read_text(encoding="utf-8") for f in files)]
-    key = hashlib.sha256("\0".join(mark).encode()).hexdigest()[:16]
-    target = cache_dir() / "kernels" / f"{name}-{key}.so"
-    if target.exists():
-        return target
-    command = compiler()
-    if command is None:
+    key = hashlib.sha256("\0".join(mark).encode()).hexdigest()
+
+    def make(to: Path) -> None:
+        command = compiler()
+        if command is None:
+            raise NativeError(
+                f"{what} needs a C++ compiler, and none was found (looked for $CXX, "
+                f"{', '.join(_COMPILERS)}). Install one: the package g++ or clang."
+            )
+        _compile([command, *flags], [f for f in files if f.suffix == ".cpp"], to / _LIBRARY)
+
+    folder = cache_dir() / "kernels" / f"{name}-{key[:16]}"
+    try:
+        return keep(folder, key, make) / _LIBRARY
+    except OSError as error:
         raise NativeError(
-            f"{what} needs a C++ compiler, and none was found (looked for $CXX, "
-            f"{', '.join(_COMPILERS)}). Install one: the package g++ or clang."
-        )
-    return _compile([command, *flags], [f for f in files if f.suffix == ".cpp"], target)
+            f"{what} cannot be compiled into {folder.parent} ({error}): make room there, or set "
+            "LABKIT_CACHE to another folder."
+        ) from error
 
 
-def _compile(command: list[str], sources: list[Path], target: Path) -> Path:
+def _compile(command: list[str], sources: list[Path], target: Path) -> None:
     """Compile every source at the same time, then link them into one library."""
-    target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         objects = [str(Path(folder) / f"{source.stem}.o") for source in sources]
         made = Path(folder) / target.name
@@ -91,7 +100,6 @@ def _compile(command: list[str], sources: list[Path], target: Path) -> Path:
             list(beside.map(_run, commands))
         _run([*command, *objects, "-o", str(made)])
         os.replace(made, target)
-    return target
 
 
 def _run(command: list[str]) -> None:

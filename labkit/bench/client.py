@@ -24,6 +24,7 @@ from labkit.base.paths import cache_dir, project_root
 from labkit.bench.install import built, link_of
 from labkit.bench.variants import Variant
 from labkit.errors import LabkitError
+from labkit.model.load import convert_once, locate_described
 
 _WORKER = Path(__file__).with_name("worker.py")
 LOAD_TIMEOUT = 900.0  # seconds; converting a model is part of it
@@ -38,17 +39,23 @@ class WorkerError(LabkitError):
 class Source:
     """The model that every variant runs, in the forms that they read.
 
-    model: as the user named it; directory: Hugging Face format; gguf: the file it came from.
+    model: as the user named it; described: a folder with its config and its tokenizer; gguf: the
+    file it came from.
     """
 
     model: str
-    directory: Path
+    described: Path
     gguf: Path | None
+
+    @property
+    def directory(self) -> Path:
+        """The model in Hugging Face's format; a GGUF file is converted on first use."""
+        return convert_once(self.gguf) if self.gguf else self.described
 
     @property
     def store(self) -> Path:
         """The folder for what peers convert this model into."""
-        path = self.gguf or self.directory
+        path = self.gguf or self.described
         files = [path] if path.is_file() else sorted(path.glob("*.safetensors"))
         stamps = [(file.stat().st_size, file.stat().st_mtime_ns) for file in files]
         key = hashlib.sha256(f"{path.resolve()}|{stamps}".encode()).hexdigest()[:12]
@@ -57,10 +64,8 @@ class Source:
 
 def locate(model: str | None) -> Source:
     """Find a model as `labkit.model.load.load` does."""
-    from labkit.model.load import locate as find_model
-
-    name, directory, gguf = find_model(model)
-    return Source(str(model or name), directory, gguf)
+    name, described, gguf = locate_described(model)
+    return Source(str(model or name), described, gguf)
 
 
 @dataclass(frozen=True)
@@ -277,9 +282,11 @@ def load_options(
         raise WorkerError(f"{variant.peer} runs on the CPU only here, not on {device!r}.")
     if variant.needs_gguf and source.gguf is None:
         raise WorkerError(f"{variant.peer} reads GGUF files only; {source.model} is none.")
+    # An engine that reads the file itself does not need its conversion, which takes gigabytes.
+    reads_file = variant.needs_gguf or variant.options.get("weights") == "as-is"
     return {
         "model": source.model,
-        "directory": str(source.directory),
+        "directory": str(source.described if source.gguf and reads_file else source.directory),
         "gguf": str(source.gguf) if source.gguf else None,
         "store": str(source.store),
         "threads": threads,

@@ -97,7 +97,7 @@ def running(
 
 def checked_config(source: Source, prompt_tokens: int, new_tokens: int) -> ModelConfig:
     """The model's shape; ModelError or ParameterError for lengths that cannot be timed with it."""
-    config = read_config(source.directory)
+    config = read_config(source.described)
     check_lengths(config, prompt_tokens, new_tokens)
     if new_tokens < 2:
         raise ParameterError(f"{new_tokens} new tokens: decoding is timed from 2 tokens on.")
@@ -115,7 +115,7 @@ def measure(
     where a variant was faster than any such machine can be.
     """
     config = checked_config(source, prompt_tokens, new_tokens)
-    tokenizer = tokenizer_of(source.directory)
+    tokenizer = tokenizer_of(source.described)
     context = prompt_tokens + new_tokens + 16
 
     def ids(number: int) -> list[int]:

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from labkit.errors import ModelError
+from labkit.model.rope import number, read_rope
 
 # model_type in config.json -> the family whose arithmetic it shares.
 FAMILIES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
-# The parameters that each supported RoPE scaling must have.
-_SCALING_KEYS = {
-    "linear": ("factor",),
-    "llama3": (
-        "factor",
-        "low_freq_factor",
-        "high_freq_factor",
-        "original_max_position_embeddings",
-    ),
+# The largest value of each size: far above any model's, and far below what a machine could hold.
+_MOST = {
+    "vocab_size": 2**24,
+    "hidden_size": 2**18,
+    "intermediate_size": 2**20,
+    "num_hidden_layers": 2**12,
+    "num_attention_heads": 2**12,
+    "num_key_value_heads": 2**12,
+    "head_dim": 2**12,
+    "max_position_embeddings": 2**31,
 }
 
 
@@ -59,95 +61,149 @@ class ModelConfig:
         return 2 * self.layers * self.kv_heads * self.head_dim * element_bytes
 
 
-def _rope(raw: Mapping[str, Any]) -> tuple[float, Mapping[str, Any] | None]:
-    """RoPE base and scaling; transformers 5 files keep both under `rope_parameters`."""
-    parameters = dict(raw.get("rope_parameters") or {})
-    theta = float(parameters.pop("rope_theta", raw.get("rope_theta", 10000.0)))
-    scaling = raw.get("rope_scaling") or parameters
-    kind = scaling.get("rope_type", scaling.get("type", "default")) if scaling else "default"
-    if kind == "default":
-        return theta, None
-    if kind not in _SCALING_KEYS:
-        raise ModelError(
-            f"RoPE scaling {kind!r} is not supported; allowed: default, linear, llama3."
-        )
-    return theta, {"rope_type": kind} | {key: float(scaling[key]) for key in _SCALING_KEYS[kind]}
-
-
-def _ids(value: Any) -> tuple[int, ...]:
+def _size(raw: Mapping[str, Any], name: str, default: int | None = None) -> int:
+    """A size from 1 on; ModelError where it is missing or is no such number."""
+    value = raw.get(name)
+    value = default if value is None else value
     if value is None:
-        return ()
-    return tuple(value) if isinstance(value, list) else (int(value),)
+        raise ModelError(f"{name} is missing.")
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _MOST[name]:
+        raise ModelError(
+            f"{name} must be a whole number from 1 to {_MOST[name]:,}; it is {value!r}."
+        )
+    return value
+
+
+def _flag(raw: Mapping[str, Any], name: str) -> bool:
+    value = raw.get(name, False)
+    if value is None:
+        return False
+    if not isinstance(value, bool):
+        raise ModelError(f"{name} must be true or false; it is {value!r}.")
+    return value
+
+
+def _ids(value: Any, name: str) -> tuple[int, ...]:
+    """Token ids: none, one, or a list."""
+    some = [] if value is None else value if isinstance(value, list) else [value]
+    for one in some:
+        if isinstance(one, bool) or not isinstance(one, int) or one < 0:
+            raise ModelError(f"{name} must be a token's number or a list of them; it is {value!r}.")
+    return tuple(some)
 
 
 def _family(raw: Mapping[str, Any]) -> str:
     kind = raw.get("model_type")
-    if kind not in FAMILIES:
+    if not isinstance(kind, str) or kind not in FAMILIES:
         allowed = ", ".join(sorted(FAMILIES))
         raise ModelError(f"model family {kind!r} is not supported; supported: {allowed}.")
-    return FAMILIES[str(kind)]
+    return FAMILIES[kind]
 
 
-def _window(raw: Mapping[str, Any]) -> int | None:
+def _window(raw: Mapping[str, Any], layers: int) -> int | None:
     """The sliding window of all layers, or None; ModelError when only some layers have one."""
     if raw["model_type"] == "llama":
         return None
     width = raw.get("sliding_window", 4096)  # the default of transformers' configs
+    if width is not None and (isinstance(width, bool) or not isinstance(width, int) or width < 1):
+        raise ModelError(f"sliding_window must be a whole number from 1 on; it is {width!r}.")
     if raw["model_type"] == "mistral":
-        return None if width is None else int(width)
-    layers = int(raw["num_hidden_layers"])
-    full = min(int(raw.get("max_window_layers", 28)), layers)
-    kinds = set(raw.get("layer_types") or ["full"] * full + ["sliding_attention"] * (layers - full))
-    if not raw.get("use_sliding_window", False) or "sliding_attention" not in kinds:
+        return width
+    full = raw.get("max_window_layers", 28)
+    if isinstance(full, bool) or not isinstance(full, int) or full < 0:
+        raise ModelError(f"max_window_layers must be a whole number; it is {full!r}.")
+    full = min(full, layers)
+    kinds = raw.get("layer_types") or ["full"] * full + ["sliding_attention"] * (layers - full)
+    if not isinstance(kinds, list) or len(kinds) != layers:
+        raise ModelError(f"layer_types must be a list of {layers} names; it is {kinds!r}.")
+    if not _flag(raw, "use_sliding_window") or "sliding_attention" not in kinds:
         return None
-    if len(kinds) > 1:
+    if len(set(kinds)) > 1:
         raise ModelError("a sliding window in only some of the layers is not supported.")
-    return None if width is None else int(width)
+    return width
+
+
+def _heads(raw: Mapping[str, Any]) -> tuple[int, int, int]:
+    """Query heads, KV heads, and numbers of a head."""
+    heads, hidden = _size(raw, "num_attention_heads"), _size(raw, "hidden_size")
+    kv_heads = _size(raw, "num_key_value_heads", heads)
+    head_dim = _size(raw, "head_dim", max(1, hidden // heads))
+    if heads % kv_heads:
+        raise ModelError(f"{kv_heads} KV heads do not divide {heads} heads.")
+    if head_dim % 2:
+        raise ModelError(f"head_dim must be even, for RoPE turns pairs; it is {head_dim}.")
+    return heads, kv_heads, head_dim
 
 
 def config_from_dict(raw: Mapping[str, Any]) -> ModelConfig:
     """Read a Hugging Face config.json mapping.
 
-    Raises ModelError for a family, activation or RoPE scaling that is not supported.
+    Raises ModelError for a family, activation or RoPE scaling that is not supported, and for a
+    value that cannot be.
     """
     family = _family(raw)
     activation = raw.get("hidden_act", "silu")
     if activation != "silu":
         raise ModelError(f"activation {activation!r} is not supported; supported: silu.")
-    theta, scaling = _rope(raw)
-    heads = int(raw["num_attention_heads"])
-    llama_bias = bool(raw.get("attention_bias", False))
+    heads, kv_heads, head_dim = _heads(raw)
+    layers = _size(raw, "num_hidden_layers")
+    positions = _size(raw, "max_position_embeddings", 2048)
+    theta, scaling = read_rope(raw, head_dim, positions)
+    eps = number(raw.get("rms_norm_eps", 1e-6), "rms_norm_eps")
+    if not 0 < eps < 1:
+        raise ModelError(f"rms_norm_eps must lie between 0 and 1; it is {eps:g}.")
+    llama_bias = _flag(raw, "attention_bias")
+    bos = _ids(raw.get("bos_token_id"), "bos_token_id")
     return ModelConfig(
         family=family,
-        vocab_size=int(raw["vocab_size"]),
-        hidden_size=int(raw["hidden_size"]),
-        intermediate_size=int(raw["intermediate_size"]),
-        layers=int(raw["num_hidden_layers"]),
+        vocab_size=_size(raw, "vocab_size"),
+        hidden_size=_size(raw, "hidden_size"),
+        intermediate_size=_size(raw, "intermediate_size"),
+        layers=layers,
         heads=heads,
-        kv_heads=int(raw.get("num_key_value_heads") or heads),
-        head_dim=int(raw.get("head_dim") or int(raw["hidden_size"]) // heads),
-        rms_norm_eps=float(raw.get("rms_norm_eps", 1e-6)),
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        rms_norm_eps=eps,
         rope_theta=theta,
         rope_scaling=scaling,
-        max_positions=int(raw.get("max_position_embeddings", 2048)),
-        tied_head=bool(raw.get("tie_word_embeddings", False)),
+        max_positions=positions,
+        tied_head=_flag(raw, "tie_word_embeddings"),
         attention_bias=True if family == "qwen2" else llama_bias,
         output_bias=llama_bias if family != "qwen2" else False,
-        mlp_bias=bool(raw.get("mlp_bias", False)),
+        mlp_bias=_flag(raw, "mlp_bias"),
         qk_norm=family == "qwen3",
-        eos_ids=_ids(raw.get("eos_token_id")),
-        bos_id=raw.get("bos_token_id"),
-        sliding_window=_window(raw),
+        eos_ids=_ids(raw.get("eos_token_id"), "eos_token_id"),
+        bos_id=bos[0] if bos else None,
+        sliding_window=_window(raw, layers),
     )
 
 
-def read_config(directory: Path) -> ModelConfig:
-    """The config of a model directory; ModelError when it has none or it is broken."""
-    path = directory / "config.json"
+def _json(path: Path) -> dict[str, Any]:
+    """A JSON object of a file; ModelError for anything else."""
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
-        return config_from_dict(raw)
-    except FileNotFoundError:
-        raise ModelError(f"{directory} has no config.json: it is not a model directory.") from None
-    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ModelError(f"{path} is not a readable model config: {error!r}.") from error
+    except (ValueError, RecursionError, OSError) as error:
+        raise ModelError(f"{path} is not readable as JSON: {error}.") from error
+    if not isinstance(raw, dict):
+        raise ModelError(f"{path} must hold a JSON object; it holds {type(raw).__name__}.")
+    return raw
+
+
+def read_config(directory: Path) -> ModelConfig:
+    """The config of a model directory; ModelError when it has none or it is broken.
+
+    Stop tokens are those of config.json and of generation_config.json: many models name the end of
+    a turn only there.
+    """
+    path = directory / "config.json"
+    if not path.is_file():
+        raise ModelError(f"{directory} has no config.json: it is not a model directory.")
+    raw = _json(path)
+    try:
+        config = config_from_dict(raw)
+        generation = directory / "generation_config.json"
+        more = _json(generation).get("eos_token_id") if generation.is_file() else None
+        ids = dict.fromkeys((*config.eos_ids, *_ids(more, "eos_token_id")))
+    except ModelError as error:
+        raise ModelError(f"{path} is not a readable model config: {error}") from None
+    return replace(config, eos_ids=tuple(ids))

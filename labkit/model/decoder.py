@@ -6,8 +6,6 @@ Tests compare every faster path of this project with this one.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -16,6 +14,7 @@ from labkit.model.cache.protocol import CacheShape, KeysValues, TensorStore
 from labkit.model.cache.static import StaticCache
 from labkit.model.cache.table import Cache, tensors_of
 from labkit.model.config import ModelConfig
+from labkit.model.rope import attention_factor, frequencies
 from labkit.model.rows import Rows, Span
 
 
@@ -32,24 +31,8 @@ class RMSNorm(nn.Module):
 
 
 def rope_frequencies(config: ModelConfig) -> Tensor:
-    """Angle per position of each pair of dimensions, (head_dim / 2,) float32.
-
-    Plain RoPE (Su et al., 2104.09864), linear scaling, or the stretch of low frequencies that
-    Llama 3.1 introduced for longer contexts.
-    """
-    steps = torch.arange(0, config.head_dim, 2, dtype=torch.int64, device="cpu").float()
-    frequencies = 1.0 / (config.rope_theta ** (steps / config.head_dim))
-    scaling = config.rope_scaling
-    if scaling is None:
-        return frequencies
-    factor = float(scaling["factor"])
-    if scaling["rope_type"] == "linear":
-        return frequencies / factor
-    low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
-    turns = scaling["original_max_position_embeddings"] * frequencies / (2 * math.pi)
-    keep: Tensor = (turns - low) / (high - low)
-    keep = keep.clamp(0, 1)  # 1: untouched, 0: stretched by factor
-    return keep * frequencies + (1 - keep) * frequencies / factor
+    """Angle per position of each pair of dimensions, (head_dim / 2,) float32."""
+    return frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -232,7 +215,8 @@ class Decoder(nn.Module):
         """cos and sin of each row's angles, (rows, 1, head_dim), in the model's dtype."""
         angles = positions[:, None].float() * self.frequencies  # (rows, head_dim / 2)
         angles = torch.cat((angles, angles), dim=-1)[:, None]
-        return angles.cos().to(self.dtype), angles.sin().to(self.dtype)
+        factor = attention_factor(self.config.rope_scaling)
+        return (angles.cos() * factor).to(self.dtype), (angles.sin() * factor).to(self.dtype)
 
     def embed(self, rows: Rows) -> Tensor:
         """What the first layer reads, (rows, hidden): rows of the table, or given embeddings.

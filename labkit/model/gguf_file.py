@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save_file
 
 from labkit.errors import ModelError
-
-ARCHITECTURES = ("llama", "qwen2", "qwen3")
+from labkit.model.gguf_header import GgufFile, GgufTensor
+from labkit.model.gguf_keys import ARCHITECTURES, Keys, token_id
+from labkit.model.gguf_tokenizer import check_tokenizer, save_tokenizer
+from labkit.model.safetensors_file import save_one_by_one
 
 # GGUF tensor name within a block -> Hugging Face name within a layer.
 _LAYER_NAMES = {
@@ -39,78 +39,53 @@ _TOP_NAMES = {
     "output_norm.weight": "model.norm.weight",
     "output.weight": "lm_head.weight",
 }
+_NO_WEIGHTS = frozenset({"rope_freqs.weight"})  # read with the keys
 
 
-def open_gguf(path: Path) -> Any:
-    """A gguf.GGUFReader for a complete file; ModelError for one that is missing or cut short."""
-    from gguf import GGUFReader
-
-    try:
-        reader = GGUFReader(path)
-    except FileNotFoundError:
-        raise ModelError(f"no such file: {path}.") from None
-    except Exception as error:  # the reader fails in many ways on a cut or foreign file
-        raise ModelError(
-            f"{path} cannot be read as GGUF ({error}): it is cut short or not a GGUF file. "
-            "Fetch it again."
-        ) from error
-    size = path.stat().st_size
-    for tensor in reader.tensors:
-        if tensor.data_offset + tensor.n_bytes > size:
-            raise ModelError(
-                f"{path} is cut short: tensor {tensor.name} ends at byte "
-                f"{tensor.data_offset + tensor.n_bytes}, the file at {size}. Fetch it again."
-            )
-    return reader
-
-
-def field(reader: Any, name: str, default: Any = None) -> Any:
-    """A metadata value, or the default where the file does not have it."""
-    entry = reader.fields.get(name)
-    return default if entry is None else entry.contents()
-
-
-def hf_config(reader: Any, path: Path) -> dict[str, Any]:
-    """The config.json that describes this file; ModelError for an unsupported family."""
-    arch = field(reader, "general.architecture")
-    if arch not in ARCHITECTURES:
-        allowed = ", ".join(ARCHITECTURES)
-        raise ModelError(f"{path}: architecture {arch!r} is not supported; supported: {allowed}.")
-    names = {tensor.name for tensor in reader.tensors}
-    scaling = field(reader, f"{arch}.rope.scaling.type", "none")
-    if scaling != "none" or "rope_freqs.weight" in names:
-        raise ModelError(f"{path}: RoPE scaling in a GGUF file is not supported; use safetensors.")
-    heads = field(reader, f"{arch}.attention.head_count")
-    hidden = field(reader, f"{arch}.embedding_length")
+def hf_config(file: GgufFile) -> dict[str, Any]:
+    """The config.json that describes a file; ModelError for an unsupported family or key."""
+    keys, path = Keys(file), file.path
+    check_tokenizer(file)
+    names = file.tensors
+    if "token_embd.weight" not in names:
+        raise ModelError(f"{path} has no tensor token_embd.weight.")
+    vocabulary = names["token_embd.weight"].shape[0]
+    heads, hidden = keys.size("attention.head_count"), keys.size("embedding_length")
+    head_dim = keys.size("attention.key_length", max(1, hidden // heads))
+    keys.must_be("attention.value_length", head_dim, f"keys have {head_dim} numbers a head")
+    keys.must_be("rope.dimension_count", head_dim, f"all {head_dim} numbers of a head turn here")
+    keys.must_be("attention.scale", head_dim**-0.5, "scores are scaled by 1 / sqrt(head size)")
+    keys.must_be("vocab_size", vocabulary, f"the embedding has {vocabulary} rows")
+    context = keys.size("context_length")
     return {
-        "architectures": [
-            {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM"}.get(arch, "Qwen3ForCausalLM")
-        ],
-        "model_type": arch,
+        "architectures": [ARCHITECTURES[keys.arch]],
+        "model_type": keys.arch,
         "hidden_act": "silu",
-        "vocab_size": _tensor(reader, "token_embd.weight", path).shape[-1].item(),
+        "vocab_size": vocabulary,
         "hidden_size": hidden,
-        "intermediate_size": field(reader, f"{arch}.feed_forward_length"),
-        "num_hidden_layers": field(reader, f"{arch}.block_count"),
+        "intermediate_size": keys.size("feed_forward_length"),
+        "num_hidden_layers": keys.size("block_count"),
         "num_attention_heads": heads,
-        "num_key_value_heads": field(reader, f"{arch}.attention.head_count_kv", heads),
-        "head_dim": field(reader, f"{arch}.attention.key_length", hidden // heads),
-        "rms_norm_eps": field(reader, f"{arch}.attention.layer_norm_rms_epsilon"),
-        "rope_theta": field(reader, f"{arch}.rope.freq_base", 10000.0),
-        "max_position_embeddings": field(reader, f"{arch}.context_length"),
+        "num_key_value_heads": keys.size("attention.head_count_kv", heads),
+        "head_dim": head_dim,
+        "rms_norm_eps": keys.number("attention.layer_norm_rms_epsilon"),
+        "rope_parameters": keys.rope(head_dim, context),
+        "max_position_embeddings": context,
         "tie_word_embeddings": "output.weight" not in names,
-        "attention_bias": arch == "llama" and "blk.0.attn_q.bias" in names,
-        "bos_token_id": field(reader, "tokenizer.ggml.bos_token_id"),
-        "eos_token_id": field(reader, "tokenizer.ggml.eos_token_id"),
+        "attention_bias": keys.arch == "llama" and "blk.0.attn_q.bias" in names,
+        "bos_token_id": token_id(file.fields, "bos_token_id", path),
+        "eos_token_id": _ends(file),
         "torch_dtype": "float32",
     }
 
 
-def _tensor(reader: Any, name: str, path: Path) -> Any:
-    for tensor in reader.tensors:
-        if tensor.name == name:
-            return tensor
-    raise ModelError(f"{path} has no tensor {name}.")
+def _ends(file: GgufFile) -> int | list[int] | None:
+    """The tokens that end an answer: of the text, and of a turn or a message where there are such,
+    as llama.cpp stops at them."""
+    names = ("eos_token_id", "eot_token_id", "eom_token_id")
+    found = [token_id(file.fields, name, file.path) for name in names]
+    ids = list(dict.fromkeys(one for one in found if one is not None))
+    return ids[0] if len(ids) == 1 else ids or None
 
 
 def hf_name(name: str, path: Path) -> str:
@@ -123,6 +98,22 @@ def hf_name(name: str, path: Path) -> str:
     raise ModelError(f"{path}: tensor {name} is unknown: this decoder does not use it.")
 
 
+def weights_of(file: GgufFile) -> list[tuple[str, GgufTensor]]:
+    """(Hugging Face name, tensor) of every weight."""
+    some = (one for one in file.tensors.values() if one.name not in _NO_WEIGHTS)
+    return [(hf_name(one.name, file.path), one) for one in some]
+
+
+def split_heads(tensor: GgufTensor, config: dict[str, Any]) -> int:
+    """The heads whose rows `half_split` puts back in order; 0 where they are in order."""
+    heads = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]}
+    what = tensor.name.split(".")[2] if tensor.name.startswith("blk.") else ""
+    found = int(heads.get(what, 0)) if config["model_type"] == "llama" else 0
+    if found and tensor.shape[0] % (2 * found):
+        raise ModelError(f"tensor {tensor.name} has {tensor.shape[0]} rows, for {found} heads.")
+    return found
+
+
 def half_split(rows: np.ndarray, heads: int) -> np.ndarray:
     """Undo llama.cpp's reordering of query and key rows.
 
@@ -133,42 +124,51 @@ def half_split(rows: np.ndarray, heads: int) -> np.ndarray:
     return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(rows.shape)
 
 
-def tensors(reader: Any, config: dict[str, Any], path: Path) -> Iterator[tuple[str, np.ndarray]]:
-    """(Hugging Face name, exact float32 values) of every tensor in the file."""
+def values_of(file: GgufFile, tensor: GgufTensor, config: dict[str, Any]) -> np.ndarray:
+    """The exact float32 values of a tensor, in Hugging Face's order of rows."""
+    from gguf import GGMLQuantizationType
     from gguf.quants import dequantize
 
-    heads = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]}
-    for tensor in reader.tensors:
-        values = np.array(dequantize(tensor.data, tensor.tensor_type), dtype=np.float32)
-        values = values.reshape(tuple(int(n) for n in reversed(tensor.shape)))
-        what = tensor.name.split(".")[2] if tensor.name.startswith("blk.") else ""
-        if config["model_type"] == "llama" and what in heads:
-            values = half_split(values, heads[what])
-        yield hf_name(tensor.name, path), values
-
-
-def convert(path: Path, directory: Path) -> None:
-    """Convert a GGUF file to a Hugging Face directory, all of it or nothing.
-
-    Raises ModelError for a file that is cut short, or a model family that is not supported.
-    """
-    reader = open_gguf(path)
-    config = hf_config(reader, path)
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
     try:
-        save_file(dict(tensors(reader, config, path)), work / "model.safetensors", {"format": "pt"})
-        _save_tokenizer(path, work)
-        (work / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
-        if directory.exists():  # another process was faster
-            return
-        work.replace(directory)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+        values = dequantize(file.read(tensor), GGMLQuantizationType[tensor.kind])
+    except NotImplementedError:
+        raise ModelError(
+            f"{file.path}: tensor {tensor.name} is {tensor.kind}, which cannot be dequantized."
+        ) from None
+    values = np.array(values, dtype=np.float32).reshape(tensor.shape)
+    heads = split_heads(tensor, config)
+    return half_split(values, heads) if heads else values
 
 
-def _save_tokenizer(path: Path, directory: Path) -> None:
-    from transformers import AutoTokenizer
+def tensors(file: GgufFile, config: dict[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
+    """(Hugging Face name, exact float32 values) of every weight in the file, one at a time."""
+    for name, tensor in weights_of(file):
+        yield name, values_of(file, tensor, config)
 
-    tokenizer = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
-    tokenizer.save_pretrained(directory)
+
+def describe(
+    path: Path, directory: Path, check: Callable[[dict[str, Any], dict[str, Any]], object]
+) -> None:
+    """Write a GGUF file's config and tokenizer into an empty directory.
+
+    check(config, shapes by Hugging Face name) is called first, and raises for a model that cannot
+    be loaded. Raises ModelError for a file that is cut short, or a model family that is not
+    supported.
+    """
+    file = GgufFile(path)
+    config = hf_config(file)
+    check(config, {name: tensor.shape for name, tensor in weights_of(file)})
+    save_tokenizer(file, directory)
+    (directory / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
+
+
+def convert(path: Path, described: Path, directory: Path) -> None:
+    """Convert a GGUF file into an empty directory, as Hugging Face's libraries read it.
+
+    described: where `describe` wrote its config and tokenizer. One tensor at a time is in memory.
+    """
+    shutil.copytree(described, directory, dirs_exist_ok=True)
+    file = GgufFile(path)
+    config = hf_config(file)
+    shapes = {name: tensor.shape for name, tensor in weights_of(file)}
+    save_one_by_one(shapes, tensors(file, config), directory / "model.safetensors", path.name)

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from labkit.base.device import Device, resolve_device
+from labkit.base.kept import keep
 from labkit.base.paths import cache_dir
 from labkit.errors import ModelError, ParameterError
-from labkit.model.config import ModelConfig, read_config
+from labkit.model.config import ModelConfig, config_from_dict, read_config
 from labkit.model.decoder import Decoder, rope_frequencies
+from labkit.model.weight_files import read_shapes, read_tensors
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
+_CONVERSION = 2  # its version: a new one does not read what an old one kept
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _HUB_FILES = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
 
@@ -80,44 +82,72 @@ def default_gguf() -> Path:
     )
 
 
-def convert_once(path: Path) -> Path:
-    """The Hugging Face directory of a GGUF file, converted on first use and kept.
+def _kept_of(path: Path, kind: str, make: Callable[[Path], None]) -> Path:
+    """A folder that is made of a GGUF file once and kept.
 
     Raises ModelError for a broken file, and where the disk has no room for the result.
     """
     from safetensors import SafetensorError
 
+    if not path.is_file():
+        raise ModelError(f"no such file: {path}.")
+    stat = path.stat()
+    made_from = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{kind}|{_CONVERSION}"
+    key = hashlib.sha256(made_from.encode()).hexdigest()[:12]
+    directory = cache_dir() / "models" / f"{path.stem}-{key}"
+    try:
+        return keep(directory, made_from, make)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(
+            f"{path.name} could not be converted into {directory.parent} ({error}): make room "
+            "there, or set LABKIT_CACHE to another folder."
+        ) from error
+
+
+def describe_once(path: Path) -> Path:
+    """A folder with the config and the tokenizer of a GGUF file, made on first use and kept."""
+    from labkit.model.gguf_file import describe
+
+    return _kept_of(
+        path,
+        "described",
+        lambda to: describe(path, to, lambda raw, shapes: check_weights(raw, shapes, path)),
+    )
+
+
+def convert_once(path: Path) -> Path:
+    """The Hugging Face directory of a GGUF file, converted on first use and kept."""
     from labkit.model.gguf_file import convert
 
-    stat = path.stat()
-    mark = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|1"  # 1: version of the conversion
-    key = hashlib.sha256(mark.encode()).hexdigest()[:12]
-    directory = cache_dir() / "models" / f"{path.stem}-{key}"
-    if not (directory / "config.json").exists():
-        print(f"Converting {path.name} once (about half a minute) ...", flush=True)
-        try:
-            convert(path, directory)
-        except (OSError, SafetensorError) as error:
-            raise ModelError(
-                f"{path.name} could not be converted into {directory.parent} ({error}): make room "
-                "there, or set LABKIT_CACHE to another folder."
-            ) from error
-    return directory
+    described = describe_once(path)
+
+    def make(to: Path) -> None:
+        print(f"Converting {path.name} once ...", flush=True)
+        convert(path, described, to)
+
+    return _kept_of(path, "converted", make)
 
 
-def locate(name: str | Path | None = None) -> tuple[str, Path, Path | None]:
-    """(short name, model directory, its GGUF file or None) of the model that the user named."""
+def locate_described(name: str | Path | None = None) -> tuple[str, Path, Path | None]:
+    """(short name, a folder with config and tokenizer, its GGUF file or None) of the model that the
+    user named."""
     if name is None or str(name) in ("", DEFAULT_MODEL):
         file = default_gguf()
-        return DEFAULT_MODEL, convert_once(file), file
+        return DEFAULT_MODEL, describe_once(file), file
     path = Path(name).expanduser()
     if path.is_dir():
         return path.resolve().name, path, None
     if path.is_file() and path.suffix == ".gguf":
-        return path.stem, convert_once(path), path
+        return path.stem, describe_once(path), path
     if path.exists():
         raise ModelError(f"{path} is neither a model directory nor a .gguf file.")
     return Path(name).name, _from_hub(str(name)), None
+
+
+def locate(name: str | Path | None = None) -> tuple[str, Path, Path | None]:
+    """(short name, model directory, its GGUF file or None) of the model that the user named."""
+    short, described, file = locate_described(name)
+    return short, convert_once(file) if file else described, file
 
 
 def _from_hub(name: str) -> Path:
@@ -139,88 +169,101 @@ def _from_hub(name: str) -> Path:
         ) from error
 
 
-def weight_files(directory: Path) -> list[Path]:
-    """The safetensors files of a directory; ModelError where there are none."""
-    files = sorted(directory.glob("*.safetensors"))
-    if files:
-        return files
-    pickles = sorted(directory.glob("*.bin")) + sorted(directory.glob("*.pt*"))
-    hint = (
-        f" It has {pickles[0].name}, but pickled weights can run code and are never read:"
-        " convert them to safetensors."
-        if pickles
-        else ""
-    )
-    raise ModelError(f"{directory} has no *.safetensors weights.{hint}")
+HEAD, EMBEDDING = "lm_head.weight", "embed_tokens.weight"
 
 
-def _damaged(file: Path, error: Exception) -> ModelError:
-    return ModelError(
-        f"{file} cannot be read ({error}): it is cut short or damaged. Fetch it again."
-    )
+def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """The shape of every weight that a config asks for, by the plain decoder's names.
+
+    Written out rather than read off a `Decoder`, whose making without memory takes torch seconds.
+    """
+    hidden, inner, size = config.hidden_size, config.intermediate_size, config.head_dim
+    queries, kv = config.heads * size, config.kv_heads * size
+    matrices = {
+        "self_attn.q_proj": (queries, hidden, config.attention_bias),
+        "self_attn.k_proj": (kv, hidden, config.attention_bias),
+        "self_attn.v_proj": (kv, hidden, config.attention_bias),
+        "self_attn.o_proj": (hidden, queries, config.output_bias),
+        "mlp.gate_proj": (inner, hidden, config.mlp_bias),
+        "mlp.up_proj": (inner, hidden, config.mlp_bias),
+        "mlp.down_proj": (hidden, inner, config.mlp_bias),
+    }
+    layer: dict[str, tuple[int, ...]] = {
+        f"{name}.weight": (hidden,) for name in ("input_layernorm", "post_attention_layernorm")
+    }
+    for name, (rows, columns, biased) in matrices.items():
+        layer |= {f"{name}.weight": (rows, columns)} | ({f"{name}.bias": (rows,)} if biased else {})
+    if config.qk_norm:
+        layer |= {f"self_attn.{name}_norm.weight": (size,) for name in ("q", "k")}
+    found = {EMBEDDING: (config.vocab_size, hidden), "norm.weight": (hidden,)}
+    if not config.tied_head:
+        found[HEAD] = (config.vocab_size, hidden)
+    for number in range(config.layers):
+        found |= {f"layers.{number}.{name}": shape for name, shape in layer.items()}
+    return found
 
 
-def whole_weight_files(directory: Path) -> list[Path]:
-    """`weight_files`, after a check that each is as long as its header says. Reads headers only."""
-    from safetensors import SafetensorError, safe_open
+def check_weights(
+    raw: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], where: Path
+) -> ModelConfig:
+    """The config of weights with these shapes; the one check that every loader makes.
 
-    files = weight_files(directory)
-    for file in files:
-        try:
-            with safe_open(file, framework="pt"):
-                pass
-        except SafetensorError as error:
-            raise _damaged(file, error) from error
-    return files
-
-
-def read_tensors(directory: Path) -> Iterator[tuple[str, Tensor]]:
-    """(name without the `model.` prefix, tensor) of every weight in a directory."""
-    from safetensors import SafetensorError, safe_open
-
-    for file in weight_files(directory):
-        try:
-            with safe_open(file, framework="pt") as opened:
-                for name in opened.keys():  # noqa: SIM118 - not a dict
-                    if not name.endswith("rotary_emb.inv_freq"):
-                        yield name.removeprefix("model."), opened.get_tensor(name)
-        except SafetensorError as error:
-            raise _damaged(file, error) from error
-
-
-def _fill(decoder: Decoder, weights: dict[str, Tensor], directory: Path) -> None:
-    """Give the decoder its weights; ModelError where names or shapes do not match the config."""
-    if decoder.config.tied_head:
-        weights.pop("lm_head.weight", None)
-        decoder.lm_head.weight = decoder.embed_tokens.weight
-    expected = dict(decoder.named_parameters(remove_duplicate=True))
-    if missing := sorted(expected.keys() - weights.keys()):
-        raise ModelError(f"{directory}: weights lack {len(missing)} tensors, first {missing[0]}.")
-    if extra := sorted(weights.keys() - expected.keys()):
+    raw: a config.json. shapes: by name, with or without the `model.` prefix. A head beside a tied
+    embedding is allowed: where it is another one, it is used. Raises ModelError where names
+    or shapes are not the config's.
+    """
+    config = config_from_dict(raw)
+    if config.layers > len(shapes):  # before a list of that many is made
         raise ModelError(
-            f"{directory}: {len(extra)} tensors are not the model's, first {extra[0]}."
+            f"{where}: {config.layers:,} layers in the config, but only {len(shapes)} tensors."
         )
-    for name, parameter in expected.items():
-        if parameter.shape != weights[name].shape:
+    given = {name.removeprefix("model."): shape for name, shape in shapes.items()}
+    check_shapes(config, given, where)
+    return config
+
+
+def check_shapes(config: ModelConfig, given: Mapping[str, tuple[int, ...]], where: Path) -> None:
+    """ModelError where names or shapes of weights are not the config's."""
+    expected = expected_shapes(config)
+    if config.tied_head and HEAD in given:
+        expected[HEAD] = expected[EMBEDDING]
+    if missing := sorted(expected.keys() - given.keys()):
+        raise ModelError(f"{where}: weights lack {len(missing)} tensors, first {missing[0]}.")
+    if extra := sorted(given.keys() - expected.keys()):
+        raise ModelError(f"{where}: {len(extra)} tensors are not the model's, first {extra[0]}.")
+    for name, shape in expected.items():
+        if shape != tuple(given[name]):
             raise ModelError(
-                f"{directory}: {name} has shape {tuple(weights[name].shape)}, the config "
-                f"says {tuple(parameter.shape)}."
+                f"{where}: {name} has shape {tuple(given[name])}, the config says {shape}."
             )
-    decoder.load_state_dict(weights, assign=True, strict=False)
-    decoder.tie()
 
 
 def build(directory: Path, device: Device = "cpu", dtype: torch.dtype = torch.float32) -> Decoder:
-    """The decoder of a model directory; ModelError for anything broken in it."""
+    """The decoder of a model directory; ModelError for anything broken in it.
+
+    Where the config ties the head to the embedding and the file has another head, the file's head
+    is used, as transformers does.
+    """
     config = read_config(directory)
-    with torch.device("meta"):
-        decoder = Decoder(config)
+    shapes = read_shapes(directory)
+    if config.layers > len(shapes):
+        raise ModelError(
+            f"{directory}: {config.layers:,} layers in the config, but {len(shapes)} tensors."
+        )
+    check_shapes(config, shapes, directory)
     # A copy, not the mapped file: anonymous memory may get huge pages, a mapped file gets none.
     weights = {
         name: tensor.to(device=device, dtype=dtype, copy=True)
         for name, tensor in read_tensors(directory)
     }
-    _fill(decoder, weights, directory)
+    if config.tied_head and HEAD in weights:
+        config = replace(config, tied_head=torch.equal(weights[HEAD], weights[EMBEDDING]))
+        if config.tied_head:
+            del weights[HEAD]
+    with torch.device("meta"):
+        decoder = Decoder(config)
+    decoder.load_state_dict(weights, assign=True, strict=False)
+    decoder.tie()
     decoder.frequencies = rope_frequencies(config).to(device)
     return decoder.eval().requires_grad_(False)
 

@@ -8,9 +8,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from labkit.errors import ParameterError
+from labkit.errors import ModelError, ParameterError
 
 Sample = Callable[[Tensor], int]
+_NAN = "the logits are no numbers (NaN): the model's weights or its config are damaged."
 
 
 def likeliest(logits: Tensor) -> list[int]:
@@ -22,8 +23,13 @@ def likeliest(logits: Tensor) -> list[int]:
     best: list[int]
     if logits.device.type != "cpu":
         best = logits.argmax(-1).tolist()
+        at_best = logits.gather(-1, logits.argmax(-1, keepdim=True)).isnan().any().item()
     else:
-        best = logits.detach().float().numpy().argmax(-1).tolist()
+        values = logits.detach().float().numpy()
+        best = values.argmax(-1).tolist()
+        at_best = any(math.isnan(row[at]) for row, at in zip(values, best, strict=True))
+    if at_best:  # argmax takes a NaN for the largest
+        raise ModelError(_NAN)
     return best
 
 
@@ -40,15 +46,20 @@ def target_probs(
     Temperature first, then the top_k most likely, then the smallest set of them whose mass
     reaches top_p (Holtzman et al., 1904.09751); what is left is scaled to sum to 1.
     """
-    probs = torch.softmax(logits.float() / temperature, dim=-1)
+    # The largest becomes 0 first: any other, over however small a temperature, is then -infinity.
+    below = logits.double() - logits.double().amax(-1, keepdim=True)
+    probs = torch.softmax(below / temperature, dim=-1).float()
+    if probs.isnan().any():
+        raise ModelError(_NAN)
     if top_k:
         kth = probs.topk(min(top_k, probs.shape[-1]), dim=-1).values[..., -1:]
         probs = torch.where(probs >= kth, probs, 0)
     probs = probs / probs.sum(-1, keepdim=True)
     if top_p < 1:
         ordered, order = probs.sort(dim=-1, descending=True, stable=True)  # the first among equals
-        before = ordered.cumsum(-1) - ordered  # mass of the likelier ones: the first always stays
+        before = ordered.cumsum(-1) - ordered  # mass of the likelier ones
         kept = torch.where(before < top_p, ordered, 0)
+        kept[..., 0] = ordered[..., 0]  # the first always stays, however small top_p is
         probs = torch.zeros_like(probs).scatter(-1, order, kept)
     return probs / probs.sum(-1, keepdim=True)
 
@@ -59,10 +70,11 @@ class Sampler:
     def __init__(
         self, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, seed: int = 0
     ) -> None:
-        if not 0 <= temperature < math.inf or top_k < 0 or not 0 < top_p <= 1:
+        whole = isinstance(top_k, int) and not isinstance(top_k, bool)
+        if not 0 <= temperature < math.inf or not whole or top_k < 0 or not 0 < top_p <= 1:
             raise ParameterError(
                 f"temperature {temperature}, top_k {top_k}, top_p {top_p}: allowed are "
-                "temperature >= 0, top_k >= 0 (0: all), 0 < top_p <= 1."
+                "temperature >= 0, a whole top_k >= 0 (0: all), 0 < top_p <= 1."
             )
         self.temperature, self.top_k, self.top_p = temperature, top_k, top_p
         self.generator = torch.Generator().manual_seed(seed)

@@ -17,7 +17,7 @@ from labkit.limits.calculator import shapes
 from labkit.limits.cost import Cost, decode_cost, prefill_cost, step_cost, with_weights
 from labkit.model.config import ModelConfig
 from labkit.model.forward import Forward
-from labkit.model.gguf_file import open_gguf
+from labkit.model.gguf_header import GgufFile
 from labkit.model.load import LoadedModel
 from labkit.model.weights import read_bytes
 from labkit.optimize import fused
@@ -132,9 +132,9 @@ def stored_formats(source: Path | None) -> dict[str, float]:
     if source is None:
         return {}
     counts: Counter[str] = Counter()
-    for tensor in open_gguf(source).tensors:
+    for tensor in GgufFile(source).tensors.values():
         if len(tensor.shape) > 1:
-            counts[tensor.tensor_type.name] += int(tensor.n_elements)
+            counts[tensor.kind] += tensor.size
     return {name: count / counts.total() for name, count in counts.most_common()}
 
 

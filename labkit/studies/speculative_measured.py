@@ -65,7 +65,7 @@ class Measurements:
     calibration_tasks: int = 12  # a kind, which forecasts are made from; at most 12, other ones
     length: int = 4  # tokens a draft, where the length is fixed
     rows: list[int] = field(default_factory=lambda: [1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16])
-    context: int = 384  # at which the cost of rows is measured
+    context: int = 0  # at which the cost of rows is measured; 0: the calibration tasks' mean
     row_rounds: int = 25
     kept_layers: float = 0.6  # share of the layers that self-speculation keeps
     rounds: int = 6
@@ -76,7 +76,7 @@ class Measurements:
     def __post_init__(self) -> None:
         self.lab = Lab.open(
             "05_speculative", "speculative", self.model, self.device, self.dtype,
-            prompt_tokens=self.context, new_tokens=self.new_tokens, rounds=self.rounds,
+            prompt_tokens=max(1, self.context), new_tokens=self.new_tokens, rounds=self.rounds,
         )  # fmt: skip
         self.target = fastest(self.lab.loaded, self.model)
 
@@ -85,7 +85,8 @@ class Measurements:
         """The cost of rows. Between its rounds the decoder answers the calibration tasks, so that
         the rounds are spread over as long a time."""
         loaded, target = self.lab.loaded, self.target.decoder
-        left, cases = iter(self._calibrating()), list[Case]()
+        given = self._calibrating()
+        left, cases = iter(given), list[Case]()
         streams = has_head(loaded)
 
         def answer_next() -> bool:
@@ -98,11 +99,18 @@ class Measurements:
 
         began = time.perf_counter()
         rows = sorted({*self.rows, self.length + 1})
-        costs = costs_of(loaded, target, rows, self.context, self.row_rounds, answer_next)
+        context = self.context or self._middle(given)
+        costs = costs_of(loaded, target, rows, context, self.row_rounds, answer_next)
         spread = time.perf_counter() - began
         while answer_next():
             pass
         return Calibration(costs, cases, spread)
+
+    def _middle(self, some: Sequence[Task]) -> int:
+        """Tokens in the cache in the middle of an answer, the mean over tasks. At another context
+        attention takes another share of a pass, and extra rows another multiple of one row."""
+        prompts = [len(task.ids(self.lab.loaded.tokenizer)) for task in some]
+        return sum(prompts) // len(prompts) + self.new_tokens // 2
 
     def _calibrating(self) -> list[Task]:
         count, outside = self.calibration_tasks, self.outside_tasks

@@ -11,6 +11,7 @@ from typing import Any
 
 import psutil
 
+from labkit.base.cores import cores
 from labkit.base.device import Device, cores_allowed, cpu_name, device_name, memory_bytes
 
 _PACKAGES = ("torch", "transformers", "numpy", "scipy", "safetensors", "gguf", "papermill")
@@ -53,6 +54,7 @@ def environment(device: Device = "cpu") -> dict[str, Any]:
         "device": device_name(device),
         "cores_allowed": cores_allowed(),
         "threads": cores_allowed(),
+        "cores": cores().describe(),
         "governor": _governor(),
         "memory_bytes": memory_bytes(),
         "load_average": [round(value, 2) for value in load],

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,27 @@ def gguf_weights(reference: Any) -> Weights:
     return found
 
 
+def _add_tensors(
+    writer: Any,
+    weights: Weights,
+    kind: GGMLQuantizationType,
+    raw: Mapping[str, tuple[np.ndarray, GGMLQuantizationType]],
+) -> None:
+    for name, values in weights.items():
+        if name in raw:
+            rows, own = raw[name]
+            if own.name in ("F16", "F32"):
+                rows = rows.view({"F16": np.float16, "F32": np.float32}[own.name])
+                writer.add_tensor(name, rows)
+            else:
+                writer.add_tensor(name, rows, raw_shape=rows.shape, raw_dtype=own)
+        elif values.ndim == 2 and kind != F32:
+            blocks = quantize(values, kind)
+            writer.add_tensor(name, blocks, raw_shape=blocks.shape, raw_dtype=kind)
+        else:
+            writer.add_tensor(name, values.astype(np.float32))
+
+
 def write_gguf(
     path: Path,
     reference: Any,
@@ -61,8 +83,12 @@ def write_gguf(
     kind: GGMLQuantizationType = F32,
     arch: str | None = None,
     more: Callable[[GGUFWriter], object] = lambda writer: None,
+    raw: Mapping[str, tuple[np.ndarray, GGMLQuantizationType]] = MappingProxyType({}),
 ) -> Path:
-    """A GGUF file of these tensors, matrices in blocks of `kind`, with a byte-level tokenizer."""
+    """A GGUF file of these tensors, matrices in blocks of `kind`, with a byte-level tokenizer.
+
+    raw: rows as bytes and their format, for tensors that are not to be quantized here.
+    """
     config, writer = reference.config, GGUFWriter(path, arch or reference.config.model_type)
     writer.add_block_count(config.num_hidden_layers)
     writer.add_context_length(config.max_position_embeddings)
@@ -76,17 +102,13 @@ def write_gguf(
     more(writer)
     tokens = ["<s>", "</s>", "<unk>", *(chr(33 + n) for n in range(93)), "ab"]
     writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list(tokens)
     writer.add_token_types([3, 3, 3] + [1] * 94)
     writer.add_token_merges(["a b"])
     writer.add_bos_token_id(0)
     writer.add_eos_token_id(1)
-    for name, values in weights.items():
-        if values.ndim == 2 and kind != F32:
-            blocks = quantize(values, kind)
-            writer.add_tensor(name, blocks, raw_shape=blocks.shape, raw_dtype=kind)
-        else:
-            writer.add_tensor(name, values.astype(np.float32))
+    _add_tensors(writer, weights, kind, raw)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from labkit.base.device import resolve_device
 from labkit.errors import DeviceError, LabkitError, ModelError, ParameterError
 from labkit.model import gguf_file
-from labkit.model import load as loading
-from labkit.model.load import default_gguf, load
+from labkit.model.load import default_gguf, expected_shapes, load
+from labkit.model.weight_files import whole_weight_files
 from tests.tiny import save_tiny_model
 
 
@@ -93,7 +93,14 @@ def test_an_unsupported_family_names_the_supported_ones(model):
     ("changes", "words"),
     [
         ({"hidden_act": "gelu"}, "gelu"),
-        ({"rope_scaling": {"rope_type": "yarn", "factor": 2}}, "yarn"),
+        ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, "dynamic"),
+        ({"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "mscale": 1.0}}, "mscale"),
+        ({"rope_parameters": {"rope_type": "linear"}}, "lacks factor"),
+        ({"tie_word_embeddings": "false"}, "must be true or false; it is 'false'"),
+        ({"num_hidden_layers": 2**31}, "num_hidden_layers must be a whole number from 1"),
+        ({"num_hidden_layers": 4000}, "4,000 layers in the config, but"),
+        ({"num_key_value_heads": 3}, "do not divide"),
+        ({"rms_norm_eps": float("nan")}, "rms_norm_eps must be a number"),
         ({"num_attention_heads": "many"}, "not a readable model config"),
     ],
 )
@@ -178,21 +185,20 @@ def test_a_conversion_that_is_cut_off_leaves_nothing_that_loads(tmp_path, own_ca
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(gguf_file, "save_file", interrupted)
+    monkeypatch.setattr(gguf_file, "save_one_by_one", interrupted)
     with pytest.raises(KeyboardInterrupt):
         load(path)
-    assert not list(own_cache.rglob("config.json"))
+    assert not list(own_cache.rglob("*.safetensors"))
 
 
 def test_a_conversion_without_room_says_where_and_what_to_do(own_cache, monkeypatch):
     def full(*_, **__):
         raise SafetensorError("No space left on device")
 
-    monkeypatch.setattr(gguf_file, "save_file", full)
-    monkeypatch.setattr(gguf_file, "tensors", lambda *_: iter(()))
+    monkeypatch.setattr(gguf_file, "save_one_by_one", full)
     with pytest.raises(ModelError, match="No space left on device.*set LABKIT_CACHE"):
         load(None)
-    assert not list(own_cache.rglob("config.json"))
+    assert not list(own_cache.rglob("*.safetensors"))
 
 
 def test_a_cache_folder_that_cannot_be_made(tmp_path, monkeypatch):
@@ -205,11 +211,11 @@ def test_a_cache_folder_that_cannot_be_made(tmp_path, monkeypatch):
 @pytest.mark.parametrize("share", [0.001, 0.999])
 def test_before_a_run_headers_are_enough_to_see_a_cut(model, share):
     path = model / "model.safetensors"
-    assert loading.whole_weight_files(model) == [path]
+    assert whole_weight_files(model) == [path]
     whole = path.read_bytes()
     path.write_bytes(whole[: int(len(whole) * share)])
     with pytest.raises(ModelError, match="cut short or damaged"):
-        loading.whole_weight_files(model)
+        whole_weight_files(model)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
@@ -234,3 +240,9 @@ def test_auto_takes_the_best_there_is():
         ) if there
     )  # fmt: skip
     assert resolve_device("auto").type == expected
+
+
+def test_the_weights_that_are_expected_are_the_decoders(tiny):
+    decoder = tiny.model.decoder
+    theirs = {name: tuple(one.shape) for name, one in decoder.named_parameters()}
+    assert expected_shapes(decoder.config) == theirs

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor
 
-from labkit.errors import ParameterError
+from labkit.errors import ModelError, ParameterError
 from labkit.model.sampling import Sampler, greedy, likeliest, target_probs
 
 LOGITS = torch.tensor([0.5, 2.0, -1.0, 1.0, 2.5, 0.0])
@@ -138,3 +138,25 @@ def test_likeliest_is_torchs_argmax(dtype: torch.dtype) -> None:
     logits[1, [7, 9]] = logits[1].max() + 1
     assert likeliest(logits) == logits.float().argmax(-1).tolist()
     assert likeliest(logits)[1] == 7
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"temperature": 1e-45}, {"temperature": 1e-300}, {"top_p": 1e-300}, {"top_p": 1e-45}],
+)
+def test_the_smallest_settings_are_greedy(settings) -> None:
+    assert Sampler(**settings).probs(LOGITS).tolist() == [0, 0, 0, 0, 1, 0]
+
+
+def test_a_top_k_that_is_no_whole_number_is_refused() -> None:
+    for top_k in (2.5, 2.0, True, "2"):
+        with pytest.raises(ParameterError, match="a whole top_k"):
+            Sampler(top_k=top_k)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("sampler", [greedy, Sampler(0), Sampler(0.7), Sampler(1.0, top_k=2)])
+def test_logits_that_are_no_numbers_are_refused(sampler) -> None:
+    broken = LOGITS.clone()
+    broken[2] = float("nan")
+    with pytest.raises(ModelError, match="no numbers"):
+        sampler(broken)

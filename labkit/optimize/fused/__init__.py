@@ -51,8 +51,8 @@ def load_fused(
     """Load a model as a fused decoder.
 
     model: as labkit.model.load.load takes it (a GGUF file, a directory, a hub id; none for the
-    default). weights: "as-is" for the blocks of a GGUF file, or one of FORMATS to round every
-    matrix to. threads: by default one for each core that this process may use. isa, screened: as
+    default). weights: "as-is" for the blocks of a GGUF file, or one of pack.ROUNDED to round every
+    matrix to. threads: by default one for each core that this process gets. isa, screened: as
     FusedDecoder takes them. Raises FusedError, a ModelError, for a model, format or machine that
     the kernel does not support.
     """

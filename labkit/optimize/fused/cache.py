@@ -12,6 +12,7 @@ from labkit.model.cache.protocol import CacheError
 from labkit.model.cache.table import Cache
 from labkit.model.config import ModelConfig
 from labkit.model.decoder import rope_frequencies
+from labkit.model.rope import attention_factor
 from labkit.optimize.fused import structs
 from labkit.optimize.fused.pack import LANES
 
@@ -45,7 +46,9 @@ class FusedStore:
         )
         self.values = self.values.view(*shape[:3], blocks * LANES, config.head_dim)
         angles = torch.arange(blocks * LANES)[:, None].float() * rope_frequencies(config)
-        self._cosines, self._sines = angles.cos().contiguous(), angles.sin().contiguous()
+        factor = attention_factor(config.rope_scaling)
+        self._cosines = (angles.cos() * factor).contiguous()
+        self._sines = (angles.sin() * factor).contiguous()
         self._struct = structs.Cache(
             *(t.data_ptr() for t in (self.keys, self.values, self._cosines, self._sines)),
             *(config.layers, config.kv_heads, config.head_dim),

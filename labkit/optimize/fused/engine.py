@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import weakref
 from ctypes import byref
 
 from torch import Tensor
 
+from labkit.base.cores import unbound
+from labkit.errors import ParameterError
 from labkit.model.cache.protocol import CacheError
 from labkit.model.cache.table import Cache
 from labkit.model.config import ModelConfig
@@ -16,7 +19,16 @@ from labkit.optimize.fused import native, structs
 from labkit.optimize.fused.cache import native_of
 from labkit.optimize.fused.native_model import NativeModel
 from labkit.optimize.fused.native_rows import NativeRows, address
+from labkit.optimize.fused.pack import FusedError
 from labkit.optimize.fused.structs import Status
+
+MOST_THREADS = 512
+
+
+def _free(library: ctypes.CDLL, handle: int, process: int) -> None:
+    """End the threads, in the process that has them."""
+    if os.getpid() == process:
+        library.lk_free(handle)
 
 
 class Engine:
@@ -28,11 +40,28 @@ class Engine:
     """
 
     def __init__(self, threads: int, isa: str = "") -> None:
+        if not 1 <= threads <= MOST_THREADS:
+            raise ParameterError(f"threads {threads}: allowed are 1 to {MOST_THREADS}.")
         self.threads, self.skip = threads, 0
         self._library = native.library(isa)
         self.isa = str(self._library.lk_isa().decode())
-        self._handle = self._library.lk_new(threads)
-        weakref.finalize(self, self._library.lk_free, self._handle)
+        self._start()
+
+    def _start(self) -> None:
+        """Start the threads; FusedError where the system does not give so many."""
+        with unbound():
+            self._native: int = self._library.lk_new(self.threads) or 0
+        if not self._native:
+            raise FusedError(f"the system did not start {self.threads} threads: take fewer.")
+        self._process = os.getpid()
+        weakref.finalize(self, _free, self._library, self._native, self._process)
+
+    @property
+    def _handle(self) -> int:
+        """The threads of this process: a forked child has none of its parent's."""
+        if self._process != os.getpid():
+            self._start()
+        return self._native
 
     @property
     def exact_groups(self) -> int:

@@ -27,10 +27,8 @@ _LAYER = re.compile(r"layers\.(\d+)\.")
 
 @dataclass(frozen=True)
 class Entry:
-    """A tensor's size, and where it lies in the file: a vector of floats (no format), or a matrix
-    of interleaved blocks."""
+    """A tensor's size: of a vector of floats (no format), or of a matrix of interleaved blocks."""
 
-    offset: int
     nbytes: int
     rows: int
     columns: int = 0

@@ -10,7 +10,7 @@ from pathlib import Path
 from labkit.base import native as base
 from labkit.base.native import NativeError, is_intel, native_flags
 from labkit.optimize.fused import structs
-from labkit.optimize.fused.pack import FusedError
+from labkit.optimize.fused.pack import FORMATS, FusedError
 
 SOURCE = Path(__file__).with_name("kernel")
 ISAS = ("avx512vnni", "avx2", "neon", "portable")
@@ -55,10 +55,28 @@ def library(isa: str = "", sanitize: bool = False) -> ctypes.CDLL:
     given = (c_void_p, POINTER(structs.Model), POINTER(structs.Cache))
     found.lk_forward.argtypes = [*given, POINTER(structs.Rows), c_void_p]
     found.lk_continue.argtypes = [*given, POINTER(structs.Continuation)]
+    found.lk_interleave.argtypes = [c_int, c_void_p, c_int64, c_int64, c_void_p, c_int64]
+    found.lk_interleave.restype = None
+    found.lk_screen.argtypes = [c_void_p, c_int64, c_int64, c_void_p, c_void_p]
+    found.lk_screen.restype = None
+    found.lk_leave_alone.argtypes = [c_void_p, c_int]
+    found.lk_leave_alone.restype = None
+    found.lk_row.argtypes = [POINTER(structs.Matrix), c_int, c_void_p]
+    found.lk_product.argtypes = [POINTER(structs.Matrix), c_void_p, c_int, c_void_p]
+    found.lk_row.restype = found.lk_product.restype = None
     found.lk_exact_groups.argtypes = [c_void_p]
     found.lk_exact_groups.restype = c_int64
     _check_sizes(found)
+    _check_formats(found)
     return found
+
+
+def _check_formats(found: ctypes.CDLL) -> None:
+    """FusedError where the kernel's block formats are not those of pack.py."""
+    for form in FORMATS.values():
+        sizes = found.lk_block_bytes(form.number), found.lk_block_columns(form.number)
+        if sizes != (form.nbytes, form.columns):
+            raise FusedError(f"the kernel's {form.name} has {sizes} bytes and columns a block.")
 
 
 def _check_sizes(found: ctypes.CDLL) -> None:

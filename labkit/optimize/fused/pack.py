@@ -1,15 +1,13 @@
-"""Weights as the kernel reads them: GGUF blocks, sixteen rows interleaved.
+"""The block formats of GGUF files that the kernel reads, and their exact values.
 
-A block holds 32 columns of a row: Q4_0 (scale d; weight d * (n - 8)), Q4_1 (d and m; d * n + m),
-Q5_0 (d; d * (n - 16)) or Q8_0 (d; d * n), as in llama.cpp's files. An interleaved block of sixteen
-rows begins with their scales side by side. Then come the bytes of all sixteen rows, four columns at
-a time. So a lane of a vector is a row, and nothing is ever summed across lanes. For Q5_0, four
-bytes of each row follow: bits 0, 1, ... are the fifth bits of columns 0 to 3, 4 to 7, ... The
-values of the weights do not change.
+A block holds 32 or 256 columns of a row. The kernel reads the same bytes with sixteen rows
+interleaved (kernel/formats.h), so that a lane of a vector is a row, and nothing is ever summed
+across lanes. The values of the weights do not change.
 """
 
 from __future__ import annotations
 
+import ctypes
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +15,7 @@ import numpy as np
 from labkit.errors import ModelError
 
 LANES = 16  # rows side by side (kWide of the kernel)
-BLOCK = 32  # columns that share a scale
+BLOCK = 32  # columns that a product takes at a time (kBlock of the kernel)
 
 
 class FusedError(ModelError):
@@ -26,25 +24,41 @@ class FusedError(ModelError):
 
 @dataclass(frozen=True)
 class Format:
-    """A block format: its number in the kernel, bytes of a block's scales, bytes of a block."""
+    """A block format: its number in the kernel, bytes of a block, columns of a block."""
 
     name: str
     number: int
-    scales: int
     nbytes: int
+    columns: int = BLOCK
 
     @property
     def bits(self) -> float:
         """Bits a weight, scales included."""
-        return 8 * self.nbytes / BLOCK
+        return 8 * self.nbytes / self.columns
 
 
+# The sizes are those of ggml. A block of floats is 32 of them.
 FORMATS = {
-    "q4_1": Format("q4_1", 0, 4, 20),
-    "q4_0": Format("q4_0", 1, 2, 18),
-    "q8_0": Format("q8_0", 2, 2, 34),
-    "q5_0": Format("q5_0", 3, 2, 22),
+    form.name: form
+    for form in (
+        Format("q4_1", 0, 20),
+        Format("q4_0", 1, 18),
+        Format("q8_0", 2, 34),
+        Format("q5_0", 3, 22),
+        Format("q5_1", 4, 24),
+        Format("q4_k", 5, 144, 256),
+        Format("q5_k", 6, 176, 256),
+        Format("q6_k", 7, 210, 256),
+        Format("q3_k", 8, 110, 256),
+        Format("q2_k", 9, 84, 256),
+        Format("iq4_nl", 10, 18),
+        Format("iq4_xs", 11, 136, 256),
+        Format("f16", 12, 64),
+        Format("bf16", 13, 64),
+        Format("f32", 14, 128),
+    )
 }
+ROUNDED = ("q8_0", "q4_1", "q4_0", "q5_0")  # formats that other weights may be rounded to
 
 
 def format_of(name: str) -> Format:
@@ -57,44 +71,35 @@ def format_of(name: str) -> Format:
     return FORMATS[name]
 
 
-def interleave(blocks: np.ndarray, form: Format) -> np.ndarray:
-    """Blocks of rows (rows, columns / 32, bytes) -> (groups, columns / 32, 16 * bytes) uint8.
+def interleave(
+    library: ctypes.CDLL, blocks: np.ndarray, form: Format, address: int, stride: int
+) -> None:
+    """Write rows of blocks (rows, blocks, bytes) uint8 to memory as the kernel reads them.
 
-    The last group is filled up with rows of zeros: their scales are 0, so their outputs are 0.
+    address: of the first group of sixteen rows; the groups lie `stride` bytes apart. Lanes without
+    a row keep the zeros that have to be there.
     """
-    rows, columns, nbytes = blocks.shape
-    groups = -(-rows // LANES)
-    padded = np.zeros((groups * LANES, columns, nbytes), dtype=np.uint8)
-    padded[:rows] = blocks
-    lanes = padded.reshape(groups, LANES, columns, nbytes)
-    scales = lanes[..., : form.scales].reshape(groups, LANES, columns, form.scales // 2, 2)
-    fifths = 4 if form.name == "q5_0" else 0  # bytes of fifth bits, before the nibbles
-    quads = lanes[..., form.scales + fifths :].reshape(groups, LANES, columns, -1, 4)
-    if form.name == "q8_0":
-        quads = quads ^ 128  # signed -> value + 128
-    parts = [part.transpose(0, 2, 3, 1, 4).reshape(groups, columns, -1) for part in (scales, quads)]
-    if fifths:
-        own = lanes[..., form.scales : form.scales + fifths]
-        bits = np.unpackbits(own, axis=-1, bitorder="little")
-        bits = bits.reshape(groups, LANES, columns, 8, 4).transpose(0, 2, 1, 4, 3)
-        parts.append(np.packbits(bits, axis=-1, bitorder="little").reshape(groups, columns, -1))
-    return np.concatenate(parts, axis=-1)
+    given = np.ascontiguousarray(blocks)
+    library.lk_interleave(form.number, given.ctypes.data, *given.shape[:2], address, stride)
 
 
 def to_blocks(weight: np.ndarray, form: Format) -> np.ndarray:
-    """Quantize float rows (rows, columns) to nearest -> (rows, columns / 32, bytes) uint8."""
+    """Quantize float rows (rows, columns) to nearest -> (rows, blocks, bytes) uint8."""
     from gguf import GGMLQuantizationType
     from gguf.quants import quantize
 
     kind = GGMLQuantizationType[form.name.upper()]
     data = quantize(np.ascontiguousarray(weight, dtype=np.float32), kind)
-    return data.reshape(weight.shape[0], weight.shape[1] // BLOCK, form.nbytes)
+    return data.reshape(weight.shape[0], weight.shape[1] // form.columns, form.nbytes)
 
 
 def from_blocks(blocks: np.ndarray, form: Format) -> np.ndarray:
-    """The exact float32 values of blocks (rows, columns / 32, bytes)."""
+    """The exact float32 values of blocks (rows, blocks, bytes)."""
     from gguf import GGMLQuantizationType
     from gguf.quants import dequantize
 
     kind = GGMLQuantizationType[form.name.upper()]
-    return np.asarray(dequantize(blocks.reshape(blocks.shape[0], -1), kind), dtype=np.float32)
+    data = blocks.reshape(blocks.shape[0], -1)
+    if form.name in ("f16", "f32"):
+        data = data.view(np.float16 if form.name == "f16" else np.float32)
+    return np.asarray(dequantize(data, kind), dtype=np.float32)

@@ -2,74 +2,127 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 
-from labkit.model.load import read_tensors
-from labkit.optimize.fused.pack import BLOCK, FusedError, format_of, to_blocks
+from labkit.model.config import ModelConfig, read_config
+from labkit.model.gguf_file import half_split, hf_config, split_heads, weights_of
+from labkit.model.gguf_header import GgufFile, GgufTensor
+from labkit.model.load import EMBEDDING, HEAD, check_shapes, check_weights
+from labkit.model.weight_files import read_shapes, read_tensors
+from labkit.optimize.fused.pack import FusedError, format_of, to_blocks
 
-# Names of the two matrices over the vocabulary. Where they are tied, only the first is used.
-EMBEDDING, HEAD = "embed_tokens.weight", "lm_head.weight"
+__all__ = [
+    "EMBEDDING",
+    "HEAD",
+    "Weights",
+    "directory_weights",
+    "gguf_weights",
+    "held",
+    "own_head",
+    "rounded",
+]
 
 
-class Weights(NamedTuple):
-    """A tensor by its name in the plain decoder: a matrix's blocks (rows, columns / 32, bytes) and
-    their format, or a vector (n,) and ""."""
+@dataclass(frozen=True)
+class Weights:
+    """A tensor by its name in the plain decoder, whose rows are read as they are needed.
+
+    shape: (rows, columns), or (n,) for a vector. format: of a matrix's blocks; "" for a vector.
+    read(first, count): rows of a matrix as blocks (count, blocks, bytes) uint8; of a vector the
+    numbers first .. first + count - 1, float32.
+    """
 
     name: str
-    data: np.ndarray
-    format: str = ""
+    shape: tuple[int, ...]
+    format: str
+    read: Callable[[int, int], np.ndarray]
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row of a matrix."""
+        form = format_of(self.format)
+        return self.shape[1] // form.columns * form.nbytes
+
+    def whole(self) -> np.ndarray:
+        """All rows at once."""
+        return self.read(0, self.shape[0])
 
 
-def gguf_weights(path: Path) -> tuple[dict[str, Any], Iterator[Weights]]:
-    """A GGUF file's config and its tensors, blocks as they are in the file."""
-    from labkit.model.gguf_file import half_split, hf_config, hf_name, open_gguf
-
-    reader = open_gguf(path)
-    config = hf_config(reader, path)
-    heads = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]}
-
-    def tensors() -> Iterator[Weights]:
-        for tensor in reader.tensors:
-            shape = tuple(int(n) for n in reversed(tensor.shape))
-            what = tensor.name.split(".")[2] if tensor.name.startswith("blk.") else ""
-            data, kind = np.asarray(tensor.data), ""
-            if len(shape) == 2:
-                form = format_of(tensor.tensor_type.name.lower())
-                kind = form.name
-                data = data.reshape(shape[0], shape[1] // BLOCK, form.nbytes)
-            elif tensor.tensor_type.name != "F32":
-                raise FusedError(
-                    f"{path.name}: {tensor.name} is {tensor.tensor_type.name}, not F32."
-                )
-            if config["model_type"] == "llama" and what in heads:
-                data = half_split(data, heads[what])
-            yield Weights(hf_name(tensor.name, path).removeprefix("model."), data, kind)
-
-    return config, tensors()
-
-
-def directory_weights(directory: Path, form: str) -> tuple[dict[str, Any], Iterator[Weights]]:
-    """A model directory's config and tensors, matrices rounded to a format of pack.FORMATS.
-
-    The head never has less than 8 bits, as in llama.cpp.
-    """
-    raw = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-
-    def tensors() -> Iterator[Weights]:
-        for name, tensor in read_tensors(directory):
-            own = "q8_0" if name in (EMBEDDING, HEAD) else form
-            yield rounded(name, tensor.float().numpy(), own)
-
-    return raw, tensors()
+def held(name: str, data: np.ndarray, form: str = "") -> Weights:
+    """A tensor in memory: blocks (rows, blocks, bytes) of a format, or a vector (n,) of floats."""
+    columns = (data.shape[1] * format_of(form).columns,) if form else ()
+    return Weights(
+        name, (data.shape[0], *columns), form, lambda first, count: data[first : first + count]
+    )
 
 
 def rounded(name: str, data: np.ndarray, form: str) -> Weights:
     """A float tensor: a matrix (rows, columns) in blocks of a format, a vector as it is."""
     if data.ndim != 2:
-        return Weights(name, data)
-    return Weights(name, to_blocks(data, format_of(form)), form)
+        return held(name, data)
+    return held(name, to_blocks(data, format_of(form)), form)
+
+
+def gguf_weights(path: Path) -> tuple[ModelConfig, list[Weights]]:
+    """A GGUF file's config and its tensors, blocks as they are in the file.
+
+    Nothing but the header is read before rows are asked for. Raises ModelError for a file that
+    `load` refuses too, FusedError for a format that the kernel does not read.
+    """
+    file = GgufFile(path)
+    raw = hf_config(file)
+    found = [(name.removeprefix("model."), tensor) for name, tensor in weights_of(file)]
+    config = check_weights(raw, {name: tensor.shape for name, tensor in found}, path)
+    return config, [
+        _from_file(file, name, tensor, split_heads(tensor, raw)) for name, tensor in found
+    ]
+
+
+def _from_file(file: GgufFile, name: str, tensor: GgufTensor, heads: int) -> Weights:
+    if len(tensor.shape) == 1:
+        return _vector(file, name, tensor, heads)
+    form = format_of(tensor.kind.lower())
+
+    def read(first: int, count: int) -> np.ndarray:
+        rows = file.read(tensor, first, count)
+        return rows.reshape(count, -1, form.nbytes)
+
+    if not heads:
+        return Weights(name, tensor.shape, form.name, read)
+    return Weights(
+        name, tensor.shape, form.name,
+        lambda first, count: half_split(read(0, tensor.shape[0]), heads)[first : first + count],
+    )  # fmt: skip
+
+
+def _vector(file: GgufFile, name: str, tensor: GgufTensor, heads: int) -> Weights:
+    if tensor.kind not in ("F32", "F16"):
+        raise FusedError(f"{file.path}: {tensor.name} is {tensor.kind}, not F32 or F16.")
+    kind = np.float32 if tensor.kind == "F32" else np.float16
+    values = file.read(tensor)[0].view(kind).astype(np.float32)
+    return held(name, half_split(values, heads) if heads else values)
+
+
+def directory_weights(directory: Path, form: str) -> Iterator[Weights]:
+    """A model directory's tensors, matrices rounded to a format of pack.ROUNDED.
+
+    The head never has less than 8 bits, as in llama.cpp. Raises ModelError for a directory that
+    `load` refuses too.
+    """
+    check_shapes(read_config(directory), read_shapes(directory), directory)
+    for name, tensor in read_tensors(directory):
+        own = "q8_0" if name in (EMBEDDING, HEAD) else form
+        yield rounded(name, tensor.float().numpy(), own)
+
+
+def own_head(config: ModelConfig, tensors: Iterable[Weights]) -> bool:
+    """Whether weights with a tied head have another head than the embedding, which is then used."""
+    found = {one.name: one for one in tensors if one.name in (EMBEDDING, HEAD)}
+    if not config.tied_head or HEAD not in found:
+        return False
+    head, table = found[HEAD], found[EMBEDDING]
+    return head.format != table.format or not np.array_equal(head.whole(), table.whole())

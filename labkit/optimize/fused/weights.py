@@ -1,33 +1,25 @@
-"""All weights of a model in one stretch of memory, packed once and kept.
-
-In memory a packed model is one stretch, on huge pages where the system has them, laid out for the
-threads that will read it (layout.py). On disk it is a folder: `weights.bin`, and `layout.json` with
-the config and where each matrix and vector lies.
-"""
+"""All weights of a model in one stretch of memory, on huge pages where the system has them, laid
+out for the threads that will read it (layout.py)."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
-from io import BufferedIOBase, BytesIO
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.lib.stride_tricks import as_strided
 
 from labkit.base.device import cores_allowed
+from labkit.base.kept import keep
 from labkit.base.memory import allocate
 from labkit.base.paths import cache_dir
-from labkit.model.config import ModelConfig, config_from_dict
-from labkit.model.load import DEFAULT_MODEL, default_gguf, locate
+from labkit.model.config import ModelConfig, read_config
+from labkit.model.load import DEFAULT_MODEL, default_gguf, locate, locate_described
+from labkit.optimize.fused import kept, native
 from labkit.optimize.fused.layout import Entry, Location, lay_out
-from labkit.optimize.fused.pack import BLOCK, LANES, FusedError, format_of, interleave
+from labkit.optimize.fused.pack import BLOCK, LANES, ROUNDED, FusedError, format_of, interleave
 from labkit.optimize.fused.screen import SCREEN, SCREEN_ERROR, SCREENED, screen_of
 from labkit.optimize.fused.sources import (
     EMBEDDING,
@@ -35,11 +27,12 @@ from labkit.optimize.fused.sources import (
     Weights,
     directory_weights,
     gguf_weights,
+    own_head,
 )
 
-VERSION = 3  # of the packing: a new one does not read old folders
+VERSION = 4  # of the rounding and of what is kept of it
 AS_IS = "as-is"
-_ALIGN = 4096
+_CHUNK = 2**22  # bytes that are read at once: little beside the weights themselves
 
 
 @dataclass
@@ -97,116 +90,99 @@ def check_shape(config: ModelConfig) -> None:
             )
 
 
-def _interleaved(
-    tensors: Iterable[Weights], config: ModelConfig
-) -> Iterator[tuple[str, np.ndarray, Entry]]:
-    """Each tensor's bytes as the kernel reads them, with its entry (offset still 0)."""
-    head = EMBEDDING if config.tied_head else HEAD
-    for name, data, kind in tensors:
-        if name == HEAD and config.tied_head:
-            continue
-        if name == head and kind in SCREENED:
-            yield from _interleaved(screen_of(data, format_of(kind)), config)
-        if kind:
-            blocks = interleave(data, format_of(kind))
-            entry = Entry(0, blocks.nbytes, data.shape[0], data.shape[1] * BLOCK, kind)
-            yield name, blocks.reshape(-1), entry
-        else:
-            padded = np.zeros(-(-data.size // LANES) * LANES, dtype=np.float32)
-            padded[: data.size] = data
-            yield name, padded.view(np.uint8), Entry(0, padded.nbytes, data.size)
+def _entry(tensor: Weights) -> Entry:
+    """What a tensor takes in memory."""
+    padded = -(-tensor.shape[0] // LANES) * LANES
+    if not tensor.format:
+        return Entry(padded * 4, tensor.shape[0])
+    rows, columns = tensor.shape
+    return Entry(padded * tensor.row_bytes, rows, columns, tensor.format)
+
+
+def _with_screen(tensors: Iterable[Weights], head: str) -> Iterator[Weights]:
+    for tensor in tensors:
+        if tensor.name == head and tensor.format in SCREENED:
+            yield from screen_of(tensor)
+        yield tensor
 
 
 def pack(config: ModelConfig, tensors: Iterable[Weights], threads: int) -> PackedWeights:
-    """Pack weights in memory for `threads` threads; FusedError if the kernel cannot use them."""
+    """Pack weights in memory for `threads` threads; FusedError if the kernel cannot use them.
+
+    A head beside a tied embedding is left out where it is the same.
+    """
     check_shape(config)
-    made = {name: (data, entry) for name, data, entry in _interleaved(tensors, config)}
-    entries = {name: entry for name, (_, entry) in made.items()}
+    tensors = list(tensors)
+    if own_head(config, tensors):
+        config = replace(config, tied_head=False)
+    head = EMBEDDING if config.tied_head else HEAD
+    given = [one for one in tensors if not (one.name == HEAD and config.tied_head)]
+    given = list(_with_screen(given, head))
+    entries = {tensor.name: _entry(tensor) for tensor in given}
     locations, size = lay_out(entries, threads)
-    blob = allocate(size)
-    for name, (data, entry) in made.items():
-        _fill(blob, BytesIO(data.tobytes()), entry, locations[name])
-    return PackedWeights(config, entries, locations, threads, blob)
+    made = PackedWeights(config, entries, locations, threads, allocate(size))
+    with ThreadPoolExecutor(cores_allowed()) as beside:  # the kernel's calls leave the lock free
+        list(beside.map(lambda tensor: _fill(made, tensor), given))
+    return made
 
 
-def write(raw: dict[str, Any], tensors: Iterable[Weights], folder: Path) -> None:
-    """Write a packed model to a folder, all of it or nothing.
-
-    raw: the config as a dict. FusedError for a model that the kernel does not support.
-    """
-    config = config_from_dict(raw)
-    check_shape(config)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        entries: dict[str, dict[str, Any]] = {}
-        with (work / "weights.bin").open("wb") as file:
-            for name, data, entry in _interleaved(tensors, config):
-                file.write(b"\0" * (-file.tell() % _ALIGN))
-                entries[name] = asdict(entry) | {"offset": file.tell()}
-                file.write(data.tobytes())
-            size = file.tell()
-        layout = {"config": raw, "entries": entries, "size": size}
-        (work / "layout.json").write_text(json.dumps(layout), encoding="utf-8")
-        if not folder.exists():  # else another process was faster
-            work.replace(folder)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-
-
-def read(folder: Path, threads: int | None = None) -> PackedWeights:
-    """Read a packed model for `threads` threads, by default one for each core allowed.
-
-    FusedError where the folder is damaged.
-    """
-    threads = threads or cores_allowed()
-    try:
-        layout = json.loads((folder / "layout.json").read_text(encoding="utf-8"))
-        entries = {name: Entry(**entry) for name, entry in layout["entries"].items()}
-        locations, size = lay_out(entries, threads)
-        blob = allocate(size)
-        with (folder / "weights.bin").open("rb") as file:
-            if os.fstat(file.fileno()).st_size != layout["size"]:
-                raise FusedError(f"packed weights in {folder} are cut short: delete the folder.")
-            for name, entry in entries.items():
-                file.seek(entry.offset)
-                _fill(blob, file, entry, locations[name])
-        return PackedWeights(config_from_dict(layout["config"]), entries, locations, threads, blob)
-    except (KeyError, TypeError, ValueError, OSError) as error:
-        raise FusedError(f"packed weights in {folder} cannot be read ({error}).") from error
-
-
-def _fill(blob: np.ndarray, file: BufferedIOBase, entry: Entry, location: Location) -> None:
-    """Read a tensor from the file's current position to its location in memory."""
-    if not entry.format:
-        file.readinto(blob[location.starts[0] :][: entry.nbytes].data)
+def _fill(made: PackedWeights, tensor: Weights) -> None:
+    """Write a tensor to its place in memory."""
+    entry, location = made.entries[tensor.name], made.locations[tensor.name]
+    if not tensor.format:
+        to = made.blob[location.starts[0] :][: tensor.shape[0] * 4]
+        to.view(np.float32)[:] = tensor.whole()
         return
-    each = entry.group_bytes
-    for start, _, count in location.shares(entry):
-        if location.stride == each:
-            file.readinto(blob[start:][: count * each].data)
-        elif count:
-            to = as_strided(blob[start:], (count, each), (location.stride, 1))
-            to[:] = np.frombuffer(file.read(count * each), dtype=np.uint8).reshape(count, each)
+    form, base = format_of(tensor.format), int(made.blob.ctypes.data)
+    at_once = max(1, _CHUNK // (LANES * tensor.row_bytes))  # groups
+    for start, first, count in location.shares(entry):
+        for done in range(0, count, at_once):
+            row = (first + done) * LANES
+            rows = min(min(at_once, count - done) * LANES, tensor.shape[0] - row)
+            place = base + start + done * location.stride
+            interleave(native.library(), tensor.read(row, rows), form, place, location.stride)
 
 
 def packed(
     model: str | Path | None, weights: str = AS_IS, threads: int | None = None
 ) -> PackedWeights:
-    """The packed weights of a model, converted on first use and kept.
+    """The packed weights of a model.
 
     model: as labkit.model.load.load takes it. weights: "as-is" for a GGUF file's own blocks, or one
-    of pack.FORMATS to round to. threads: how many will read them, by default one for each core
-    allowed. Raises FusedError for a model or format that the kernel does not support.
+    of pack.ROUNDED to round to, which is done once and kept. threads: how many will read them, by
+    default one for each core allowed. Raises FusedError for a model or format that the kernel does
+    not support.
     """
-    if weights != AS_IS:
-        format_of(weights)
+    threads = threads or cores_allowed()
+    if weights != AS_IS and weights not in ROUNDED:
+        raise FusedError(
+            f"weights {weights!r}: allowed are {AS_IS}, for the blocks of a GGUF file, and "
+            f"{', '.join(ROUNDED)}."
+        )
     source = _source(model, weights)
-    folder = cache_dir() / "fused" / _key(source, weights)
-    if not (folder / "layout.json").exists():
-        found = gguf_weights(source) if weights == AS_IS else directory_weights(source, weights)
-        write(*found, folder)
-    return read(folder, threads)
+    config, tensors = gguf_weights(source) if weights == AS_IS else _rounded(source, weights)
+    return pack(config, tensors, threads)
+
+
+def _rounded(directory: Path, weights: str) -> tuple[ModelConfig, list[Weights]]:
+    """A directory's config and its rounded tensors, as they were kept or made now."""
+    config = read_config(directory)
+    check_shape(config)
+    made_from = _mark(directory, weights)
+    key = hashlib.sha256(made_from.encode()).hexdigest()[:12]
+    folder = cache_dir() / "fused" / f"{directory.name}-{weights}-{key}"
+
+    def make(to: Path) -> None:
+        print(f"Rounding {directory.name} to {weights} once ...", flush=True)
+        kept.write(directory_weights(directory, weights), to)
+
+    try:
+        return config, kept.read(keep(folder, made_from, make))
+    except OSError as error:
+        raise FusedError(
+            f"rounded weights could not be kept in {folder.parent} ({error}): make room there, or "
+            "set LABKIT_CACHE to another folder."
+        ) from error
 
 
 def _source(model: str | Path | None, weights: str) -> Path:
@@ -216,20 +192,19 @@ def _source(model: str | Path | None, weights: str) -> Path:
         return Path(model).expanduser()
     if weights == AS_IS and str(model or "") in ("", DEFAULT_MODEL):
         return default_gguf()
-    _, directory, _ = locate(model)
     if weights == AS_IS:
+        _, directory, _ = locate_described(model)
         raise FusedError(
             f"weights {AS_IS!r} are those of a GGUF file, and {directory} is none; "
-            "choose q8_0, q4_1 or q4_0."
+            f"choose {', '.join(ROUNDED)}."
         )
-    return directory
+    return locate(model)[1]
 
 
-def _key(source: Path, weights: str) -> str:
-    """The folder name of a packed model. It changes with the source files and the format."""
-    files = sorted(source.glob("*.safetensors")) if source.is_dir() else [source]
-    if not all(file.exists() for file in files):
-        raise FusedError(f"no such file: {source}.")
+def _mark(directory: Path, weights: str) -> str:
+    """What rounded weights are made from: the files' names, sizes and times, the config's text, the
+    format."""
+    files = sorted([*directory.glob("*.safetensors"), *directory.glob("*.json")])
     stamps = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files]
-    mark = f"{source.resolve()}|{stamps}|{weights}|{VERSION}"
-    return f"{source.stem}-{weights}-{hashlib.sha256(mark.encode()).hexdigest()[:12]}"
+    config = (directory / "config.json").read_text(encoding="utf-8")
+    return f"{directory.resolve()}|{stamps}|{config}|{weights}|{VERSION}"

@@ -23,7 +23,8 @@ def identity(model: str, device: str, dtype: str) -> dict[str, Any]:
 
     from labkit.base.device import device_name, resolve_device
     from labkit.model.config import read_config
-    from labkit.model.load import locate, resolve_dtype, whole_weight_files
+    from labkit.model.load import locate, resolve_dtype
+    from labkit.model.weight_files import whole_weight_files
     from labkit.timing.environment import environment
 
     resolved = resolve_device(device)

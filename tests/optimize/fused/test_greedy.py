@@ -8,6 +8,7 @@ import torch
 from labkit.engine.generate import generate
 from labkit.model.cache.protocol import CacheError
 from labkit.model.rows import Part, Rows
+from tests.fused_helpers import leave_alone, logits
 from tests.tiny import whole
 
 IDS = [(7 * n * n + 3 * n) % 97 for n in range(300)]  # long enough for three chunks
@@ -137,3 +138,17 @@ def test_a_tree_goes_on_where_its_slot_ends(case):
     assert found == [logits.argmax(-1).tolist()]
     assert torch.equal(streams[9:16], expected)
     assert torch.equal(cache.store.keys, other.store.keys)
+
+
+def test_the_first_thread_alone_computes_the_same(case):
+    """As on a busy machine, where waiting for others would take longer."""
+    _, fused = case
+    together = list(generate(fused, IDS[:7], 20)), logits(fused, IDS)
+    leave_alone(fused, 10**6)
+    try:
+        alone = list(generate(fused, IDS[:7], 20)), logits(fused, IDS)
+    finally:
+        leave_alone(fused, 0)
+    assert alone[0] == together[0]
+    assert torch.equal(alone[1], together[1])
+    assert list(generate(fused, IDS[:7], 20)) == together[0]

@@ -59,7 +59,7 @@ def entries(rows: st.SearchStrategy[int]) -> st.SearchStrategy[Entry]:
     """Matrices of random shapes and formats."""
     return st.builds(
         lambda rows, blocks, form: Entry(
-            0, -(-rows // 16) * 16 * blocks * form.nbytes, rows, 32 * blocks, form.name
+            -(-rows // 16) * 16 * blocks * form.nbytes, rows, form.columns * blocks, form.name
         ),
         rows,
         st.integers(1, 5),
@@ -76,7 +76,7 @@ def test_nothing_overlaps(some, pair, threads):
     """Every byte belongs to one group of one matrix, within what is allocated."""
     table = {f"layers.0.mlp.{name}_proj.weight": pair for name in ("gate", "up")}
     table |= {f"matrix {number}": entry for number, entry in enumerate(some)}
-    table["vector"] = Entry(0, 100, 25)
+    table["vector"] = Entry(100, 25)
     locations, size = lay_out(table, threads)
     taken = np.zeros(size, dtype=int)
     for name, entry in table.items():

@@ -12,9 +12,9 @@ import torch
 from labkit.errors import ModelError, ParameterError
 from labkit.model.load import load
 from labkit.model.rows import Part, Rows
-from labkit.optimize.fused import FusedError
+from labkit.optimize.fused import FusedError, kept
 from labkit.optimize.fused.sources import HEAD, rounded
-from labkit.optimize.fused.weights import pack, packed, read, write
+from labkit.optimize.fused.weights import pack, packed
 from labkit.optimize.speculative import (
     Head,
     LearnedHead,
@@ -216,20 +216,14 @@ def test_a_head_is_packed_in_memory_as_it_is_on_disk(fused, head, tmp_path: Path
         for name, tensor in head.state_dict().items()
         if name not in ("ids", "words")
     ]
-    raw = {
-        "model_type": "llama", "vocab_size": config.vocab_size, "hidden_size": config.hidden_size,
-        "intermediate_size": config.intermediate_size, "num_hidden_layers": 1,
-        "num_attention_heads": config.heads, "num_key_value_heads": config.kv_heads,
-        "head_dim": config.head_dim, "rms_norm_eps": config.rms_norm_eps,
-        "rope_theta": config.rope_theta, "hidden_act": "silu",
-        "max_position_embeddings": config.max_positions, "tie_word_embeddings": False,
-    }  # fmt: skip
-    write(raw, weights, tmp_path / "head")
+    (tmp_path / "head").mkdir()
+    kept.write(weights, tmp_path / "head")
     for threads in (1, 2, 5):
-        kept, made = read(tmp_path / "head", threads), pack(config, weights, threads)
-        assert made.locations == kept.locations
-        assert (made.blob == kept.blob).all()
-        assert made.read_bytes() == kept.read_bytes()
+        read = pack(config, kept.read(tmp_path / "head"), threads)
+        made = pack(config, weights, threads)
+        assert made.locations == read.locations
+        assert (made.blob == read.blob).all()
+        assert made.read_bytes() == read.read_bytes()
 
 
 def test_weights_of_another_layout_or_of_no_head_are_refused(fused, head, tmp_path: Path) -> None:

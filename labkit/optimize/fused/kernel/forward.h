@@ -124,8 +124,11 @@ private:
         for (int t = 0, done = 0; t < count(); t += done) {
             for (int half = 0; half < 2; half++) {
                 const int g = 2 * block + half, left = count() - t;
-                done = multiply_group(gate[half], layer.gate, g, input, t, left);
-                multiply_group(up[half], layer.up, g, input, t, left);
+                done = multiply_group(gate[half], layer.gate, g, input, t, half ? done : left);
+                // Another format may take fewer tokens at once.
+                for (int up_to = 0; up_to < done;)
+                    up_to += multiply_group(up[half] + up_to, layer.up, g, input, t + up_to,
+                                            done - up_to);
             }
             for (int i = 0; i < done; i++)
                 quantize_block(s_.work.middle.view, t + i, block, swiglu(gate[0][i], up[0][i]),

@@ -43,7 +43,13 @@ private:
     // best logit that any thread finds there is a floor for all threads. Then it computes all its
     // groups that may contain a logit above the floor.
     int64_t likeliest_token(int me, int row) {
-        const int first = model_.screen.begin(me), end = model_.screen.begin(me + 1);
+        const bool alone = s_.pool.alone();
+        const int first = alone ? 0 : model_.screen.begin(me);
+        const int end = alone ? model_.screen.groups() : model_.screen.begin(me + 1);
+        if (alone) {
+            std::fill(s_.work.floors.begin(), s_.work.floors.end(), Best{});
+            std::fill(s_.work.found.begin(), s_.work.found.end(), Best{});
+        }
         const Estimate estimate{logits_ + row * width_, model_.screen_error,
                                 length_of(input(me), row)};
         Best floor;

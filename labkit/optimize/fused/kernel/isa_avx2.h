@@ -45,6 +45,21 @@ inline float vtop(V x) {
 
 inline VI viset(int x) { return _mm256_set1_epi32(x); }
 inline VI viadd(VI a, VI b) { return _mm256_add_epi32(a, b); }
+inline VI viload(const uint8_t* p) { // 4 bytes a lane
+    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+}
+inline VI viload_words(const uint8_t* p) { // 2 bytes a lane, unsigned
+    return _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+inline VI viand(VI a, int mask) { return _mm256_and_si256(a, viset(mask)); }
+// Moved down by `right` bits, or up where it is negative.
+inline VI vishift(VI a, int right) {
+    if (right < 0) return _mm256_sll_epi32(a, _mm_cvtsi32_si128(-right));
+    return _mm256_srl_epi32(a, _mm_cvtsi32_si128(right));
+}
+inline VI visigned_byte(VI a, int byte) { // byte 0 or 1, with its sign
+    return _mm256_srai_epi32(_mm256_sll_epi32(a, _mm_cvtsi32_si128(24 - 8 * byte)), 24);
+}
 inline VI vnearest(V x) { return _mm256_cvtps_epi32(x); }
 inline V vfloat(VI x) { return _mm256_cvtepi32_ps(x); }
 inline V vpower_of_two(VI n) {
@@ -58,6 +73,10 @@ inline void vstore_int8(int8_t* p, VI x) {
 inline V vload_half(const uint16_t* p) {
     return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 }
+inline V vload_brain(const uint16_t* p) { // bfloat16
+    return _mm256_castsi256_ps(
+        _mm256_slli_epi32(viload_words(reinterpret_cast<const uint8_t*>(p)), 16));
+}
 inline void vstore_half(uint16_t* p, V x) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
 }
@@ -67,11 +86,15 @@ inline VB vbytes(const uint8_t* p) {
 }
 inline VB vlow(VB x) { return _mm256_and_si256(x, _mm256_set1_epi8(15)); }
 inline VB vhigh(VB x) { return _mm256_and_si256(_mm256_srli_epi16(x, 4), _mm256_set1_epi8(15)); }
-// Nibbles with their fifth bits: of each byte, bit `quad` of `bits`.
-inline VB vfifth(VB nibbles, VB bits, int quad) {
-    const VB moved =
-        quad < 4 ? _mm256_slli_epi16(bits, 4 - quad) : _mm256_srli_epi16(bits, quad - 4);
-    return _mm256_or_si256(nibbles, _mm256_and_si256(moved, _mm256_set1_epi8(16)));
+// Of each byte the bits under `mask`, moved up by `left` places, or down where it is negative.
+inline VB vbits(VB x, int left, int mask) {
+    const VB moved = left > 0 ? _mm256_slli_epi16(x, left) : _mm256_srli_epi16(x, -left);
+    return _mm256_and_si256(moved, _mm256_set1_epi8(static_cast<char>(mask)));
+}
+inline VB vor(VB a, VB b) { return _mm256_or_si256(a, b); }
+inline VB vlookup(const uint8_t* table, VB nibbles) { // table: 16 bytes
+    const __m128i of = _mm_load_si128(reinterpret_cast<const __m128i*>(table));
+    return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(of), nibbles);
 }
 using VQ = __m256i; // four int8 of a token, in every lane
 inline VQ vfour(const int8_t* q) {
@@ -81,8 +104,10 @@ inline VQ vfour(const int8_t* q) {
 }
 inline VI vpairs(__m256i words) { return _mm256_madd_epi16(words, _mm256_set1_epi16(1)); }
 
-// Products of nibbles, added up over a block: eight times a pair of at most 15 x 127 still fits
-// 16 bits, so that lanes become 32 bits wide only at the end; with a fifth bit, four times.
+// Products of small unsigned values, added up in 16 bits, so that lanes become 32 bits wide only at
+// the end of a run (Form::run): eight times a pair of at most 15 x 127 still fits 16 bits; with a
+// fifth bit four times, with a sixth twice.
+constexpr bool kNarrowSums = true;
 using VN = __m256i;
 inline VN vnibbles(VN sum, VB w, VQ q) {
     sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(w, q));

@@ -4,17 +4,17 @@
 
 namespace lk {
 
-constexpr int kLanes = 16; // output rows a vector works on
-constexpr int kTile = 12,
-              kMaxTile =
-                  12; // most tokens that a weight is multiplied with at once; for few in one tile
-constexpr int kTogether = 1;     // vectors of outputs that share a read of a token
-#if defined(LK_INTEL) // tokens from which weights are prefetched (product.cpp)
+constexpr int kLanes = 16;               // output rows a vector works on
+constexpr int kTile = 12, kMaxTile = 12; // most tokens that a weight is multiplied with at once;
+                                         // for few in one tile
+constexpr int kTogether = 1; // vectors of outputs that share a read of a token
+#if defined(LK_INTEL)        // tokens from which weights are prefetched (product.cpp)
 constexpr int kPrefetchFrom = 1;
 #else
 constexpr int kPrefetchFrom = 3;
 #endif
-constexpr int kSumsAtOnce = 4;   // groups of sixteen attention sums that each vector runs at once
+constexpr int kSumsAtOnce = 4; // groups of sixteen attention sums that each vector runs at once
+
 constexpr const char* kIsa = "avx512vnni";
 
 using V = __m512;   // kLanes floats
@@ -55,6 +55,19 @@ inline float vtop(V x) {
 
 inline VI viset(int x) { return _mm512_set1_epi32(x); }
 inline VI viadd(VI a, VI b) { return _mm512_add_epi32(a, b); }
+inline VI viload(const uint8_t* p) { return _mm512_loadu_si512(p); } // 4 bytes a lane
+inline VI viload_words(const uint8_t* p) {                           // 2 bytes a lane, unsigned
+    return _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
+inline VI viand(VI a, int mask) { return _mm512_and_si512(a, viset(mask)); }
+// Moved down by `right` bits, or up where it is negative.
+inline VI vishift(VI a, int right) {
+    if (right < 0) return _mm512_sll_epi32(a, _mm_cvtsi32_si128(-right));
+    return _mm512_srl_epi32(a, _mm_cvtsi32_si128(right));
+}
+inline VI visigned_byte(VI a, int byte) { // byte 0 or 1, with its sign
+    return _mm512_srai_epi32(_mm512_sll_epi32(a, _mm_cvtsi32_si128(24 - 8 * byte)), 24);
+}
 inline VI vnearest(V x) { return _mm512_cvtps_epi32(x); } // ties to even
 inline V vfloat(VI x) { return _mm512_cvtepi32_ps(x); }
 inline V vpower_of_two(VI n) { // n in -126..127
@@ -66,6 +79,10 @@ inline void vstore_int8(int8_t* p, VI x) {
 inline V vload_half(const uint16_t* p) {
     return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
 }
+inline V vload_brain(const uint16_t* p) { // bfloat16
+    return _mm512_castsi512_ps(
+        _mm512_slli_epi32(viload_words(reinterpret_cast<const uint8_t*>(p)), 16));
+}
 inline void vstore_half(uint16_t* p, V x) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
                         _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
@@ -74,11 +91,15 @@ inline void vstore_half(uint16_t* p, V x) {
 inline VB vbytes(const uint8_t* p) { return _mm512_loadu_si512(p); }
 inline VB vlow(VB x) { return _mm512_and_si512(x, _mm512_set1_epi8(15)); }
 inline VB vhigh(VB x) { return _mm512_and_si512(_mm512_srli_epi16(x, 4), _mm512_set1_epi8(15)); }
-// Nibbles with their fifth bits: of each byte, bit `quad` of `bits`.
-inline VB vfifth(VB nibbles, VB bits, int quad) {
-    const VB moved =
-        quad < 4 ? _mm512_slli_epi16(bits, 4 - quad) : _mm512_srli_epi16(bits, quad - 4);
-    return _mm512_or_si512(nibbles, _mm512_and_si512(moved, _mm512_set1_epi8(16)));
+// Of each byte the bits under `mask`, moved up by `left` places, or down where it is negative.
+inline VB vbits(VB x, int left, int mask) {
+    const VB moved = left > 0 ? _mm512_slli_epi16(x, left) : _mm512_srli_epi16(x, -left);
+    return _mm512_and_si512(moved, _mm512_set1_epi8(static_cast<char>(mask)));
+}
+inline VB vor(VB a, VB b) { return _mm512_or_si512(a, b); }
+inline VB vlookup(const uint8_t* table, VB nibbles) { // table: 16 bytes
+    const __m128i of = _mm_load_si128(reinterpret_cast<const __m128i*>(table));
+    return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(of), nibbles);
 }
 using VQ = __m512i; // four int8 of a token, in every lane
 inline VQ vfour(const int8_t* q) {
@@ -86,7 +107,8 @@ inline VQ vfour(const int8_t* q) {
     __builtin_memcpy(&four, q, 4);
     return _mm512_set1_epi32(four);
 }
-// Products of nibbles, added up over a block.
+// Products of small unsigned values, added up.
+constexpr bool kNarrowSums = false; // they are in 32 bits
 using VN = __m512i;
 inline VN vnibbles(VN sum, VB w, VQ q) { return _mm512_dpbusd_epi32(sum, w, q); }
 inline VI vnibbles_sum(VN sum) { return sum; }

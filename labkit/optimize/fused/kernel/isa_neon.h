@@ -35,6 +35,18 @@ inline float vtop(V x) { return vmaxv_f32(vmax_f32(vget_low_f32(x), vget_high_f3
 
 inline VI viset(int x) { return vdupq_n_s32(x); }
 inline VI viadd(VI a, VI b) { return vaddq_s32(a, b); }
+inline VI viload(const uint8_t* p) { return vreinterpretq_s32_u8(vld1q_u8(p)); }
+inline VI viload_words(const uint8_t* p) { // 2 bytes a lane, unsigned
+    return vreinterpretq_s32_u32(vmovl_u16(vreinterpret_u16_u8(vld1_u8(p))));
+}
+inline VI viand(VI a, int mask) { return vandq_s32(a, viset(mask)); }
+// Moved down by `right` bits, or up where it is negative.
+inline VI vishift(VI a, int right) {
+    return vreinterpretq_s32_u32(vshlq_u32(vreinterpretq_u32_s32(a), viset(-right)));
+}
+inline VI visigned_byte(VI a, int byte) { // byte 0 or 1, with its sign
+    return vshrq_n_s32(vshlq_s32(a, viset(24 - 8 * byte)), 24);
+}
 inline VI vnearest(V x) { return vcvtnq_s32_f32(x); }
 inline V vfloat(VI x) { return vcvtq_f32_s32(x); }
 inline V vpower_of_two(VI n) {
@@ -46,15 +58,22 @@ inline void vstore_int8(int8_t* p, VI x) {
     vst1_lane_s32(reinterpret_cast<int32_t*>(p), vreinterpret_s32_s8(bytes), 0);
 }
 inline V vload_half(const uint16_t* p) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p))); }
+inline V vload_brain(const uint16_t* p) { // bfloat16
+    return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16));
+}
 inline void vstore_half(uint16_t* p, V x) { vst1_u16(p, vreinterpret_u16_f16(vcvt_f16_f32(x))); }
 
 inline VB vbytes(const uint8_t* p) { return vld1q_u8(p); }
 inline VB vlow(VB x) { return vandq_u8(x, vdupq_n_u8(15)); }
 inline VB vhigh(VB x) { return vshrq_n_u8(x, 4); }
-// Nibbles with their fifth bits: of each byte, bit `quad` of `bits`.
-inline VB vfifth(VB nibbles, VB bits, int quad) {
-    const VB moved = vshlq_u8(bits, vdupq_n_s8(static_cast<int8_t>(4 - quad)));
-    return vorrq_u8(nibbles, vandq_u8(moved, vdupq_n_u8(16)));
+// Of each byte the bits under `mask`, moved up by `left` places, or down where it is negative.
+inline VB vbits(VB x, int left, int mask) {
+    const VB moved = vshlq_u8(x, vdupq_n_s8(static_cast<int8_t>(left)));
+    return vandq_u8(moved, vdupq_n_u8(static_cast<uint8_t>(mask)));
+}
+inline VB vor(VB a, VB b) { return vorrq_u8(a, b); }
+inline VB vlookup(const uint8_t* table, VB nibbles) { // table: 16 bytes
+    return vqtbl1q_u8(vld1q_u8(table), nibbles);
 }
 using VQ = int8x16_t; // four int8 of a token, in every lane
 inline VQ vfour(const int8_t* q) {
@@ -62,7 +81,8 @@ inline VQ vfour(const int8_t* q) {
     __builtin_memcpy(&four, q, 4);
     return vreinterpretq_s8_s32(vdupq_n_s32(four));
 }
-// Products of nibbles, added up over a block.
+// Products of small unsigned values, added up.
+constexpr bool kNarrowSums = false; // they are in 32 bits
 using VN = int32x4_t;
 inline VN vnibbles(VN sum, VB w, VQ q) { return vdotq_s32(sum, vreinterpretq_s8_u8(w), q); }
 inline VI vnibbles_sum(VN sum) { return sum; }

@@ -85,6 +85,27 @@ inline VI viset(int x) {
 inline VI viadd(const VI& a, const VI& b) {
     return lanes<VI>([&](int i) { return a.at[i] + b.at[i]; });
 }
+inline VI viload(const uint8_t* p) { // 4 bytes a lane
+    VI out;
+    __builtin_memcpy(out.at, p, sizeof out.at);
+    return out;
+}
+inline VI viload_words(const uint8_t* p) { // 2 bytes a lane, unsigned
+    return lanes<VI>([&](int i) { return p[2 * i] | p[2 * i + 1] << 8; });
+}
+inline VI viand(const VI& a, int mask) {
+    return lanes<VI>([&](int i) { return a.at[i] & mask; });
+}
+// Moved down by `right` bits, or up where it is negative.
+inline VI vishift(const VI& a, int right) {
+    return lanes<VI>([&](int i) {
+        const uint32_t bits = static_cast<uint32_t>(a.at[i]);
+        return static_cast<int32_t>(right < 0 ? bits << -right : bits >> right);
+    });
+}
+inline VI visigned_byte(const VI& a, int byte) { // byte 0 or 1, with its sign
+    return lanes<VI>([&](int i) { return static_cast<int8_t>(a.at[i] >> 8 * byte); });
+}
 inline VI vnearest(const V& x) {
     return lanes<VI>([&](int i) { return static_cast<int32_t>(std::nearbyint(x.at[i])); });
 }
@@ -133,6 +154,14 @@ inline uint16_t float_to_half(float x) { // to nearest, ties to even
 inline V vload_half(const uint16_t* p) {
     return lanes<V>([&](int i) { return half_to_float(p[i]); });
 }
+inline V vload_brain(const uint16_t* p) { // bfloat16
+    return lanes<V>([&](int i) {
+        const uint32_t bits = static_cast<uint32_t>(p[i]) << 16;
+        float x;
+        __builtin_memcpy(&x, &bits, 4);
+        return x;
+    });
+}
 inline void vstore_half(uint16_t* p, const V& x) {
     for (int i = 0; i < kLanes; i++) p[i] = float_to_half(x.at[i]);
 }
@@ -150,10 +179,18 @@ inline VB vhigh(VB x) {
     for (uint8_t& byte : x.at) byte >>= 4;
     return x;
 }
-// Nibbles with their fifth bits: of each byte, bit `quad` of `bits`.
-inline VB vfifth(VB nibbles, const VB& bits, int quad) {
-    for (int i = 0; i < 4 * kLanes; i++)
-        nibbles.at[i] = static_cast<uint8_t>(nibbles.at[i] | (bits.at[i] >> quad & 1) << 4);
+// Of each byte the bits under `mask`, moved up by `left` places, or down where it is negative.
+inline VB vbits(VB x, int left, int mask) {
+    for (uint8_t& byte : x.at)
+        byte = static_cast<uint8_t>((left > 0 ? byte << left : byte >> -left) & mask);
+    return x;
+}
+inline VB vor(VB a, const VB& b) {
+    for (int i = 0; i < 4 * kLanes; i++) a.at[i] |= b.at[i];
+    return a;
+}
+inline VB vlookup(const uint8_t* table, VB nibbles) { // table: 16 bytes
+    for (uint8_t& byte : nibbles.at) byte = table[byte];
     return nibbles;
 }
 struct VQ { // four int8 of a token
@@ -164,7 +201,8 @@ inline VQ vfour(const int8_t* q) {
     __builtin_memcpy(out.at, q, 4);
     return out;
 }
-// Products of nibbles, added up over a block.
+// Products of small unsigned values, added up.
+constexpr bool kNarrowSums = false; // they are in 32 bits
 using VN = VI;
 inline VN vnibbles(VN sum, const VB& w, const VQ& q) {
     for (int i = 0; i < kLanes; i++)

@@ -18,7 +18,14 @@ int lk_sizes(int32_t* sizes) {
     return static_cast<int>(std::size(found));
 }
 
-void* lk_new(int threads) { return new lk::Engine(threads); }
+// Null where the system does not start so many threads.
+void* lk_new(int threads) {
+    try {
+        return new lk::Engine(threads);
+    } catch (const std::exception&) {
+        return nullptr;
+    }
+}
 
 void lk_free(void* engine) { delete static_cast<lk::Engine*>(engine); }
 
@@ -56,6 +63,35 @@ int lk_continue(void* handle, const lk::Model* model, const lk::Cache* cache,
         return lk::kNoMemory;
     }
     return lk::kDone;
+}
+
+// For tests. The next calls are done by the first thread alone, as on a busy machine.
+void lk_leave_alone(void* engine, int calls) {
+    static_cast<lk::Engine*>(engine)->pool.leave_alone(calls);
+}
+
+// For tests. A matrix's row as floats, (columns).
+void lk_row(const lk::Matrix* matrix, int row, float* out) {
+    lk::dequantize_row(out, *matrix, row);
+}
+
+// For tests. A matrix times tokens (tokens, columns) floats, which are rounded to int8 first, on
+// one thread: out (tokens, the rows rounded up to sixteen).
+void lk_product(const lk::Matrix* matrix, const float* x, int tokens, float* out) {
+    lk::Quantized input;
+    input.reserve(tokens, matrix->columns);
+    for (int t = 0; t < tokens; t++)
+        for (int b = 0; b < input.view.blocks; b++, x += lk::kBlock)
+            lk::quantize_block(input.view, t, b, lk::fload(x), lk::fload(x + lk::kWide));
+    const int64_t width = lk::whole(matrix->rows);
+    for (int g = 0; g < matrix->groups(); g++) {
+        lk::F made[lk::kMaxTile];
+        for (int t = 0, done; t < tokens; t += done) {
+            done = lk::multiply_group(made, *matrix, g, input.view, t, tokens - t);
+            for (int i = 0; i < done; i++)
+                lk::fstore(out + (t + i) * width + g * lk::kWide, made[i]);
+        }
+    }
 }
 
 } // extern "C"

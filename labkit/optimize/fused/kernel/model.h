@@ -5,7 +5,24 @@
 
 namespace lk {
 
-enum Format : int32_t { kQ4_1 = 0, kQ4_0 = 1, kQ8_0 = 2, kQ5_0 = 3 };
+enum Format : int32_t {
+    kQ4_1 = 0,
+    kQ4_0,
+    kQ8_0,
+    kQ5_0,
+    kQ5_1,
+    kQ4_K,
+    kQ5_K,
+    kQ6_K,
+    kQ3_K,
+    kQ2_K,
+    kIQ4_NL,
+    kIQ4_XS,
+    kF16,
+    kBF16,
+    kF32,
+    kFormats
+};
 
 // rows x columns of quantized weights, 16 rows interleaved (pack.py). A thread's groups of 16 rows
 // lie in a stretch of its own (layout.py): starts[t] is where those of thread t begin, `share` of

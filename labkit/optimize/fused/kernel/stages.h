@@ -77,7 +77,8 @@ public:
     template <class From>
     void normalize(int me, const Activations& out, int tokens, const float* weight, From from) {
         F scales[kTokenGroup]; // of the group at hand
-        int of[kTokenGroup] = {-1, -1, -1, -1};
+        int of[kTokenGroup];
+        std::fill_n(of, kTokenGroup, -1);
         each_unit(me, out.blocks, tokens, !skips(kSkipRest), [&](int row, int block) {
             const int own = row % kTokenGroup;
             if (of[own] != row) {

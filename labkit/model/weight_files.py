@@ -1,0 +1,110 @@
+"""A model directory's safetensors files: which of them are read, and what they hold."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from labkit.errors import ModelError
+
+_INDEX, _WHOLE = "model.safetensors.index.json", "model.safetensors"
+
+
+def weight_files(directory: Path) -> list[Path]:
+    """The safetensors files of a directory; ModelError where there are none.
+
+    As transformers does: model.safetensors, or the files that its index names. Where there is
+    neither, all that are there.
+    """
+    if (directory / _WHOLE).is_file():
+        return [directory / _WHOLE]
+    if (directory / _INDEX).is_file():
+        return sorted({directory / name for name in _index(directory).values()})
+    files = sorted(directory.glob("*.safetensors"))
+    if files:
+        return files
+    pickles = sorted(directory.glob("*.bin")) + sorted(directory.glob("*.pt*"))
+    hint = (
+        f" It has {pickles[0].name}, but pickled weights can run code and are never read:"
+        " convert them to safetensors."
+        if pickles
+        else ""
+    )
+    raise ModelError(f"{directory} has no *.safetensors weights.{hint}")
+
+
+def _index(directory: Path) -> dict[str, str]:
+    """The file of each tensor; ModelError for an index that is broken or names a missing file."""
+    path = directory / _INDEX
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        named = {str(name): str(file) for name, file in found.items()}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
+        raise ModelError(f"{path} is no readable index of weights: {error!r}.") from error
+    for file in sorted(set(named.values())):
+        if Path(file).name != file or not (directory / file).is_file():
+            raise ModelError(f"{path} names {file!r}, which {directory} does not have.")
+    return named
+
+
+def _damaged(file: Path, error: Exception) -> ModelError:
+    return ModelError(
+        f"{file} cannot be read ({error}): it is cut short or damaged. Fetch it again."
+    )
+
+
+def whole_weight_files(directory: Path) -> list[Path]:
+    """`weight_files`, after a check that each is as long as its header says. Reads headers only."""
+    from safetensors import SafetensorError, safe_open
+
+    files = weight_files(directory)
+    for file in files:
+        try:
+            with safe_open(file, framework="pt"):
+                pass
+        except SafetensorError as error:
+            raise _damaged(file, error) from error
+    return files
+
+
+def read_tensors(directory: Path) -> Iterator[tuple[str, Tensor]]:
+    """(name without the `model.` prefix, tensor) of every weight in a directory."""
+    for name, opened in _opened(directory):
+        yield name.removeprefix("model."), opened.get_tensor(name)
+
+
+def read_shapes(directory: Path) -> dict[str, tuple[int, ...]]:
+    """The shape of every weight, by its name without the `model.` prefix. Reads headers only."""
+    return {
+        name.removeprefix("model."): tuple(opened.get_slice(name).get_shape())
+        for name, opened in _opened(directory)
+    }
+
+
+def _opened(directory: Path) -> Iterator[tuple[str, Any]]:
+    """(name, open file that holds it) of every weight; ModelError where two files hold one."""
+    from safetensors import SafetensorError, safe_open
+
+    whole = (directory / _WHOLE).is_file() or not (directory / _INDEX).is_file()
+    index = {} if whole else _index(directory)
+    seen: dict[str, Path] = {}
+    for file in weight_files(directory):
+        try:
+            with safe_open(file, framework="pt") as opened:
+                for name in opened.keys():  # noqa: SIM118 - not a dict
+                    if name.endswith("rotary_emb.inv_freq"):
+                        continue
+                    if index and index.get(name) != file.name:
+                        continue  # the index names another file for it, or does not name it
+                    if name in seen:
+                        raise ModelError(f"{seen[name].name} and {file.name} both hold {name}.")
+                    seen[name] = file
+                    yield name, opened
+        except SafetensorError as error:
+            raise _damaged(file, error) from error
+    if lost := sorted(index.keys() - seen.keys()):
+        raise ModelError(f"{directory}: {index[lost[0]]} lacks {lost[0]}, which the index names.")
