@@ -170,10 +170,15 @@ private:
         own.worked = clock_ns(CLOCK_THREAD_CPUTIME_ID) - start - own.looked;
     }
 
+    // Twice too slow in a row, and the next calls are done alone; once is enough soon after that.
     void judge(bool too_slow) {
-        slow_calls_ = too_slow ? slow_calls_ + 1 : 0;
-        if (!too_slow) next_alone_ = kFewCalls;
-        if (slow_calls_ < 2) return;
+        if (!too_slow) {
+            slow_calls_ = 0;
+            if (++good_calls_ >= kFewCalls) next_alone_ = kFewCalls;
+            return;
+        }
+        good_calls_ = 0;
+        if (++slow_calls_ < 2 && next_alone_ == kFewCalls) return;
         left_alone_ = next_alone_;
         next_alone_ = std::min(2 * next_alone_, kManyCalls);
         slow_calls_ = 0;
@@ -199,7 +204,7 @@ private:
     void (*job_)(void*, int) = nullptr;
     void* argument_ = nullptr;
     bool alone_ = false;
-    int left_alone_ = 0, next_alone_ = kFewCalls, slow_calls_ = 0;
+    int left_alone_ = 0, next_alone_ = kFewCalls, slow_calls_ = 0, good_calls_ = 0;
     std::atomic<bool> given_up_{false};
     bool stop_ = false; // written before the last call, which publishes it
     alignas(64) std::atomic<uint32_t> call_{0};
