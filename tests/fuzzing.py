@@ -152,7 +152,7 @@ def gguf_case(original: Path, folder: Path, seed: int) -> str:
         if (took := time.monotonic() - start) < SECONDS:
             break
     assert took < SECONDS, f"seed {seed} took {took:.0f} s"
-    return _outcome(seed, plain, fused, 2e-2)
+    return _outcome(seed, plain, fused, 5e-2)  # ties round both ways
 
 
 def directory_case(original: Path, folder: Path, seed: int, compare: bool = True) -> str:

@@ -35,6 +35,7 @@ _PARAMETERS: dict[str, dict[str, float | bool | None]] = {
         "truncate": True,
     },
 }
+_LARGEST = 1e15  # base of RoPE: models have 1e4 to 1e9; below 1 frequencies would grow
 KINDS = ("default", *_PARAMETERS, "longrope")
 
 
@@ -49,8 +50,8 @@ def read_rope(
     """
     parameters = _mapping(raw, "rope_parameters")
     theta = number(parameters.pop("rope_theta", raw.get("rope_theta", 10000.0)), "rope_theta")
-    if theta <= 0:
-        raise ModelError(f"rope_theta must be above 0; it is {theta:g}.")
+    if not 1 < theta <= _LARGEST:
+        raise ModelError(f"rope_theta must lie above 1, up to {_LARGEST:g}; it is {theta:g}.")
     partial = parameters.pop("partial_rotary_factor", raw.get("partial_rotary_factor", 1.0))
     if partial != 1.0:
         raise ModelError(f"partial_rotary_factor {partial!r} is not supported; allowed: 1.0.")

@@ -100,6 +100,7 @@ def test_an_unsupported_family_names_the_supported_ones(model):
         ({"num_hidden_layers": 2**31}, "num_hidden_layers must be a whole number from 1"),
         ({"num_hidden_layers": 4000}, "4,000 layers in the config, but"),
         ({"num_key_value_heads": 3}, "do not divide"),
+        ({"rope_parameters": {"rope_theta": 1.8e-43}}, "rope_theta must lie above 1"),
         ({"rms_norm_eps": float("nan")}, "rms_norm_eps must be a number"),
         ({"num_attention_heads": "many"}, "not a readable model config"),
     ],
