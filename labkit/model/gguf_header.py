@@ -41,6 +41,7 @@ KINDS = {
     34: ("TQ1_0", 256, 54), 35: ("TQ2_0", 256, 66), 39: ("MXFP4", 32, 17),
 }  # fmt: skip
 _LONG = Struct("<Q")
+_NAME = 256  # characters of the longest name
 _TEXT = 2**20  # bytes of the longest text that is no element of an array: chat templates are long
 
 
@@ -120,6 +121,13 @@ class _Cursor:
         except UnicodeDecodeError:
             raise self.wrong(f"is damaged: {what} is no text.") from None
 
+    def name(self, what: str) -> str:
+        """A text that can be a name in a message: one line."""
+        found = self.text(what)
+        if not found.isprintable() or len(found) > _NAME:
+            raise self.wrong(f"is damaged: {what} is no name.")
+        return found
+
     def value(self, key: str) -> Any:
         kind = self.scalar(4, f"the type of {key}")
         if kind == _STRING:
@@ -193,7 +201,7 @@ class GgufFile:
     def _fields(self, cursor: _Cursor, count: int) -> Iterator[tuple[str, Any]]:
         seen = set()
         for number in range(count):
-            key = cursor.text(f"key {number}")
+            key = cursor.name(f"key {number}")
             if key in seen:
                 raise cursor.wrong(f"is damaged: it has the key {key} twice.")
             seen.add(key)
@@ -226,7 +234,7 @@ class GgufFile:
         return made
 
     def _tensor(self, cursor: _Cursor, number: int) -> tuple[str, str, tuple[int, ...], int, int]:
-        name = cursor.text(f"the name of tensor {number}")
+        name = cursor.name(f"the name of tensor {number}")
         dimensions = cursor.scalar(4, f"tensor {name}")
         if not 1 <= dimensions <= 4:
             raise cursor.wrong(f"is damaged: tensor {name} has {dimensions} dimensions.")
