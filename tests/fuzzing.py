@@ -24,7 +24,8 @@ from labkit.model.config import config_from_dict
 from labkit.model.decoder import Decoder
 from labkit.model.gguf_file import hf_config, tensors, weights_of
 from labkit.model.gguf_header import GgufFile
-from labkit.model.load import check_weights, load
+from labkit.model.load import load
+from labkit.model.shapes import check_weights
 from labkit.optimize.fused import load_fused, native
 from tests.conftest import make_reference
 from tests.fused_helpers import SIZES, Int8Linear, logits, tiny_gguf

@@ -19,7 +19,7 @@ from gguf import GGUFWriter
 
 from labkit.bench.install import peer_python
 from labkit.model.gguf_header import GgufFile
-from labkit.model.gguf_tokenizer import known_cuts
+from labkit.model.gguf_tokenizer import CUTS
 from labkit.model.load import default_gguf
 
 _CODE = '''
@@ -122,7 +122,7 @@ def sentencepiece(path: Path, prefix: bool) -> Path:
 
 def files(folder: Path) -> Iterator[tuple[str, Path]]:
     """A file of every kind of tokenizer that is read."""
-    for pre in known_cuts():
+    for pre in CUTS:
         yield pre, byte_level(folder / f"{pre}.gguf", pre)
     yield "sentencepiece", sentencepiece(folder / "prefix.gguf", prefix=True)
     yield "sentencepiece, no prefix", sentencepiece(folder / "none.gguf", prefix=False)

@@ -24,6 +24,7 @@ from labkit.base.paths import cache_dir, project_root
 from labkit.bench.install import built, link_of
 from labkit.bench.variants import Variant
 from labkit.errors import LabkitError
+from labkit.model.gguf_header import GgufFile
 from labkit.model.load import convert_once, locate_described
 
 _WORKER = Path(__file__).with_name("worker.py")
@@ -102,20 +103,16 @@ class Loaded:
 
 def gguf_read_bytes(path: Path) -> int:
     """Bytes of a GGUF file's tensors that a decode step reads: all but an untied embedding."""
-    from gguf import GGUFReader
-
-    sizes = {tensor.name: int(tensor.n_bytes) for tensor in GGUFReader(path).tensors}
+    sizes = {name: tensor.nbytes for name, tensor in GgufFile(path).tensors.items()}
     looked_up = sizes["token_embd.weight"] if "output.weight" in sizes else 0
     return sum(sizes.values()) - looked_up
 
 
 def gguf_format(path: Path) -> str:
     """The format of most bytes of a GGUF file's tensors, as "Q4_1"."""
-    from gguf import GGUFReader
-
     sizes: Counter[str] = Counter()
-    for tensor in GGUFReader(path).tensors:
-        sizes[tensor.tensor_type.name] += int(tensor.n_bytes)
+    for tensor in GgufFile(path).tensors.values():
+        sizes[tensor.kind] += tensor.nbytes
     return sizes.most_common(1)[0][0]
 
 

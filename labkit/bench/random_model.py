@@ -19,6 +19,7 @@ import numpy as np
 
 from labkit.bench.install import peer_python
 from labkit.errors import LabkitError, ParameterError
+from labkit.model.gguf_header import GgufFile
 from labkit.model.load import default_gguf
 
 # The models' own config.json (huggingface.co/Qwen/Qwen2.5-0.5B and -1.5B); both have tied heads.
@@ -72,7 +73,7 @@ def tensors(shape: dict[str, int], seed: int = 0) -> Iterator[tuple[str, np.ndar
 
 def write(shape: dict[str, int], path: Path) -> None:
     """Write the model with matrices in float16."""
-    from gguf import GGUFReader, GGUFWriter
+    from gguf import GGUFWriter
 
     writer: Any = GGUFWriter(path, "qwen2")
     writer.add_block_count(shape["layers"])
@@ -83,25 +84,22 @@ def write(shape: dict[str, int], path: Path) -> None:
     writer.add_head_count_kv(shape["kv_heads"])
     writer.add_layer_norm_rms_eps(1e-6)
     writer.add_rope_freq_base(1e6)
-    fields = GGUFReader(default_gguf()).fields
-    own = {name: fields[f"tokenizer.ggml.{name}"].contents() for name in _TOKENIZER}
-    count = shape["vocab"] - len(own["tokens"])
-    writer.add_tokenizer_model(own["model"])
-    writer.add_tokenizer_pre(own["pre"])
-    writer.add_token_list(own["tokens"] + [f"<unused{n}>" for n in range(count)])
-    writer.add_token_types(own["token_type"] + [5] * count)  # 5: unused
-    writer.add_token_merges(own["merges"])
-    writer.add_bos_token_id(own["bos_token_id"])
-    writer.add_eos_token_id(own["eos_token_id"])
+    own = GgufFile(default_gguf()).fields
+    tokens = list(own["tokenizer.ggml.tokens"])
+    count = shape["vocab"] - len(tokens)
+    writer.add_tokenizer_model(own["tokenizer.ggml.model"])
+    writer.add_tokenizer_pre(own["tokenizer.ggml.pre"])
+    writer.add_token_list(tokens + [f"<unused{n}>" for n in range(count)])
+    writer.add_token_types(own["tokenizer.ggml.token_type"] + [5] * count)  # 5: unused
+    writer.add_token_merges(list(own["tokenizer.ggml.merges"]))
+    writer.add_bos_token_id(own["tokenizer.ggml.bos_token_id"])
+    writer.add_eos_token_id(own["tokenizer.ggml.eos_token_id"])
     for name, values in tensors(shape):
         writer.add_tensor(name, values)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-
-
-_TOKENIZER = ("model", "pre", "tokens", "token_type", "merges", "bos_token_id", "eos_token_id")
 
 
 def quantize(source: Path, target: Path, kind: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from labkit.model.gguf_header import GgufFile, GgufTensor
 from labkit.model.gguf_keys import ARCHITECTURES, Keys, token_id
 from labkit.model.gguf_tokenizer import check_tokenizer, save_tokenizer
 from labkit.model.safetensors_file import save_one_by_one
+from labkit.model.shapes import check_weights
 
 # GGUF tensor name within a block -> Hugging Face name within a layer.
 _LAYER_NAMES = {
@@ -146,18 +147,15 @@ def tensors(file: GgufFile, config: dict[str, Any]) -> Iterator[tuple[str, np.nd
         yield name, values_of(file, tensor, config)
 
 
-def describe(
-    path: Path, directory: Path, check: Callable[[dict[str, Any], dict[str, Any]], object]
-) -> None:
+def describe(path: Path, directory: Path) -> None:
     """Write a GGUF file's config and tokenizer into an empty directory.
 
-    check(config, shapes by Hugging Face name) is called first, and raises for a model that cannot
-    be loaded. Raises ModelError for a file that is cut short, or a model family that is not
-    supported.
+    Raises ModelError for a file that is cut short, a model family that is not supported, and
+    weights that are not the config's.
     """
     file = GgufFile(path)
     config = hf_config(file)
-    check(config, {name: tensor.shape for name, tensor in weights_of(file)})
+    check_weights(config, {name: tensor.shape for name, tensor in weights_of(file)}, path)
     save_tokenizer(file, directory)
     (directory / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
 

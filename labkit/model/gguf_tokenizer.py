@@ -7,7 +7,7 @@ SentencePiece's BPE ("llama"). Everything else is refused by name. The ways to c
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ _LLAMA3 = (f"{_SHORT}|{_LETTERS}|\\p{{N}}{{1,3}}|{_REST}",)
 _QWEN2 = (f"{_SHORT}|{_LETTERS}|\\p{{N}}|{_REST}",)
 _DIGITS = ("\\p{N}", _WORD)
 # tokenizer.ggml.pre -> expressions that cut a text, one after another.
-_CUTS: dict[str, Sequence[str]] = {
+CUTS: dict[str, Sequence[str]] = {
     "gpt-2": (_WORD,),
     "smollm": _DIGITS,
     "starcoder": _DIGITS,
@@ -51,11 +51,11 @@ def check_tokenizer(file: GgufFile) -> None:
             file, f"has a tokenizer of kind {kind!r}, which is not read; read: {', '.join(_MODELS)}"
         )
     pre = file.fields.get(f"{_KEY}.pre")
-    if kind == "gpt2" and pre not in _CUTS:
+    if kind == "gpt2" and pre not in CUTS:
         raise _wrong(
             file,
             f"cuts texts in the way {pre!r} ({_KEY}.pre), which is not known here; known: "
-            f"{', '.join(_CUTS)}",
+            f"{', '.join(CUTS)}",
         )
     for name, needed in (("merges", kind == "gpt2"), ("scores", kind == "llama")):
         if needed and f"{_KEY}.{name}" not in file.fields:
@@ -121,7 +121,7 @@ def _byte_level(file: GgufFile, tokens: Sequence[str]) -> Any:
         ignore_merges=pre in _WHOLE_WORDS,
     )
     made = Tokenizer(model)
-    cuts = [pre_tokenizers.Split(Regex(one), "isolated") for one in _CUTS[pre]]
+    cuts = [pre_tokenizers.Split(Regex(one), "isolated") for one in CUTS[pre]]
     made.pre_tokenizer = pre_tokenizers.Sequence(
         [*cuts, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
     )
@@ -185,8 +185,3 @@ def _begin_with(made: Any, bos: str, tokens: Sequence[str]) -> None:
 def save_tokenizer(file: GgufFile, directory: Path) -> None:
     """Write a file's tokenizer into a directory, as transformers reads it."""
     build_tokenizer(file).save_pretrained(directory)
-
-
-def known_cuts() -> Mapping[str, Sequence[str]]:
-    """The ways to cut a text, by tokenizer.ggml.pre."""
-    return _CUTS

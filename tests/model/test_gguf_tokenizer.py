@@ -8,7 +8,7 @@ import pytest
 
 from labkit.errors import ModelError
 from labkit.model.gguf_header import GgufFile
-from labkit.model.gguf_tokenizer import build_tokenizer, check_tokenizer, known_cuts
+from labkit.model.gguf_tokenizer import CUTS, build_tokenizer, check_tokenizer
 from tests.mixed_text import digest, files, finish, mixed_text, writer_of
 
 # Printed by `python -m tests.mixed_text`, by llama.cpp as llama-cpp-python 0.3.36 builds it.
@@ -29,7 +29,7 @@ LLAMA_CPP = {
 
 
 def test_every_way_to_cut_was_compared() -> None:
-    assert set(known_cuts()) < set(LLAMA_CPP)
+    assert set(CUTS) < set(LLAMA_CPP)
     assert 90_000 < len(mixed_text().encode()) < 200_000
 
 

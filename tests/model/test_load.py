@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from labkit.base.device import resolve_device
 from labkit.errors import DeviceError, LabkitError, ModelError, ParameterError
 from labkit.model import gguf_file
-from labkit.model.load import default_gguf, expected_shapes, load
+from labkit.model.load import default_gguf, load
+from labkit.model.shapes import expected_shapes
 from labkit.model.weight_files import whole_weight_files
 from tests.tiny import save_tiny_model
 

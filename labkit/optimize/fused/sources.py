@@ -11,7 +11,7 @@ import numpy as np
 from labkit.model.config import ModelConfig, read_config
 from labkit.model.gguf_file import half_split, hf_config, split_heads, weights_of
 from labkit.model.gguf_header import GgufFile, GgufTensor
-from labkit.model.load import EMBEDDING, HEAD, check_shapes, check_weights
+from labkit.model.shapes import EMBEDDING, HEAD, check_shapes, check_weights
 from labkit.model.weight_files import read_shapes, read_tensors
 from labkit.optimize.fused.pack import FusedError, format_of, to_blocks
 
