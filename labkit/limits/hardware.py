@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,17 +54,19 @@ class Hardware:
         two measured sizes, it interpolates over the logarithm of the size. Beyond the largest, it
         gives the rate of the largest.
         """
-        return self._at(working_set, lambda reading: reading.best)
+        best = [self.bandwidth_points[size].best for size in sorted(self.bandwidth_points)]
+        return self._at(working_set, np.maximum.accumulate(best[::-1])[::-1])
 
     def slowest_bandwidth(self, working_set: float) -> float:
-        """The same of the slowest spells: what the machine gave at its worst moment."""
-        return self._at(working_set, lambda reading: reading.slowest)
-
-    def _at(self, working_set: float, rate: Callable[[Reading], float]) -> float:
+        """The same of the slowest spells, as they were measured: what the machine gave at its worst
+        moment at this size is not better because a larger set had a better one."""
         sizes = sorted(self.bandwidth_points)
-        rates = [rate(self.bandwidth_points[size]) for size in sizes]
-        envelope = np.maximum.accumulate(rates[::-1])[::-1]
-        return float(np.interp(np.log(max(working_set, 1)), np.log(sizes), envelope))
+        return self._at(working_set, [self.bandwidth_points[size].slowest for size in sizes])
+
+    def _at(self, working_set: float, rates: Sequence[float] | np.ndarray) -> float:
+        """Rates of the measured sizes, interpolated over the logarithm of the size."""
+        sizes = sorted(self.bandwidth_points)
+        return float(np.interp(np.log(max(working_set, 1)), np.log(sizes), rates))
 
     def in_cache(self, working_set: float) -> bool:
         """Whether a working set fits a last-level cache whose bandwidth is not known: then the

@@ -217,7 +217,7 @@ def _of_largest(states: States, largest: int) -> str:
         return f"{told}: lasting reads use something up."
     if higher(lasting):
         return f"{told}: reading became faster."
-    return f"{told}: nothing that lasting reads use up was seen."
+    return f"{told}: no loss of more than {MARGIN:.0%} is shown."
 
 
 # Of a system that gives huge pages only on request; torch does not ask for its tensors.

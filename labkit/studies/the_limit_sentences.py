@@ -123,7 +123,14 @@ def of_the_stages(shares: Mapping[str, Share]) -> str:
     ]
     if not told:
         return "No stage was measurable in these rounds."
-    return f"Of a step, {'; '.join(told)}."
+    whole = sum(shares[name].value for name in measured)
+    more = (
+        f" Together that is {whole:.0%}: where two stages wait for each other, leaving out either "
+        "saves the same time, which is counted twice."
+        if round(whole, 2) > 1
+        else ""
+    )
+    return f"Of a step, {'; '.join(told)}.{more}"
 
 
 def two_moments(passes: Ratio, rounds: Ratio) -> str:

@@ -184,3 +184,14 @@ def test_a_measurement_of_the_future_is_not_recent(small, tmp_path):
 def test_less_than_one_thread_is_refused(threads):
     with pytest.raises(ParameterError, match="give at least 1"):
         measure_hardware("cpu", threads)
+
+
+def test_the_slowest_rate_of_a_size_is_its_own() -> None:
+    """A larger set may have met better moments: they make no worst moment better."""
+    points = {
+        2**20: Reading(50.0, 45.0, 0.1, 20.0),
+        2**30: Reading(40.0, 38.0, 0.1, 30.0),
+    }
+    here = Hardware("a", "cpu", 2, points, {})
+    assert (here.slowest_bandwidth(2**20), here.slowest_bandwidth(2**30)) == (20.0, 30.0)
+    assert here.bandwidth(2**20) == 50.0

@@ -210,6 +210,8 @@ def test_stages_are_summed_where_they_were_measured() -> None:
     told = sentences.of_the_stages(shares)
     assert told == "Of a step, the matrix products (layer products, head) take 85%."
     assert "measurable" in sentences.of_the_stages({"attention": shares["attention"]})
+    overlapping = shares | {"attention": Share(0.25, 0.2, 0.3)}
+    assert "Together that is 110%" in sentences.of_the_stages(overlapping)
 
 
 def test_a_long_context_is_told_as_a_ratio_to_the_usual_one() -> None:
