@@ -9,6 +9,8 @@ from labkit.report.told.words import effect
 from labkit.studies.lab import told_share
 from labkit.studies.speculative_forecast import EVERY, Held
 from labkit.studies.speculative_prompts import Rounds, together
+from labkit.studies.speculative_tasks import PLAIN
+from labkit.timing.compare import again
 from labkit.timing.statistics import Ratio, interval
 
 
@@ -52,19 +54,22 @@ def beside(measured: Ratio, expected: float | None) -> str:
 def against_forecasts(
     timed: Mapping[str, Rounds], held: Sequence[Held], settings: Iterable[str], seen: str
 ) -> list[dict[str, object]]:
-    """A row a kind of task, and one for all: the measured speedups beside the forecasts.
+    """A row a kind of task, and one for all: the measured speedups beside the forecasts, and the
+    control, which must show no difference.
 
     seen: the setting of which the row says what its rounds could have seen.
     """
     forecasts = {(one.kind, one.setting): one.forecast for one in held}
-    names = list(settings)
-    every = {name: together(timed.values(), name) for name in names}
-    measured = {kind: {name: one.speedup(name) for name in names} for kind, one in timed.items()}
+    names, control = list(settings), again(PLAIN)
+    every = {name: together(timed.values(), name) for name in [*names, control]}
+    measured = {
+        kind: {name: one.speedup(name) for name in [*names, control]} for kind, one in timed.items()
+    }
     rows: list[dict[str, object]] = []
     for kind, of in (measured | {EVERY: every}).items():
         told = {name: beside(of[name], forecasts.get((kind, name))) for name in names}
         least = {f"{seen} could have seen": effect(of[seen].smallest_effect)}
-        rows.append({"kind of task": spaced(kind), **told, **least})
+        rows.append({"kind of task": spaced(kind), **told, **least, control: str(of[control])})
     return rows
 
 

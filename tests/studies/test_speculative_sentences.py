@@ -82,6 +82,8 @@ def test_a_table_has_a_row_for_all_kinds_and_a_dash_without_a_forecast() -> None
     assert str(code["a draft"]).endswith("(3.00)")
     assert chat["a draft"] == "4.00x [4.00, 4.00] (–)"
     assert chat["a draft could have seen"] == "1\u00a0%"
+    control = "plain decoding (again)"
+    assert chat[control] == both[control] == "1.00x [1.00, 1.00]"
     assert both["kind of task"] == "all kinds"
     assert str(both["a draft"]).startswith("4.00x")
 
