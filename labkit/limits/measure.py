@@ -103,38 +103,45 @@ def fastest_products(
     return best
 
 
-def _products(device: Device, threads: int, seconds: float) -> dict[str, Reading]:
-    found = {}
-    for dtype in tqdm(dtypes(device), desc="products", leave=False):
-        work = fastest_products(dtype, device, threads, seconds / 4)
-        check_clock(work)
-        # A short prefill may run before a processor has to lower its clock: short spells count too.
-        short = rates(work, AT_ONCE, _SPELLS)
-        found[dtype] = Reading.of(short + rates(work, seconds, _SPELLS))
-    return found
+def _product(dtype: str, device: Device, threads: int, seconds: float) -> Reading:
+    work = fastest_products(dtype, device, threads, seconds / 4)
+    check_clock(work)
+    # A short prefill may run before a processor has to lower its clock: short spells count too.
+    short = rates(work, AT_ONCE, _SPELLS)
+    return Reading.of(short + rates(work, seconds, _SPELLS))
 
 
-def _by_threads(device: Device, threads: int, seconds: float) -> dict[int, dict[str, Reading]]:
+def _by_threads(
+    device: Device, threads: int, seconds: float, product: Reading
+) -> dict[int, dict[str, Reading]]:
+    """Memory and float32 products by number of threads. product: with all threads, as the limit has
+    it, so that one thing has one number."""
     if kind(device) != "cpu":
         return {}
     found = {}
     whole = buffer(min(256 * 2**20, _largest(device)))
     for count in sorted({2**k for k in range(10) if 2**k < threads} | {threads}):
         memory = rates(BareRead(whole.nbytes, device, count, share=whole), seconds)
-        product = rates(BareProducts("float32", 1536, device, count), seconds)
-        found[count] = {"bandwidth": Reading.of(memory), "matrix": Reading.of(product)}
+        fewer = count < threads
+        matrix = _product("float32", device, count, seconds) if fewer else product
+        found[count] = {"bandwidth": Reading.of(memory), "matrix": matrix}
     return found
 
 
 def _measure(device: Device, threads: int, seconds: float) -> Hardware:
+    bandwidth = _bandwidth(device, threads, seconds)
+    matrix = {
+        dtype: _product(dtype, device, threads, seconds)
+        for dtype in tqdm(dtypes(device), desc="products", leave=False)
+    }
     return Hardware(
         name=device_name(device),
         device=str(device),
         threads=threads,
-        bandwidth_points=_bandwidth(device, threads, seconds),
-        matrix=_products(device, threads, seconds),
+        bandwidth_points=bandwidth,
+        matrix=matrix,
         capacity=memory_bytes(device),
-        by_threads=_by_threads(device, threads, seconds / 4),
+        by_threads=_by_threads(device, threads, seconds / 4, matrix["float32"]),
         measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 
