@@ -90,4 +90,7 @@ def of_context(
     if last.low <= first.high and first.low <= last.high:
         return said + "The intervals of both measured times overlap: no change is measurable."
     grew = last.value - first.value
-    return said + f"Measured: {seconds(abs(grew))} {'more' if grew > 0 else 'less'}."
+    return said + (
+        "The contexts were timed one after another, so a change of the machine between them is a "
+        f"part of the difference. Measured: {seconds(abs(grew))} {'more' if grew > 0 else 'less'}."
+    )
