@@ -1,0 +1,87 @@
+"""What each pass was made of: the record that the timeline, the statistics and the tests read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+
+class RequestRows(NamedTuple):
+    """The rows of one request in one pass.
+
+    request: its number. prefill: rows of its context that are read, also those that are computed
+    again after a preemption. decode: the last token and the drafted ones behind it. wanted: rows
+    whose output it asked for.
+    """
+
+    request: int
+    prefill: int
+    decode: int
+    wanted: int
+
+
+@dataclass(frozen=True, slots=True)
+class PassRecord:
+    """One pass: when it ran, whose rows it had, and what the engine held when it ended.
+
+    start, end: seconds of the monotonic clock. rows: in the order of the pass, each request once.
+    queue: requests that wait, admitted before or not. blocks_held, blocks_cached, blocks_free: all
+    blocks of the paged cache. preempted, cancelled: requests that lost their slot before the pass.
+    Raises ValueError for a record that contradicts itself.
+    """
+
+    start: float
+    end: float
+    rows: tuple[RequestRows, ...]
+    queue: int = 0
+    blocks_held: int = 0
+    blocks_cached: int = 0
+    blocks_free: int = 0
+    preempted: tuple[int, ...] = ()
+    cancelled: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.end >= self.start:
+            raise ValueError(f"a pass cannot end at {self.end} s and start at {self.start} s.")
+        if len({one.request for one in self.rows}) != len(self.rows):
+            raise ValueError(f"a request stands twice in one pass: {self.rows}.")
+        if any(not 0 <= one.wanted <= one.prefill + one.decode for one in self.rows):
+            raise ValueError(f"a pass gives no more outputs than it has rows: {self.rows}.")
+        counts = (self.queue, self.blocks_held, self.blocks_cached, self.blocks_free)
+        if min(counts) < 0 or any(min(one) < 0 for one in self.rows):
+            raise ValueError(f"a number of a pass is below 0: {self}.")
+
+    @property
+    def seconds(self) -> float:
+        return self.end - self.start
+
+    @property
+    def prefill(self) -> int:
+        """Rows of prompts, of all requests."""
+        return sum(one.prefill for one in self.rows)
+
+    @property
+    def decode(self) -> int:
+        """Rows of outputs, of all requests."""
+        return sum(one.decode for one in self.rows)
+
+    @property
+    def blocks(self) -> int:
+        """All blocks of the cache; the same in every record of one engine."""
+        return self.blocks_held + self.blocks_cached + self.blocks_free
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for the traces folder of a run."""
+        return asdict(self) | {"rows": [one._asdict() for one in self.rows]}
+
+
+def mean_rows(records: Iterable[PassRecord]) -> float:
+    """Rows of a pass, on average over passes; 0 where there was none."""
+    counts = [one.prefill + one.decode for one in records]
+    return sum(counts) / len(counts) if counts else 0.0
+
+
+def busy_seconds(records: Iterable[PassRecord]) -> float:
+    """Seconds within passes: the rest of a run is waiting, and the engine's own work."""
+    return sum(one.seconds for one in records)
