@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib import resources
@@ -75,9 +75,3 @@ def chat_ids(tokenizer: Any, question: str) -> list[int]:
             messages, add_generation_prompt=True, tokenize=True, return_dict=False
         )
     )
-
-
-def poisson_arrivals(rate: float, count: int, seed: int = 0) -> Sequence[float]:
-    """When `count` independent requests are due, in seconds: on average `rate` a second."""
-    gaps = np.random.default_rng(seed).exponential(1 / rate, count)
-    return [float(t) for t in np.cumsum(gaps)]

@@ -66,7 +66,8 @@ class Task:
         return chat_ids(tokenizer, self.prompt)
 
 
-def _read(name: str) -> Any:
+def read_texts(name: str) -> Any:
+    """What a file of task_texts holds."""
     folder = resources.files("labkit.workload").joinpath("task_texts")
     return yaml.safe_load(folder.joinpath(f"{name}.yaml").read_text(encoding="utf-8"))
 
@@ -84,13 +85,13 @@ def _of_file(name: str, passages: dict[str, str]) -> list[Task]:
             held_out=entry.get("held", False),
             expected=tuple(entry.get("expected", ())),
         )
-        for entry in _read(name)
+        for entry in read_texts(name)
     ]
 
 
 @cache
 def _all() -> tuple[Task, ...]:
-    passages = _read("passages")
+    passages = read_texts("passages")
     files = (
         "grounded",
         *(kind for kind in KINDS if kind not in ("summarize", "question_answering")),

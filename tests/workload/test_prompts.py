@@ -2,7 +2,7 @@
 
 import pytest
 
-from labkit.workload.prompts import Workload, paragraphs, poisson_arrivals, prompt_ids
+from labkit.workload.prompts import Workload, paragraphs, prompt_ids
 
 
 class Bytes:
@@ -33,13 +33,6 @@ def test_the_same_seed_and_round_ask_the_same():
 def test_the_text_is_real_prose():
     assert len(paragraphs()) > 15
     assert min(len(part.split()) for part in paragraphs()) > 5
-
-
-def test_arrivals_rise_at_about_the_rate_asked():
-    due = poisson_arrivals(10.0, 2000, seed=1)
-    assert due == sorted(due)
-    assert due[-1] == pytest.approx(200, rel=0.1)
-    assert due == poisson_arrivals(10.0, 2000, seed=1)
 
 
 def test_a_workload_of_nothing_is_refused():
