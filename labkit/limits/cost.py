@@ -150,6 +150,11 @@ def with_weights(cost: Cost, nbytes: float) -> Cost:
     return replace(cost, weight_bytes=nbytes)
 
 
+def with_kv(cost: Cost, read: float, written: float) -> Cost:
+    """The same pass over a cache of which so many bytes are read and written."""
+    return replace(cost, kv_read_bytes=read, kv_write_bytes=written)
+
+
 def step_cost(
     config: ModelConfig,
     context: int,
@@ -168,6 +173,5 @@ def step_cost(
     if weight_bytes is not None:
         cost = with_weights(cost, weight_bytes)
     if kv_bytes_per_token is not None:
-        read, written = context * kv_bytes_per_token, kv_bytes_per_token
-        cost = replace(cost, kv_read_bytes=read, kv_write_bytes=written)
+        cost = with_kv(cost, context * kv_bytes_per_token, kv_bytes_per_token)
     return cost
