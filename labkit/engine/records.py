@@ -44,12 +44,14 @@ class PassRecord:
     def __post_init__(self) -> None:
         if not self.end >= self.start:
             raise ValueError(f"a pass cannot end at {self.end} s and start at {self.start} s.")
-        if len({one.request for one in self.rows}) != len(self.rows):
+        requests: set[int] = set()  # in one go over the rows: the engine makes one every pass
+        for request, prefill, decode, wanted in self.rows:
+            requests.add(request)
+            if not (prefill >= 0 and decode >= 0 and 0 <= wanted <= prefill + decode):
+                raise ValueError(f"a pass has rows from 0 on, and wants no more: {self.rows}.")
+        if len(requests) != len(self.rows):
             raise ValueError(f"a request stands twice in one pass: {self.rows}.")
-        if any(not 0 <= one.wanted <= one.prefill + one.decode for one in self.rows):
-            raise ValueError(f"a pass gives no more outputs than it has rows: {self.rows}.")
-        counts = (self.queue, self.blocks_held, self.blocks_cached, self.blocks_free)
-        if min(counts) < 0 or any(min(one) < 0 for one in self.rows):
+        if min(self.queue, self.blocks_held, self.blocks_cached, self.blocks_free) < 0:
             raise ValueError(f"a number of a pass is below 0: {self}.")
 
     @property

@@ -10,6 +10,8 @@ from labkit.engine.timeline import State, Sum, requests_of, spans, sums
 from labkit.errors import ParameterError
 from labkit.report.told.plots import COLORS, new_figure, show, table
 
+Box = tuple[float, float, float, float]  # left, right, low and high edge
+
 MOST_REQUESTS = 48  # lines that can be told apart
 # Colour and pattern: the picture can be read without colours.
 _BLUE, _ORANGE, _GREEN, _PURPLE, _GREY, _OCHRE = COLORS
@@ -18,7 +20,7 @@ _DRAWN: dict[State, tuple[str, str, float]] = {  # colour, hatch, height of the 
     State.PREFILL: (_ORANGE, "", 0.72),
     State.AGAIN: (_PURPLE, "////", 0.72),
     State.DECODE: (_BLUE, "", 0.72),
-    State.VERIFY: (_GREEN, "....", 0.72),
+    State.VERIFY: (_GREEN, "|||", 0.72),
     State.HELD: (_OCHRE, "", 0.3),
     State.PREEMPTED: (_PURPLE, "", 0.12),
 }
@@ -53,6 +55,8 @@ def draw(
     _draw_rows(axes[1], records)
     if with_blocks:
         _draw_blocks(axes[2], records)
+    for one in axes:
+        one.margins(x=0)
     axes[-1].set_xlabel("time, ms")
     show(figure, alt, caption)
     table([_row(one, records[0].start, names or {}) for one in sums(records, due)], "Requests")
@@ -61,30 +65,46 @@ def draw(
 def _draw_spans(
     axes: Any, records: Sequence[PassRecord], due: Mapping[int, float], names: Sequence[str]
 ) -> None:
+    from matplotlib.patches import PathPatch
+
     start, line = records[0].start, {n: k for k, n in enumerate(requests_of(records))}
-    by_state: dict[State, list[tuple[int, float, float]]] = {}
+    by_state: dict[State, list[Box]] = {}
     for span in spans(records, due):
-        begin, width = 1e3 * (span.start - start), 1e3 * (span.end - span.start)
-        by_state.setdefault(span.state, []).append((line[span.request], begin, width))
+        height, middle = _DRAWN[span.state][2], line[span.request]
+        by_state.setdefault(span.state, []).append(
+            (1e3 * (span.start - start), 1e3 * (span.end - start), middle - height / 2,
+             middle + height / 2)
+        )  # fmt: skip
     for state in (state for state in State if state in by_state):
-        color, hatch, height = _DRAWN[state]
-        lines, begins, widths = zip(*by_state[state], strict=True)
-        axes.barh(lines, widths, left=begins, height=height, color=color, hatch=hatch, linewidth=0,
-                  label=state)  # fmt: skip
+        color, hatch, _ = _DRAWN[state]
+        patch = PathPatch(_boxes(by_state[state]), facecolor=color, linewidth=0, label=state)
+        patch.set_hatch(hatch)
+        axes.add_patch(patch)
+    axes.autoscale_view()
     axes.set_yticks(range(len(names)), names)
     axes.set(ylabel="request", ylim=(len(names) - 0.4, -0.6))
     axes.grid(axis="y", visible=False)
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4)
 
 
+def _boxes(boxes: Sequence[Box]) -> Any:
+    """All boxes as one path: thousands of elements would make the page heavy."""
+    from matplotlib.path import Path
+
+    corners = [((x, y), (z, y), (z, w), (x, w), (x, y)) for x, z, y, w in boxes]
+    one = [Path.MOVETO, *[Path.LINETO] * 3, Path.CLOSEPOLY]
+    return Path([point for box in corners for point in box], one * len(boxes))
+
+
 def _draw_rows(axes: Any, records: Sequence[PassRecord]) -> None:
-    begins = [1e3 * (one.start - records[0].start) for one in records]
-    widths = [1e3 * one.seconds for one in records]
-    decode = [one.decode for one in records]
-    prefill = [one.prefill for one in records]
-    axes.bar(begins, decode, widths, align="edge", color=_BLUE, linewidth=0, label="decode")
-    axes.bar(begins, prefill, widths, bottom=decode, align="edge", color=_ORANGE, linewidth=0,
-             label="prefill")  # fmt: skip
+    """A step a pass, and none between passes."""
+    start, decode, prefill = records[0].start, list[int](), list[int]()
+    edges = [1e3 * (time - start) for one in records for time in (one.start, one.end)]
+    for one in records:
+        decode += [one.decode, 0]
+        prefill += [one.decode + one.prefill, 0]
+    axes.stairs(prefill[:-1], edges, baseline=decode[:-1], fill=True, color=_ORANGE, linewidth=0)
+    axes.stairs(decode[:-1], edges, fill=True, color=_BLUE, linewidth=0)
     axes.set(ylabel="rows of a pass", ylim=(0, None))
 
 

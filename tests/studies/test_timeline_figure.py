@@ -45,3 +45,17 @@ def test_nothing_and_too_much_are_refused() -> None:
 
 def test_every_state_is_drawn_in_its_own_way() -> None:
     assert len(set(timeline_figure._DRAWN.values())) == len(timeline_figure._DRAWN)
+
+
+def test_a_long_run_makes_no_heavy_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[str] = []
+    monkeypatch.setattr(
+        timeline_figure, "show", lambda figure, alt, caption: drawn.append(plots.svg(figure, alt))
+    )
+    records = [
+        PassRecord(k, k + 0.9, tuple(RequestRows(n, 4 * (n == k % 16), n != k % 16, 0)
+                                     for n in range(16)))
+        for k in range(1000)
+    ]  # fmt: skip
+    timeline_figure.draw(records, "a long run")
+    assert len(drawn[0]) < 400_000
