@@ -34,7 +34,14 @@ WITHIN = {
         ("check_example", "pages"),
         ("runs",),
     ),
-    "report.told": (("finding",), ("words",), ("compared",), ("plots",), ("notebook",)),
+    "report.told": (
+        ("finding",),
+        ("words",),
+        ("compared",),
+        ("plots",),
+        ("notebook",),
+        ("decoders",),
+    ),
 }
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
 FILES = python_files("labkit")

@@ -33,18 +33,21 @@ from labkit.limits.work import (
     buffer,
     native_library,
     rates,
+    spell,
     working_sets,
 )
 
-_VERSION = 8  # of the measurement: a new one does not read old files
+_VERSION = 9  # of the measurement: a new one does not read old files
 # If a short spell is faster than the kept measurement by this factor, other work slowed that one.
 _BEATEN = 1.25
 _GLANCE = 0.05  # seconds of a short spell
 _RECENT = 1800.0  # seconds
 SPELL = 0.4  # seconds; what a turn lasts, or longer
 _SPELLS = 5
+_SETTLING = 0.5  # of a spell: reading 135 MB again took 0.1 s to reach its rate
 _LONGEST_PRODUCT = 1.0  # seconds
 _ACCELERATOR = 0.25  # of a spell is enough where no other work shares the memory
+_BY_THREADS = 256 * 2**20  # bytes that several numbers of threads read, at most
 _MEMORY = 48 * 2**20  # bytes from which a working set is read for whole spells; below, a tenth
 
 
@@ -56,7 +59,11 @@ def _largest(device: Device) -> int:
 
 
 def _bandwidth(device: Device, threads: int, seconds: float) -> dict[int, Reading]:
-    """Every size in spells that take turns, so that each size meets every state of the machine."""
+    """Every size in spells that take turns, so that each size meets every state of the machine.
+
+    The sets before it took its place in a shared cache, which fills again while it is read. So each
+    is read untimed first: a read that lasts longer than a spell must not beat the limit.
+    """
     sizes = working_sets(_largest(device))
     whole = buffer(sizes[-1], device)
     works = {size: BareRead(size, device, threads, share=whole) for size in sizes}
@@ -65,6 +72,7 @@ def _bandwidth(device: Device, threads: int, seconds: float) -> dict[int, Readin
     for _ in tqdm(range(_SPELLS), desc=f"memory, {threads} threads", leave=False):
         for size, work in works.items():
             lasting = seconds if size >= _MEMORY else seconds / 10
+            spell(work, lasting * _SETTLING)
             found[size] += rates(work, lasting, 1)
     return {size: Reading.of(samples) for size, samples in found.items()}
 
@@ -112,20 +120,20 @@ def _product(dtype: str, device: Device, threads: int, seconds: float) -> Readin
 
 
 def _by_threads(
-    device: Device, threads: int, seconds: float, product: Reading
+    device: Device, threads: int, seconds: float, memory: dict[int, Reading], product: Reading
 ) -> dict[int, dict[str, Reading]]:
-    """Memory and float32 products by number of threads. product: with all threads, as the limit has
-    it, so that one thing has one number."""
+    """Memory and float32 products by number of threads. memory, product: with all threads, as the
+    limit has them, so that one thing has one number."""
     if kind(device) != "cpu":
         return {}
-    found = {}
-    whole = buffer(min(256 * 2**20, _largest(device)))
-    for count in sorted({2**k for k in range(10) if 2**k < threads} | {threads}):
-        memory = rates(BareRead(whole.nbytes, device, count, share=whole), seconds)
-        fewer = count < threads
-        matrix = _product("float32", device, count, seconds) if fewer else product
-        found[count] = {"bandwidth": Reading.of(memory), "matrix": matrix}
-    return found
+    size = max(size for size in memory if size <= _BY_THREADS)
+    whole = buffer(size)
+    found = {threads: {"bandwidth": memory[size], "matrix": product}}
+    for count in (2**k for k in range(10) if 2**k < threads):
+        read = rates(BareRead(whole.nbytes, device, count, share=whole), seconds)
+        matrix = _product("float32", device, count, seconds)
+        found[count] = {"bandwidth": Reading.of(read), "matrix": matrix}
+    return dict(sorted(found.items()))
 
 
 def _measure(device: Device, threads: int, seconds: float) -> Hardware:
@@ -141,7 +149,7 @@ def _measure(device: Device, threads: int, seconds: float) -> Hardware:
         bandwidth_points=bandwidth,
         matrix=matrix,
         capacity=memory_bytes(device),
-        by_threads=_by_threads(device, threads, seconds / 4, matrix["float32"]),
+        by_threads=_by_threads(device, threads, seconds / 4, bandwidth, matrix["float32"]),
         measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 
@@ -179,7 +187,7 @@ def measure_hardware(
     device: cpu, cuda or mps. threads: torch threads (default: the cores this process may use).
     seconds: of a spell. keep: a run's folder: its measurement holds for the whole run, and a new
     run takes over one of the last half hour. Without it, the measurement in the cache folder holds
-    unless a short spell shows that it is too low. It takes about half a minute on two cores.
+    unless a short spell shows that it is too low. It takes less than a minute on two cores.
 
     Raises ImpossibleRate where the clock is wrong, and ParameterError for less than one thread.
     """

@@ -21,6 +21,7 @@ from labkit.limits.datasheet import machines
 from labkit.model.rows import Rows
 from labkit.optimize.graph_rewriting import CompilerError, capture_step, payback_tokens
 from labkit.quality.lossless import SameAnswer, same_answer, tie_margin
+from labkit.report.told import decoders
 from labkit.report.told.finding import Finding
 from labkit.report.told.plots import say, table
 from labkit.report.told.words import times
@@ -208,6 +209,7 @@ class Study:
         costs = {(name, "decode"): self.costs[name] for name in self.rungs}
         found = self.lab.compare(runs, PLAIN, self.rounds, costs)
         self.lab.keep_samples("rungs", found.to_dict())
+        decoders.keep(self.lab.notebook, {decoders.plain(self.lab.dtype): PLAIN}, found)
         return found
 
     def _decode(self, name: str, number: int) -> Trace:
@@ -274,12 +276,13 @@ class Study:
 
     def elsewhere(self) -> None:
         """Show on which machines and models removing operations would matter."""
-        a_layer = self.operations[PLAIN] / self.lab.config.layers
+        each, count = self.earlier.each(self.price)
+        a_layer = count / self.lab.config.layers
         table(
-            overheads({"this machine": self.lab.hardware, **machines()}, a_layer, self.price),
+            overheads({"this machine": self.lab.hardware, **machines()}, a_layer, each),
             caption="Overhead of a token's operations over its limit in bfloat16",
         )
-        say(sentences.elsewhere(a_layer, self.price))
+        say(sentences.elsewhere(a_layer, self.price, self.earlier.overhead))
 
 
 def run(**parameters: Any) -> list[Finding]:

@@ -11,10 +11,9 @@ from torch import nn
 from labkit.limits.cost import Cost
 from labkit.report.told.plots import say, table
 from labkit.studies.graph_rewriting_rungs import MERGED, PLAIN, Rung, inner, matrices
-from labkit.studies.graph_rewriting_sentences import of_no_change
 from labkit.studies.lab import Lab
 from labkit.studies.operations import count_operations, matrices_only
-from labkit.studies.predictions import Prediction, of_moment, score
+from labkit.studies.predictions import Prediction, no_change, of_moment, score
 from labkit.timing.compare import Comparison, Variant
 from labkit.timing.statistics import Ratio, interval, paired_ratio
 from labkit.timing.trace import Trace, record
@@ -111,6 +110,13 @@ class Earlier:
         rest = self.comparison.mean(PLAIN) - self.comparison.mean(PRODUCTS)
         return rest / self.others(PLAIN)
 
+    def each(self, price: float) -> tuple[float, int]:
+        """Seconds of an operation, and how many a token of the plain decoder has at this time each:
+        the average of those that are no products; where it is not measurable, `price` of all."""
+        if self.overhead is None:
+            return price, self.operations[PLAIN]
+        return self.overhead, self.others(PLAIN)
+
     def expected(self, name: str) -> float | None:
         """Predicted seconds of a token: the rung's products alone, its other operations, and the
         bytes that it reads beyond the plain decoder's at the run's best bandwidth.
@@ -141,10 +147,9 @@ class Earlier:
             rows.append({"variant": name} | taken[-1].time_cells() | gains[-1].speedup_cells())
         rows.append({"variant": prefill.name} | prefill.speedup_cells())
         table(rows, caption="The predictions, held against what was measured after them")
-        say(score("speedups", [*gains, prefill]))
+        gains.append(prefill)
+        say(f"{score('speedups', gains)} {no_change([one.measured for one in gains])}")
         if taken:
             mean = self.comparison.mean(PLAIN)
             moment = interval([value / mean for value in found.values(PLAIN)])
-            unchanged = sum(Prediction(one.name, 1.0, one.measured).holds for one in gains)
             say(f"{score('times', taken)} {of_moment(PLAIN, moment)}")
-            say(of_no_change(unchanged, len(gains)))

@@ -59,7 +59,11 @@ def of_smallest(price: float, operations: int, overhead: float | None) -> str:
     )
     if overhead is None:
         return said
-    return f"{said} Within a token an operation takes {times(overhead / price)} as long on average."
+    return (
+        f"{said} Within a token an operation takes {times(overhead / price)} as long on average: "
+        "this average counts all of the token but its products, so also what each operation "
+        "computes, and the Python code between them."
+    )
 
 
 def of_logits(name: str, tokens: int, speedup: float) -> str:
@@ -81,14 +85,6 @@ def of_rewrite(name: str, fewer: int, merging: Ratio | None, measured: Ratio) ->
     if merging is not None:
         products = f"the speedup of its matrix products, timed alone, is {merging}"
     return f"**{name}** {change} operations; {products}. Measured: {shown(measured)}."
-
-
-def of_no_change(held: int, predicted: int) -> str:
-    """How the prediction that nothing changes would have done."""
-    return (
-        f"For comparison: the prediction that every rung is as fast as the plain decoder would "
-        f"have held for {held} of {predicted}."
-    )
 
 
 def of_compiled(
@@ -121,12 +117,24 @@ def of_last_row(name: str, tokens: int, flops: float, whole: float, measured: Ra
     )
 
 
-def elsewhere(operations_a_layer: float, price: float) -> str:
-    """How to read the table of other machines and models."""
+def elsewhere(operations_a_layer: float, price: float, overhead: float | None) -> str:
+    """How to read the table of other machines and models.
+
+    price: seconds of an operation with next to nothing to do. overhead: of one within a token on
+    average, which the table takes; None where it is not measurable, and the table takes the price.
+    """
+    smallest, which = "an operation with next to nothing to do takes", ""
+    took = f"{seconds(price)} for each on every machine: what {smallest} on this one"
+    if overhead is not None:
+        which = " beside its matrix products"
+        took = (
+            f"{seconds(overhead)} for each on every machine: the average within a token on this "
+            f"one, from above. With the {seconds(price)} that {smallest}, all figures would be "
+            f"{times(overhead / price).removesuffix('x')} times smaller"
+        )
     return (
-        f"The plain decoder dispatches {operations_a_layer:.0f} operations a layer. The table "
-        f"assumes {seconds(price)} for each on every machine: what an operation with next to "
-        "nothing to do takes on this one. Far below 1, reading the weights takes most of the time, "
+        f"The plain decoder dispatches {operations_a_layer:.0f} operations a layer{which}. The "
+        f"table assumes {took}. Far below 1, reading the weights takes most of the time, "
         "and removing operations saves little. Above 1, the overhead is longer than reading the "
         "weights. Then try a compiled step or a CUDA graph first: it launches all kernels at once. "
         "A dash: the weights fit the last-level cache, whose bandwidth the datasheet does not tell."

@@ -19,6 +19,8 @@ from labkit.limits.cost import Cost
 from labkit.model.cache.table import Cache
 from labkit.optimize.kv_cache import fill, generate_without_cache
 from labkit.quality.lossless import SameAnswer, same_answer, tie_margin
+from labkit.report.told import decoders
+from labkit.report.told.compared import rebased
 from labkit.report.told.finding import Finding
 from labkit.report.told.plots import say, table
 from labkit.studies import kv_cache_figures as figures
@@ -169,6 +171,7 @@ class Study:
         costs = {(kind, "decode"): self.cost(kind, self.middle) for kind in self.kinds}
         found = self.lab.compare(runs, NO_CACHE, self.rounds, costs)
         self.lab.keep_samples("continuation", found.to_dict())
+        decoders.keep(self.lab.notebook, {decoders.plain(self.lab.dtype): STATIC}, found)
         return found
 
     def _without_cache(self, number: int) -> Trace:
@@ -259,20 +262,21 @@ class Study:
             say(sentences.of_context(first, last, low, high, added, added / bandwidth))
 
     def findings(self) -> list[Finding]:
-        """Save what was found, and show it. A window that never dropped a token has no finding."""
+        """Save what was found, and show it: each variant against no cache, then against the static
+        cache. A window that never dropped a token has no finding."""
         quality = {kind: found.quality() for kind, found in self.same.items()}
         quality[self.windowed] = self.forgetful or {"lossless": False}
         kept = [kind for kind in self.comparison.variants if kind in quality]
         if not self.slid and self.windowed in kept:
             kept.remove(self.windowed)
-        return self.lab.save(
-            [
-                self.lab.finding(
-                    self.comparison, kind, cost=self.cost(kind, self.middle), quality=quality[kind]
-                )
-                for kind in kept
-            ]
-        )
+        found = [
+            self.lab.finding(
+                self.comparison, kind, cost=self.cost(kind, self.middle), quality=quality[kind]
+            )
+            for kind in kept
+        ]
+        others = [one for one in found if one.variant != STATIC and STATIC in kept]
+        return self.lab.save([*found, *(rebased(one, self.comparison, STATIC) for one in others)])
 
     def elsewhere(self) -> None:
         """Show what would change with other models."""

@@ -11,7 +11,7 @@ from labkit.limits.cost import Cost
 from labkit.report.told.plots import say, table
 from labkit.studies.kv_cache_variants import GROWING, NO_CACHE, STATIC, Makers, steps_at
 from labkit.studies.lab import Lab
-from labkit.studies.predictions import Prediction, of_moment, score
+from labkit.studies.predictions import Prediction, no_change, of_moment, score
 from labkit.timing.compare import Comparison
 from labkit.timing.statistics import interval
 
@@ -101,7 +101,7 @@ class Earlier:
                 row |= gains[-1].speedup_cells() | {"speedup over": found.baseline}
             rows.append(row)
         table(rows, caption="The predictions, held against what was measured after them")
-        say(score("speedups", gains))
+        say(f"{score('speedups', gains)} {no_change([one.measured for one in gains])}")
         _, context, found = later[0]
         expected = self.expected(STATIC, context)
         moment = interval([taken / expected for taken in found.values(STATIC)])

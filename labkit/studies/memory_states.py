@@ -161,6 +161,16 @@ class States:
         slow, fast = (float(np.mean(np.abs(rates / rate - 1) <= 0.1)) for rate in (low, high))
         return slow, fast
 
+    def beyond(self, size: int) -> tuple[float, float, float]:
+        """Of the same looks, those that came within 10 % of neither rate: the shares that lie
+        between the two, above both, and below both."""
+        ends = self.by_look(size, OTHER)[0], geometric_mean(self.settled(size))
+        rates = np.array(self.over_time(size))
+        far = np.all([np.abs(rates / rate - 1) > 0.1 for rate in ends], axis=0)
+        above, below = far & (rates > max(ends)), far & (rates < min(ends))
+        between = far & ~above & ~below
+        return float(between.mean()), float(above.mean()), float(below.mean())
+
     def by_look(self, size: int, situation: str) -> list[float]:
         """The rate of the first, second, ... look in a situation: geometric means over rounds."""
         rates = np.array([[look.rate for look in looks] for looks in self.rounds[size, situation]])

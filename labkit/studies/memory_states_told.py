@@ -169,13 +169,27 @@ def _cache(states: States, held: int) -> str:
     slow, fast = states.shares(held)
     count = len(states.rounds[held, OTHER][0])
     return (
-        f"**Another set explains one state.** After {other} of other memory were read, the "
+        f"**Another set explains a part.** After {other} of other memory were read, the "
         f"first look at {set_} had {first} of its settled rate. Reading the set again made it "
         f"faster: the last third of {count} looks had {states.later(held, OTHER)}. So a part of "
         "the set had been kept in a cache, reading other memory took its place, and reading the "
         "set filled it again. While two sets "
         f"took turns, {slow:.0%} of the looks at {set_} came within 10 % of the rate right after "
-        f"other memory was read, and {fast:.0%} within 10 % of the settled rate."
+        f"other memory was read, and {fast:.0%} within 10 % of the settled rate. "
+        f"{_unexplained(*states.beyond(held))}"
+    )
+
+
+def _unexplained(between: float, above: float, below: float) -> str:
+    """How many looks lie at neither of two states, by where they lie."""
+    places = {"between the two": between, "above both": above, "below both": below}
+    told = [f"{share:.0%} {where}" for where, share in places.items() if share]
+    if not told:
+        return "So these two states cover all of them."
+    rest = sum(places.values())
+    return (
+        f"So these two states cover {1 - rest:.0%} of them. They do not explain the other "
+        f"{rest:.0%}: {' and '.join(told)}."
     )
 
 

@@ -66,11 +66,31 @@ class Prediction:
         }
 
 
+def counted(pairs: Sequence[tuple[float, Ratio]]) -> str:
+    """How many values lie inside the measured interval, and how many more within 15 %."""
+    within = sum(inside(value, measured) for value, measured in pairs)
+    close = sum(
+        near(value, measured.value) and not inside(value, measured) for value, measured in pairs
+    )
+    return (
+        f"{within} of {len(pairs)} lie inside the measured interval, and {close} more within "
+        f"{percent(WITHIN)} of the measured value"
+    )
+
+
 def score(what: str, predictions: Sequence[Prediction]) -> str:
-    """How many predictions held, and which did not. what: "times", say."""
-    missed = [f"{p.name} ({p.error:+.0%})" for p in predictions if not p.holds]
-    held = f"Of the predicted {what}, {len(predictions) - len(missed)} of {len(predictions)} held"
-    return f"{held}; not held: {', '.join(missed)}." if missed else f"{held}."
+    """How many predictions held, in which way, and which did not. what: "times", say."""
+    missed = [f"{p.name} ({p.error:+.1%})" for p in predictions if not p.holds]
+    told = f"Of the predicted {what}, {counted([(p.expected, p.measured) for p in predictions])}."
+    return f"{told} The others: {', '.join(missed)}." if missed else told
+
+
+def no_change(measured: Sequence[Ratio]) -> str:
+    """How the prediction that nothing changes would have done, beside those that were made."""
+    return (
+        "For comparison, the prediction that each is as fast as its baseline (1.00x): "
+        f"{counted([(1.0, one) for one in measured])}."
+    )
 
 
 def of_moment(name: str, ratio: Ratio) -> str:

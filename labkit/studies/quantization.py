@@ -7,13 +7,14 @@ beforehand, from earlier rounds on other texts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from labkit.base.units import scaled, seconds
 from labkit.optimize import quantization as routines
+from labkit.report.told.decoders import settling_sentence
 from labkit.report.told.finding import Finding
 from labkit.report.told.plots import say, source, table
 from labkit.studies import quantization_forecast as forecast
@@ -21,7 +22,7 @@ from labkit.studies import quantization_sentences as sentences
 from labkit.studies.lab import TIMES
 from labkit.studies.quantization_figures import Point, quality_against_speed
 from labkit.studies.quantization_measured import Measured
-from labkit.studies.quantization_quality import answer_row, positions_of
+from labkit.studies.quantization_quality import answer_row, plain_row, positions_of
 from labkit.studies.quantization_variants import PLAIN, cache_shares
 
 OTHER_CONTEXT = 8192  # tokens, of the table of other models
@@ -91,7 +92,13 @@ class Study(Measured):
         """Show how far answers differ: of the methods, of what runs, and at a long context."""
         tables = self.quality.tables
         _answers(tables["methods"], "The methods' weights, multiplied as the plain decoder's are")
-        _answers(tables["running"], "What runs, as its kernels compute it")
+        asked = f". Right answers: of {2 * self.questions} short questions, sums and look-ups"
+        _answers(
+            tables["running"],
+            "What runs, as its kernels compute it",
+            [plain_row(told) for told in tables["plain"].values()],
+            asked if self.questions else "",
+        )
         for sentence in self.quality.sentences(self.group):
             say(sentence)
         if far := tables["long_context"]:
@@ -152,7 +159,8 @@ class Study(Measured):
             [one.row() for one in self.held],
             caption="Forecasts of the share of the bare read, and what was measured afterwards",
         )
-        say(forecast.sentence(self.held))
+        plain = next((one.share for one in self.forecasts if one.variant == PLAIN), None)
+        say(forecast.sentence(self.held, plain))
 
     def why(self) -> None:
         """Show how much of each variant's time lies beyond its bare read."""
@@ -166,6 +174,8 @@ class Study(Measured):
                     bare.name if bare else "",
                 )
             )  # fmt: skip
+            if told := settling_sentence(found, name):
+                say(told)
         say(sentences.REST)
 
     def findings(self) -> list[Finding]:
@@ -198,12 +208,17 @@ class Study(Measured):
         say(sentences.weights_or_cache(cost.weight_bytes / cost.kv_read_bytes))
 
 
-def _answers(told: Mapping[str, Mapping[str, Any]], what: str) -> None:
-    """A table of answers; nothing where nothing was judged."""
+def _answers(
+    told: Mapping[str, Mapping[str, Any]],
+    what: str,
+    first: Sequence[dict[str, object]] = (),
+    asked: str = "",
+) -> None:
+    """A table of answers; nothing where nothing was judged. first: rows above them."""
     if told:
         table(
-            [answer_row(name, one) for name, one in told.items()],
-            caption=f"{what}, against the plain decoder on {positions_of(told):,} positions",
+            [*first, *(answer_row(name, one) for name, one in told.items())],
+            caption=f"{what}, against the plain decoder on {positions_of(told):,} positions{asked}",
         )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 from labkit.studies.lab import told_share
-from labkit.studies.predictions import WITHIN, inside, near
+from labkit.studies.predictions import counted, inside, near
 from labkit.studies.quantization_sentences import OWN_SHARE, PLAIN_REST
 from labkit.timing.compare import Comparison
 from labkit.timing.statistics import Ratio
@@ -103,19 +103,24 @@ def held(told: Sequence[Forecast], later: Comparison) -> list[Held]:
     return found
 
 
-def sentence(every: Sequence[Held]) -> str:
-    """How many forecasts held, and which did not."""
+def sentence(every: Sequence[Held], plain: float | None = None) -> str:
+    """How many forecasts held, and which did not.
+
+    plain: the share that the plain decoder was forecast to reach; None where it has none.
+    """
     if not every:
         return "No variant was held against a bare read, so there was no forecast."
-    good = sum(one.holds for one in every)
-    told = (
-        f"{good} of {len(every)} forecasts held: they lie inside the measured interval, or within "
-        f"{WITHIN:.0%} of the measured value."
-    )
+    told = f"Of the forecasts, {counted([(one.forecast.share, one.measured) for one in every])}."
     for one in every:
         if not one.holds:
             told += (
-                f" **{one.forecast.variant}** did not: {one.forecast.share:.0%} was the forecast, "
-                f"and {told_share(one.measured)} was measured."
+                f" That of **{one.forecast.variant}** did not hold: {one.forecast.share:.0%} was "
+                f"the forecast, and {told_share(one.measured)} was measured."
             )
-    return told
+    if plain is None:
+        return told
+    same = counted([(plain, one.measured) for one in every])
+    return (
+        f"{told} For comparison, the forecast that every variant reaches the {plain:.0%} of the "
+        f"plain decoder: {same}."
+    )

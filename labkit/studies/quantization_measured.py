@@ -19,6 +19,7 @@ from labkit.limits.cost import Cost
 from labkit.model.forward import Forward
 from labkit.optimize.quantization import METHODS, QuantizedDecoder, pack, quantize
 from labkit.quality.lossless import SameAnswer, same_answer
+from labkit.report.told import decoders
 from labkit.studies import quantization_forecast as forecast
 from labkit.studies.lab import Lab
 from labkit.studies.quantization_quality import Quality
@@ -194,4 +195,6 @@ class Measured:
         runs = {name: self.lab.decoding(made) for name, made in self.timed.items()}
         found = self.lab.compare(runs, PLAIN, self.rounds, self.costs)
         self.lab.keep_samples("speed", found.to_dict())
+        names = {decoders.FUSED: "fused, as-is", decoders.FUSED_Q8: "fused, q8_0"}
+        decoders.keep(self.lab.notebook, {decoders.plain(self.lab.dtype): PLAIN} | names, found)
         return found

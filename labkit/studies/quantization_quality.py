@@ -14,6 +14,7 @@ from labkit.quality.judge import judge, rows_at_once
 from labkit.quality.tasks import asking, score
 from labkit.studies import quantization_sentences as sentences
 from labkit.studies.lab import Lab
+from labkit.studies.quantization_variants import PLAIN
 from labkit.workload.questions import short
 from labkit.workload.texts import pieces
 
@@ -82,24 +83,30 @@ class Quality:
     def told(self) -> dict[str, dict[str, Any]]:
         """The `quality` of each timed variant's finding."""
         return {
-            name: found.judged() | self._score(name) | {"lossless": False}
+            name: found.judged() | self._score(name, self.runs[name]) | {"lossless": False}
             for name, found in self.running.items()
         }
 
-    def _score(self, name: str) -> dict[str, float]:
-        """The share of questions that a variant answers right; {} where none were asked."""
+    @cached_property
+    def plain(self) -> dict[str, float]:
+        """The share of the questions that the plain decoder answers right."""
+        return self._score(PLAIN, self.lab.decoder)
+
+    def _score(self, name: str, decoder: Forward) -> dict[str, float]:
+        """The share of questions that a decoder answers right; {} where none were asked."""
         if not self.questions:
             return {}
-        decoder, tokenizer = self.runs[name], self.lab.loaded.tokenizer
-        asked = short(self.questions)
+        asked, tokenizer = short(self.questions), self.lab.loaded.tokenizer
         return score(asking(decoder), tokenizer, asked, f"asking {name}")["all"].quality()
 
     @cached_property
     def tables(self) -> dict[str, dict[str, dict[str, Any]]]:
-        """What is told of the methods, of what runs, and of the same at a long context."""
+        """What is told of the methods, of what runs, of the plain decoder's right answers, and of
+        what runs at a long context."""
         found = {
             "methods": {name: one.judged() for name, one in self.methods.items()},
             "running": self.told,
+            "plain": {PLAIN: self.plain} if self.plain else {},
             "long_context": {name: one.judged() for name, one in self.far.items()},
         }
         self.lab.keep_samples("quality", found)
@@ -146,6 +153,13 @@ def answer_row(name: str, told: Mapping[str, Any]) -> dict[str, object]:
             if low in told:
                 row[label] = f"{row[label]} [{form.format(told[low])}, {form.format(told[high])}]"
     return row
+
+
+def plain_row(told: Mapping[str, Any]) -> dict[str, object]:
+    """The row of the plain decoder in such a table: its right answers, and dashes, because every
+    other column compares with it."""
+    row = answer_row(PLAIN, told)
+    return {"variant": PLAIN} | {label: row.get(label, "–") for label, *_ in _COLUMNS}
 
 
 def positions_of(told: Mapping[str, Mapping[str, Any]]) -> int:

@@ -240,6 +240,7 @@ class Study(Measurements):
             caption="Where the time of each setting goes, all tasks together, without the prompt's "
             "pass",
         )
+        say(told.told_twice(self.costs, self.timed))
         free = free_rows(self.costs.most)
         ideal = [mixed_speedup(account, free) for account in self.accounts(AUTOMATIC)]
         measured = together(self.timed.values(), AUTOMATIC)
@@ -262,6 +263,7 @@ class Study(Measurements):
             caption="Limits with the rates that vendors print. Last column: the mean speedup of "
             "the drafts that the automatic setting sent here, if rows cost that much",
         )
+        say(told.told_computed(together(self.timed.values(), AUTOMATIC)))
         say(
             f"{left_out(there)} Nothing ran on these machines. A ratio of limits bounds nothing: a "
             "decoder's pass of one row may be further from its limit than its larger passes, and "

@@ -14,6 +14,7 @@ from labkit.limits.cost import Cost, matrix_parameters
 from labkit.limits.roofline import limit
 from labkit.optimize.speculative.costs import limit_costs
 from labkit.quality.lossless import SameAnswer, same_answer
+from labkit.report.told import decoders
 from labkit.studies.lab import Lab
 from labkit.studies.speculative_forecast import Foreseen, Held, all_foreseen, foreseen, hold
 from labkit.studies.speculative_prompts import Rounds, rounds_for
@@ -223,6 +224,9 @@ class Measurements:
         found = {kind: self._time(kind) for kind in self.kinds}
         samples = {kind: one.comparison.to_dict() for kind, one in found.items()}
         self.lab.keep_samples("tasks", samples)
+        decoder = decoders.FUSED if self.target.products else decoders.plain(self.lab.dtype)
+        comparisons = [one.comparison for one in found.values()]
+        decoders.keep(self.lab.notebook, {decoder: PLAIN}, *comparisons)
         return found
 
     def _time(self, kind: str) -> Rounds:

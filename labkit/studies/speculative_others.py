@@ -1,4 +1,4 @@
-"""Other engines' own speculation on one task of notebook 05, and our automatic setting."""
+"""Other engines with their own speculation and without, on one task of notebook 05; and ours."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from labkit.base.units import seconds
 from labkit.bench.client import Source
 from labkit.bench.run import running
 from labkit.bench.variants import VARIANTS
+from labkit.engine.generate import generate
 from labkit.model.config import ModelConfig
 from labkit.model.forward import Forward
 from labkit.model.reference import reference_generate
 from labkit.report.told.words import effect
 from labkit.studies.speculative_tasks import Case, Setting, speculated
 from labkit.timing.compare import Comparison, Variant
+from labkit.timing.statistics import paired_ratio
 from labkit.timing.trace import Trace, record, record_pushed
 
 # How transformers speculates: it copies from the prompt, or drafts with its own first layers.
@@ -27,12 +29,21 @@ TRANSFORMERS: dict[str, Callable[[ModelConfig], dict[str, Any]]] = {
         "assistant_early_exit": max(1, config.layers // 3)
     },
 }
+_OURS, _OURS_PLAIN = "ours, automatic", "ours, plain"
+_LLAMA, _LLAMA_PLAIN = "llama.cpp:lookup", "llama.cpp"
+# Of an engine with speculation, the same engine without.
+_WITHOUT = {
+    **dict.fromkeys(list(TRANSFORMERS)[1:], "transformers"),
+    _OURS: _OURS_PLAIN,
+    _LLAMA: _LLAMA_PLAIN,
+}
 
 
 def against_transformers(
     target: Forward, reference: Any, case: Case, setting: Setting
 ) -> dict[str, Variant]:
-    """Variants for `compare`: transformers' `generate` in three ways, and a setting of ours."""
+    """Variants for `compare`: transformers' `generate` in three ways, and our decoder plainly and
+    with a setting."""
 
     def theirs(how: Mapping[str, Any], number: int) -> Trace:
         def run(push: Callable[[int], None]) -> None:
@@ -43,16 +54,20 @@ def against_transformers(
     def ours(number: int) -> Trace:
         return record(partial(speculated, target, case, setting), len(case.prompt))
 
+    def plain(number: int) -> Trace:
+        return record(partial(generate, target, case.prompt, len(case.answer)), len(case.prompt))
+
     runs: dict[str, Variant] = {
         name: partial(theirs, how(target.config)) for name, how in TRANSFORMERS.items()
     }
-    return runs | {"ours, automatic": ours}
+    return runs | {_OURS_PLAIN: plain, _OURS: ours}
 
 
 def lookups(where: Source) -> list[str]:
-    """Names of other engines' own speculation that can run this model on this machine."""
-    found = VARIANTS["llama.cpp:lookup"]
-    return [found.name] if where.gguf and found.missing() is None else []
+    """Names of other engines, without and with their own speculation, that can run this model on
+    this machine."""
+    names = (_LLAMA_PLAIN, _LLAMA)
+    return [name for name in names if where.gguf and VARIANTS[name].missing() is None]
 
 
 @contextmanager
@@ -74,7 +89,8 @@ def _variant(ask: Callable[..., Trace], case: Case, tokens: int) -> Variant:
 
 
 def rows_of_others(found: Comparison) -> list[dict[str, object]]:
-    """A row an engine: the whole answer's time, and its speedup over the baseline."""
+    """A row an engine: the whole answer's time, and its speedup over the baseline and over the same
+    engine without speculation."""
     rows: list[dict[str, object]] = []
     for name in found.variants:
         ratio = found.speedup(name, "e2e_latency")
@@ -83,8 +99,18 @@ def rows_of_others(found: Comparison) -> list[dict[str, object]]:
             {
                 "engine and method": name,
                 "end to end": seconds(found.mean(name, "e2e_latency")),
-                "speedup": str(ratio) if beside else "–",
+                f"against {found.baseline}": str(ratio) if beside else "–",
                 "could have seen": effect(ratio.smallest_effect) if beside else "–",
+                "against itself without drafts": _over_plain(found, name),
             }
         )
     return rows
+
+
+def _over_plain(found: Comparison, name: str) -> str:
+    """The speedup of an engine's speculation over the same engine without it; a dash for others."""
+    plain = _WITHOUT.get(name)
+    if plain is None or plain not in found.traces:
+        return "–"
+    taken = (found.values(one, "e2e_latency") for one in (plain, name))
+    return str(paired_ratio(*taken))

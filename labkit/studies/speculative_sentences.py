@@ -8,10 +8,12 @@ from labkit.base.units import seconds
 from labkit.engine.row_costs import RowCosts
 from labkit.optimize.speculative.predict import acceptance_for
 from labkit.quality.lossless import SameAnswer
+from labkit.studies.predictions import counted, no_change
 from labkit.studies.speculative_forecast import Held
 from labkit.studies.speculative_prompts import Rounds, together
 from labkit.studies.speculative_tables import spaced
 from labkit.studies.speculative_target import KeptHead
+from labkit.studies.speculative_tasks import PLAIN
 from labkit.timing.statistics import MARGIN, Ratio
 from labkit.workload.tasks import GROUNDED
 
@@ -146,13 +148,8 @@ def told_over(kinds: Iterable[Rounds]) -> str:
 
 def told_held(held: Sequence[Held]) -> str:
     """How many forecasts were right, which were not, and whether the counts themselves add up."""
-    inside = sum(one.inside for one in held)
     missed = [one for one in held if not (one.inside or one.near)]
-    told = [
-        f"**{len(held) - len(missed)} of {len(held)}** forecasts lie inside the measured interval "
-        f"or within 15 % of the measured value: {inside} inside, "
-        f"{len(held) - len(missed) - inside} more within 15 %."
-    ]
+    told = [f"Of the forecasts, {counted([(one.forecast, one.measured) for one in held])}."]
     if missed:
         rows = "; ".join(
             f"{spaced(one.kind)} with {one.setting} (forecast {one.forecast:.2f}x, measured "
@@ -160,6 +157,7 @@ def told_held(held: Sequence[Held]) -> str:
             for one in missed
         )
         told.append(f"Not so: {rows}.")
+    told.append(no_change([one.measured for one in held]))
     consistent = sum(one.consistent for one in held)
     told.append(
         f"A check of consistency, which is no forecast: with the counts of the timed answers "
@@ -200,6 +198,25 @@ def told_gains(timed: Mapping[str, Rounds], setting: str) -> str:
             "repeat words of the prompt."
         )
     return f"{text}."
+
+
+def told_twice(costs: RowCosts, timed: Mapping[str, Rounds]) -> str:
+    """Why a pass of one row has two times on the page: when rows were measured, and later."""
+    later = [one.comparison.mean(PLAIN) for one in timed.values()]
+    return (
+        f"A pass of one row took {seconds(costs.seconds)} when the cost of rows was measured, in "
+        f"turns with larger passes after {costs.context} tokens. In the timed rounds it took "
+        f"{seconds(min(later))} to {seconds(max(later))}, by kind of task. So ratios are taken "
+        "from the cost of rows, and no times."
+    )
+
+
+def told_computed(measured: Ratio) -> str:
+    """That the first row of the table of machines is computed too. measured: the mean speedup."""
+    return (
+        "The last column is computed from the cost of rows, for this machine too. Measured was "
+        f"{measured}: the cost of rows is from another moment, and leaves out the time of drafting."
+    )
 
 
 def told_skipped(speedups: Sequence[float], kept: int, layers: int, a_token: float) -> str:

@@ -20,6 +20,7 @@ from labkit.limits.roofline import Limit, critical_batch, limit
 from labkit.model.reference import load_reference, reference_generate, reference_logits
 from labkit.model.rows import Rows
 from labkit.quality.lossless import SameAnswer, same_answer, tie_margin
+from labkit.report.told import decoders
 from labkit.report.told.finding import Finding
 from labkit.report.told.notebook import live
 from labkit.report.told.plots import number, say, table
@@ -189,6 +190,7 @@ class Study:
         }
         found = lab.compare(runs, REFERENCE, self.rounds, costs)
         lab.keep_samples("comparison", found.to_dict())
+        decoders.keep(lab.notebook, {decoders.plain(lab.dtype): PLAIN}, found)
         return found
 
     def _transformers(self, number: int) -> Trace:

@@ -53,7 +53,8 @@ def machine(
         f"the largest working set. Right, matrix products: {products}.",
         f"{caption}. Each point and bar: the best of several spells. Each line reaches down to the "
         "slowest. A spell reads or multiplies without a pause for about as long as a turn of a "
-        "comparison; sets that caches hold get a tenth of that.",
+        "comparison; sets that caches hold get a tenth of that. Before a spell the set is read "
+        "untimed, so that a shared cache holds of it what it can.",
     )
 
 

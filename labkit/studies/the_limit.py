@@ -10,13 +10,16 @@ call a token, and the other engines that are installed. From a script:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 from labkit.bench.client import gguf_format
 from labkit.bench.costs import Products, products
 from labkit.bench.variants import VARIANTS
+from labkit.report.told.compared import rebased
+from labkit.report.told.decoders import settling_sentence
 from labkit.report.told.finding import Finding
 from labkit.report.told.plots import say, table
 from labkit.studies import the_limit_figures as figures
@@ -123,9 +126,10 @@ class Study(Measurements):
         )
 
     def _show_mine(self) -> None:
-        found, mine = self.ladder, self.mine
-        others = [name for name in self.engines if VARIANTS[name].module is None]
+        found, mine, others = self.ladder, self.mine, self.others
         say(sentences.against_bare(found, mine))
+        if told := settling_sentence(found.comparison, mine):
+            say(told)
         say(sentences.against_others(found, mine, others))
         table(
             tables.beside(found, mine, others),
@@ -134,6 +138,11 @@ class Study(Measurements):
         )
         if self.screened_in(found.comparison):
             say(sentences.screening(found))
+
+    @property
+    def others(self) -> list[str]:
+        """The timed variants that are not the fused decoder."""
+        return [name for name in self.engines if VARIANTS[name].module is None]
 
     @property
     def timed_mine(self) -> bool:
@@ -193,11 +202,20 @@ class Study(Measurements):
             say(sentences.long_context(contexts, *lengths, costs))
 
     def findings(self) -> list[Finding]:
-        """Save and show the findings of every variant but the baseline: decode and prefill."""
+        """Save and show the findings of every variant but the baseline: decode and prefill. Then
+        those of the fused decoder against each engine that reads the same weights."""
         baseline = self.ladder.comparison.baseline
-        others = [name for name in self.engines if name != baseline]
+        names = [name for name in self.engines if name != baseline]
         phases = ("decode", "prefill")
-        return self.lab.save([self._finding(name, phase) for phase in phases for name in others])
+        found = [self._finding(name, phase) for phase in phases for name in names]
+        return self.lab.save([*found, *self._on_the_same_bytes(found)])
+
+    def _on_the_same_bytes(self, found: Sequence[Finding]) -> Iterator[Finding]:
+        comparison, _, loaded = self.ladder
+        for own in (one for one in found if one.variant == self.mine):
+            for name in sentences.sharing(self.ladder, self.mine, self.others):
+                other = {"baseline": engine(name, loaded[name])}
+                yield replace(rebased(own, comparison, name), engine=own.engine | other)
 
     def _finding(self, name: str, phase: str) -> Finding:
         comparison, _, loaded = self.ladder

@@ -15,6 +15,7 @@ from labkit.engine.sequence import check_lengths
 from labkit.limits.cost import Cost, step_cost
 from labkit.model.rows import Part, Rows
 from labkit.optimize.fused import AS_IS, FusedDecoder
+from labkit.report.told import decoders
 from labkit.studies import the_limit_variants as variants
 from labkit.studies.fused_stages import STEP, filled, passes, repeated
 from labkit.studies.lab import Lab
@@ -108,6 +109,8 @@ class Measurements:
         lengths = self.prompt_tokens, self.new_tokens
         found = measure(self.names, self.where, *lengths, self.rounds, self.lab.hardware)
         self.lab.keep_samples("ladder", found.comparison.to_dict())
+        timed = {decoders.plain("float32"): "plain", decoders.FUSED: FUSED, decoders.FUSED_Q8: Q8}
+        decoders.keep(self.lab.notebook, timed, found.comparison, alone=True)
         if self.screened_in(found.comparison):
             same, every = equal_runs(found.comparison, FUSED, ALL_LOGITS)
             assert same == every, "screening changed a token"

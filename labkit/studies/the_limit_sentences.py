@@ -9,7 +9,7 @@ from labkit.bench.run import Measured
 from labkit.limits.cost import Cost
 from labkit.report.told.words import effect
 from labkit.studies.fused_stages import PRODUCTS, REST, Share
-from labkit.studies.lab import told_share
+from labkit.studies.lab import TIMES, told_share
 from labkit.studies.the_limit_tables import told_time
 from labkit.studies.the_limit_variants import (
     ALL_LOGITS,
@@ -29,12 +29,17 @@ def times_as_fast(ratio: Ratio) -> str:
 
 
 def control(comparison: Comparison) -> str:
-    """What the baseline's second turn showed."""
-    ratio = comparison.speedup(comparison.control)
-    told = f"The control is {comparison.baseline} a second time in each round: {ratio}."
-    if comparison.trusted():
-        return told
-    return f"{told} It differs from 1, so no verdict of this page holds."
+    """What the baseline's second turn showed, in each phase."""
+    told = {
+        phase: comparison.speedup(comparison.control, TIMES[phase])
+        for phase in ("decode", "prefill")
+    }
+    both = " and ".join(f"{ratio} in {phase}" for phase, ratio in told.items())
+    said = f"The control is {comparison.baseline} a second time in each round: {both}."
+    wrong = [phase for phase in told if not comparison.trusted(TIMES[phase])]
+    if not wrong:
+        return f"{said} It shows no difference, as it must."
+    return f"{said} It shows a difference, so no verdict about {' and '.join(wrong)} holds."
 
 
 def against_bare(found: Measured, mine: str) -> str:
@@ -51,23 +56,28 @@ def against_bare(found: Measured, mine: str) -> str:
     )
 
 
-def against_others(found: Measured, mine: str, others: Sequence[str]) -> str:
-    """The fused decoder against the engines that read the same bytes, and against transformers."""
-    comparison, costs, loaded = found
-    own = costs[mine, "tpot"].read_bytes
-    sharing = [
+def sharing(found: Measured, mine: str, others: Sequence[str]) -> list[str]:
+    """The engines that read the same weights as a variant, in the same form."""
+    own = found.costs[mine, "tpot"].read_bytes
+    return [
         name
         for name in others
-        if (cost := costs.get((name, "tpot")))
+        if (cost := found.costs.get((name, "tpot")))
         and same_bytes(cost.read_bytes, own)
-        and loaded[name].same_weights
+        and found.loaded[name].same_weights
     ]
+
+
+def against_others(found: Measured, mine: str, others: Sequence[str]) -> str:
+    """The fused decoder against the engines that read the same bytes, and against transformers."""
+    comparison, costs, _ = found
+    own, same = costs[mine, "tpot"].read_bytes, sharing(found, mine, others)
     told = [
         f"`{name}` reads the same weights as they are: `{mine}` is "
         f"**{times_as_fast(over(comparison, mine, name))}**."
-        for name in sharing
+        for name in same
     ]
-    if not sharing:
+    if not same:
         told.append("No other engine of this run reads the same weights in the same form.")
     for name, dtype in ((TRANSFORMERS, "float32"), (BF16, "bfloat16")):
         if (cost := costs.get((name, "tpot"))) and name in comparison.traces:

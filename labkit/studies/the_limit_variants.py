@@ -60,7 +60,7 @@ def read_bytes(
     kv = context * config.kv_bytes_per_token(ELEMENT_BYTES["float16"])
     for name in ("q8_0", "q4_0"):
         share = FORMATS[name].bits / 8 / ELEMENT_BYTES["bfloat16"]
-        found[name] = decode_cost(config, 0, dtype="bfloat16").weight_bytes * share + kv
+        found[f"all in {name}"] = decode_cost(config, 0, dtype="bfloat16").weight_bytes * share + kv
     if fused is not None and where.gguf:
         found["the file as it is"] = fused.all_logits_bytes + kv
         if fused.weight_bytes != fused.all_logits_bytes:

@@ -24,6 +24,7 @@ from labkit.model.decoder import Decoder
 from labkit.model.load import build
 from labkit.model.rows import Rows
 from labkit.quality.lossless import SameAnswer, same_answer
+from labkit.report.told import decoders
 from labkit.report.told.finding import Finding
 from labkit.report.told.plots import say, table
 from labkit.studies import pitfalls
@@ -210,6 +211,7 @@ class Study:
         found = lab.compare(runs, PLAIN, self.rounds, costs)
         looks = {"looks": [list(pair) for pair in self.looks.items()]}
         lab.keep_samples("comparison", found.to_dict() | looks)
+        decoders.keep(lab.notebook, {decoders.plain(lab.dtype): PLAIN}, found)
         return found
 
     def measure(self) -> None:

@@ -19,6 +19,7 @@ from labkit.timing.statistics import (
     holm,
     narrow_enough,
     rounds_needed,
+    spread_at_most,
     trusted,
 )
 
@@ -102,9 +103,12 @@ def told_noise(control: Ratio, needed: int) -> str:
     """How noisy the machine was, and what follows, in sentences. needed: rounds to see 5 %."""
     spread, rounds = float(np.std(np.log(control.rounds), ddof=1)), len(control.rounds)
     return (
-        f"The control's ratios spread by {spread:.1%} from round to round. So it takes "
-        f"**{told_rounds(needed)} rounds** to see a change of 5 % on this machine. The {rounds} "
-        f"rounds of this run could have seen {effect(control.smallest_effect)} (four times in "
-        f"five), and their control is known to ± {control.half_width:.1%}: no smaller effect can "
-        "be claimed."
+        f"The control's ratios spread by {spread:.1%} from round to round. If the true spread is "
+        f"just that, the {rounds} rounds of this run show a true change of "
+        f"{effect(control.smallest_effect)} in **4 of 5** such runs: that is what *could have "
+        "seen* tells. The table asks for more. A change must be seen in **19 of 20** runs, and the "
+        f"true spread may be as large as {spread_at_most(control.rounds):.1%}, for {rounds} rounds "
+        "know it no better than that (90 %). So a change of 5 % takes "
+        f"**{told_rounds(needed)} rounds**. The control is known to ± {control.half_width:.1%}: no "
+        "smaller effect can be claimed."
     )

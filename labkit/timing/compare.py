@@ -37,10 +37,14 @@ Variant = Callable[[int], Trace]  # takes the number of a round, runs, and retur
 
 class Bare(NamedTuple):
     """What a variant is held against: a bare variant by name, whose TPOT is the time of one
-    repetition, and how many repetitions are the variant's own work."""
+    repetition, and how many repetitions are the variant's own work.
+
+    nbytes: that the variant's own work reads; None where it is held against operations.
+    """
 
     name: str
     repetitions: float
+    nbytes: float | None = None
 
 
 @dataclass
@@ -115,15 +119,17 @@ class Comparison:
         return paired_ratio(base, self._turns(variant, metric))
 
     def share(self, variant: str, metric: str = "tpot") -> Ratio | None:
-        """The time of the bare work over the variant's time, paired; None where it has none.
+        """The time of the bare work over the variant's time, paired; None where it has none."""
+        alone = self.bare_times(variant, metric)
+        return None if alone is None else paired_ratio(alone, self.values(variant, metric))
 
-        Where the bare variant failed to run there is none either.
-        """
+    def bare_times(self, variant: str, metric: str = "tpot") -> list[float] | None:
+        """Seconds that the variant's own bare work took, round by round; None where it has none or
+        where that failed to run."""
         bare = self.bare.get((variant.removesuffix(again("")), metric))
         if bare is None or bare.name not in self.traces:
             return None
-        alone = paired_ratio(self.values(bare.name), self.values(variant, metric))
-        return alone.times(bare.repetitions)
+        return [bare.repetitions * one for one in self.values(bare.name)]
 
     def trusted(self, metric: str = "tpot") -> bool:
         """Whether the A/A control shows no difference, as it must."""

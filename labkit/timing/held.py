@@ -23,7 +23,8 @@ from labkit.timing.compare import Bare, Comparison, Variant, compare
 from labkit.timing.trace import Trace
 
 SHORTEST, LONGEST = 0.02, 2.0  # seconds of a bare turn
-_SAME = 0.02  # sets of bytes that differ by less share a bare read, each with its own number
+# Sets of bytes that differ by less share a bare read: it is then the read of either, to the MB.
+_SAME = 0.002
 
 
 class Need(NamedTuple):
@@ -78,7 +79,8 @@ def holding(
         _check(f"{metric} of {variant}", one)
         name = _fitting(turns, one) or _added(turns, one, device, threads)
         turns[name].stands_for.add(variant)
-        bare[variant, metric] = Bare(name, one.amount / turns[name].work.amount)
+        nbytes = None if one.work else one.amount
+        bare[variant, metric] = Bare(name, one.amount / turns[name].work.amount, nbytes)
     if taken := variants.keys() & turns.keys():
         raise ValueError(f"variant {min(taken)!r} has the name of what it would be held against.")
     runs = {name: _noting(name, run, list(turns.values())) for name, run in variants.items()}

@@ -200,6 +200,13 @@ def outliers(samples: Sequence[float]) -> list[int]:
     return [int(i) for i in np.flatnonzero(0.6745 * distance > 3.5 * deviation)]
 
 
+def spread_at_most(ratios: Sequence[float]) -> float:
+    """The standard deviation of the logarithms of ratios: its upper 90 % bound."""
+    free = len(ratios) - 1
+    spread = float(np.std(_logarithms(ratios), ddof=1))
+    return spread * math.sqrt(free / float(stats.chi2.ppf(0.1, free)))
+
+
 def rounds_needed(ratios: Sequence[float], effect: float, power: float = 0.95) -> int:
     """How many rounds it takes to see a true change of `effect` (0.05 is 5 %) on this machine.
 
@@ -210,9 +217,7 @@ def rounds_needed(ratios: Sequence[float], effect: float, power: float = 0.95) -
     for normal noise, in 93 % for Student's t with 3 degrees of freedom, and in 84 % where a tenth
     of the turns are disturbed (with power 0.9 and an 80 % bound: 97 %, 80 % and 70 %).
     """
-    spread = np.std(_logarithms(ratios), ddof=1)
-    free = len(ratios) - 1
-    noise = float(spread * math.sqrt(free / stats.chi2.ppf(0.1, free)))
+    noise = spread_at_most(ratios)
     beyond = math.log1p(effect) - math.log1p(MARGIN)
     for count in range(FEWEST_ROUNDS, MOST_ROUNDS):
         steps = stats.t.ppf(1 - LEVEL / 2, count - 1) + stats.t.ppf(power, count - 1)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from labkit.report.told.compared import Least, compared, decided
+from labkit.report.told.compared import Least, compared, decided, rebased
 from labkit.report.told.finding import Finding
 from labkit.timing.compare import Bare, Comparison, compare
 from labkit.timing.trace import Trace
@@ -50,6 +50,28 @@ def test_a_rate_its_limit_and_its_share_of_the_bare_read() -> None:
     assert (found.verdict, found.unit, found.samples) == ("faster", "tok/s", 5)
     assert found.ratios == pytest.approx([2.0] * 5)
     assert (found.bytes_read, found.weights) == (1e9, "int8")
+
+
+def test_a_bare_read_is_told_beside_the_rate_of_the_limit() -> None:
+    """Two reads of 0.04 s where the limit is 0.1 s a token: it was 1.25 times as fast."""
+    found = of_fast(result(), least=Least(0.1))
+    assert found.bare_over_limit == pytest.approx(1.25)
+    assert found.bare_over_limit_low == pytest.approx(1.25)
+    assert of_fast(result()).bare_over_limit is None  # no limit to hold it against
+
+
+def test_a_finding_against_another_variant_is_paired_in_the_same_rounds() -> None:
+    comparison = result(other=taking(2.0, 0.3))
+    comparison.bare["other", "tpot"] = Bare("read", 1.0, 5e8)
+    found = rebased(of_fast(comparison, bytes_read=1e9), comparison, "other")
+    assert (found.baseline, found.baseline_bytes) == ("other", 5e8)
+    assert found.speedup == pytest.approx(3)
+    assert found.value / found.baseline_value == pytest.approx(3)
+    assert found.ratios == pytest.approx([3.0] * 5)
+    assert (found.bytes_read, found.of_bare_read) == (1e9, pytest.approx(0.8))
+    assert [one.verdict for one in decided([found])] == ["faster"]
+    seconds = rebased(of_fast(comparison, metric="tpot"), comparison, "other")
+    assert seconds.baseline_value == pytest.approx(0.3)
 
 
 def test_prefill_rate_counts_prompt_tokens() -> None:

@@ -39,7 +39,8 @@ def test_keys_and_their_order_are_those_of_the_contract() -> None:
         "smallest_effect", "control_low", "control_high", "limit", "limit_low",
         "fraction_of_limit", "limit_note", "of_bare_read", "of_bare_read_low",
         "of_bare_read_high", "bare_note", "bytes_read", "weights", "samples", "ratios", "quality",
-        "workload", "model", "hardware", "engine",
+        "workload", "model", "hardware", "engine", "baseline_bytes", "bare_over_limit",
+        "bare_over_limit_low", "bare_over_limit_high",
     ]  # fmt: skip
     assert {str(entry.type) for entry in fields(Finding)} == set(_KINDS)
 

@@ -85,6 +85,38 @@ def test_the_headline_is_the_closest_and_the_largest_sure_gain() -> None:
     assert words.headline([]) == "No findings yet."
 
 
+def test_the_headline_names_both_bytes_and_the_fastest_rival_on_the_same_bytes() -> None:
+    ours, theirs = ({"name": "labkit"}, {"name": "llama.cpp"})
+    rival: dict[str, Any] = {
+        "variant": "fused", "baseline": "llama.cpp", "bytes_read": 1e8, "baseline_bytes": 1.001e8,
+        "engine": ours | {"baseline": theirs}, "speedup": 2.0, "speedup_low": 1.9,
+        "speedup_high": 2.1, "verdict": "inconclusive",
+    }  # fmt: skip
+    slow = rival | {"baseline": "slow.cpp", "baseline_value": 1.0}
+    own = rival | {"baseline": "mine", "engine": ours | {"baseline": ours}, "baseline_value": 99.0}
+    most = finding(baseline_bytes=1.07e9)
+    said = plain(words.headline([most, *(finding(**one) for one in (slow, rival, own))]))
+    assert "in decode; static cache reads 538 MB a token, no cache 1.07 GB." in said
+    assert said.endswith(
+        "On the same bytes, 100 MB a token, fused is 2.00x [1.90, 2.10] as fast as llama.cpp "
+        "(inconclusive)."
+    )
+    other = finding(**rival | {"baseline_bytes": 5e8})
+    assert "same bytes" not in words.headline([other])
+    assert "same bytes" not in words.headline([finding(**rival | {"engine": {"baseline": 3}})])
+
+
+def test_a_bare_read_that_beat_the_limit_is_told_with_its_interval() -> None:
+    beyond = {"bare_over_limit": 1.05, "bare_over_limit_low": 1.02, "bare_over_limit_high": 1.08}
+    said = words.how_to_read([finding(**beyond), finding(**beyond, variant="other")])
+    assert (
+        said.count("the bare read of 538 MB had 1.05x [1.02, 1.08] of the rate of the limit") == 1
+    )
+    assert "Faster than the limit" not in words.how_to_read(
+        [finding(**beyond | {"bare_over_limit_low": 0.99})]
+    )
+
+
 def test_how_to_read_counts_the_tests_and_gives_each_reason_once() -> None:
     none = several()[3]
     said = words.how_to_read([finding(), finding(p_value=None), none, none])

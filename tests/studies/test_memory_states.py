@@ -86,7 +86,11 @@ def test_a_cache_is_found_out_by_reading_something_else(monkeypatch: pytest.Monk
     assert found.against(held, largest).value == pytest.approx(FAST / SLOW)
     assert found.by_look(held, OTHER)[:3] == pytest.approx([SLOW, 2 / (1 / SLOW + 1 / FAST), FAST])
     said = " ".join(told.sentences(found, 300_000_000))
-    assert "Another set explains one state" in said
+    assert "Another set explains a part" in said
+    between, above, below = found.beyond(held)
+    assert above == below == 0 < between  # the second look of a spell finds half of it in the cache
+    assert sum(found.shares(held)) + between == pytest.approx(1)
+    assert f"do not explain the other {between:.0%}: {between:.0%} between the two." in said
     count = len(found.rounds[held, OTHER][0])
     assert f"the last third of {count} looks had 1.00x [1.00, 1.00]" in said
     slow, fast = found.shares(held)
@@ -103,7 +107,7 @@ def test_a_machine_without_such_a_cache_shows_none(monkeypatch: pytest.MonkeyPat
     found = run(monkeypatch, Machine(cache=1e6))
     said = " ".join(told.sentences(found, 0))
     assert "this run does not show that a shared cache explains the states" in said
-    assert "explains one state" not in said
+    assert "explains a part" not in said
     assert "were not read faster" in said
     assert "last-level cache of" not in said
 

@@ -3,7 +3,14 @@
 import pytest
 
 from labkit.report.told.compared import Least
-from labkit.studies.predictions import Prediction, limit_cells, limit_told, score, shown
+from labkit.studies.predictions import (
+    Prediction,
+    limit_cells,
+    limit_told,
+    no_change,
+    score,
+    shown,
+)
 from labkit.timing.statistics import Ratio, interval
 
 
@@ -31,10 +38,18 @@ def test_a_narrow_interval_still_has_its_15_percent():
 def test_the_score_lists_what_did_not_hold():
     right = Prediction("right", 1.0, measured(1.0, 0.9, 1.1))
     wrong = Prediction("wrong", 2.0, measured(1.0, 0.9, 1.1))
-    assert score("times", [right, right]) == "Of the predicted times, 2 of 2 held."
-    assert score("times", [right, wrong]) == (
-        "Of the predicted times, 1 of 2 held; not held: wrong (+100%)."
+    near = Prediction("near", 1.12, measured(1.0, 0.9, 1.1))
+    told = score("times", [right, near]).replace("\u00a0", " ")
+    assert told == (
+        "Of the predicted times, 1 of 2 lie inside the measured interval, and 1 more within 15 % "
+        "of the measured value."
     )
+    assert score("times", [right, wrong]).endswith(" The others: wrong (+100.0%).")
+
+
+def test_what_no_change_would_have_predicted_stands_beside_the_score():
+    said = no_change([measured(1.0, 0.9, 1.1), measured(1.1, 1.05, 1.2), measured(2.0, 1.9, 2.1)])
+    assert "(1.00x): 1 of 3 lie inside the measured interval, and 1 more within" in said
 
 
 def test_cells_tell_what_was_predicted_and_measured():

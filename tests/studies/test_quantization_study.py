@@ -72,8 +72,10 @@ def test_the_page_says_which_forecasts_did_not_hold():
     found = held([*told, Forecast("gone", 0.5, "")], compared(0.010, 0.004))
     assert [one.forecast.variant for one in found] == [PLAIN, "v"]
     said = sentence(found)
-    assert said.startswith("1 of 2 forecasts held")
-    assert "**v** did not: 50% was the forecast, and 25% [25, 25] was measured." in said
+    assert said.startswith("Of the forecasts, ")
+    assert "of 2 lie inside the measured interval, and" in said
+    assert "reaches the 40% of the plain decoder: " in sentence(found, 0.4)
+    assert "That of **v** did not hold: 50% was the forecast, and 25% [25, 25] was" in said
     assert "did not" not in sentence(found[:1])
     assert "no forecast" in sentence([])
 
@@ -111,7 +113,8 @@ def test_the_study(study, tmp_path, capsys, monkeypatch):
     assert said.count("against the plain decoder on 64 positions") == 1
     assert said.count("against the plain decoder on 32 positions") == 1
     assert said.count("16 tokens of one text, against the plain decoder on 16 positions") == 1
-    assert "3 of 3 forecasts" in said or "did not:" in said
+    assert "of 3 lie inside the measured interval" in said
+    assert "For comparison, the forecast that every variant" in said
     rows = json.loads((tmp_path / "traces/04_quantization/forecasts.json").read_text())["rows"]
     assert [row["variant"] for row in rows] == [PLAIN, EIGHT, CACHE]
     check_findings(study)

@@ -195,8 +195,9 @@ def test_forecasts_that_are_wrong_are_listed() -> None:
     narrow = ratio(1.98, 2.0, 2.02)
     every = [held(2.0, narrow, 2.0), held(2.2, narrow, 2.0), held(3.0, narrow, 5.0)]
     text = told.told_held(every)
-    assert "**2 of 3** forecasts" in text
-    assert "1 inside, 1 more within 15 %" in text
+    said = text.replace("\u00a0", " ")
+    assert "1 of 3 lie inside the measured interval, and 1 more within 15 %" in said
+    assert "(1.00x): 0 of 3 lie inside the measured interval, and 0 more" in said
     assert "edit code with automatic (forecast 3.00x, measured 2.00x [1.98, 2.02])" in text
     assert "no forecast" in text
     assert "2 of 3 speedups" in text

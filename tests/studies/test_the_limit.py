@@ -55,8 +55,8 @@ def test_bytes_of_a_step_are_counted_for_each_form_of_the_weights() -> None:
     kv = 10 * CONFIG.kv_bytes_per_token(2)
     weights = decode_cost(CONFIG, 0, dtype="bfloat16").weight_bytes
     assert found["float32"] == decode_cost(CONFIG, 10, dtype="float32").read_bytes
-    assert found["q8_0"] == pytest.approx(weights * 8.5 / 16 + kv)  # 32 int8 and a 16-bit scale
-    assert found["q4_0"] == pytest.approx(weights * 4.5 / 16 + kv)
+    assert found["all in q8_0"] == pytest.approx(weights * 8.5 / 16 + kv)  # 32 int8, 16-bit scale
+    assert found["all in q4_0"] == pytest.approx(weights * 4.5 / 16 + kv)
     assert found["the file as it is"] == 900 + kv
     assert found["the file, its head screened"] == 700 + kv
 

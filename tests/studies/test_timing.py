@@ -11,7 +11,7 @@ from labkit.studies import timing, timing_tables
 from labkit.studies import timing_planted as planted
 from labkit.studies import timing_sentences as sentences
 from labkit.timing.compare import Comparison, Variant, compare
-from labkit.timing.statistics import Ratio, interval
+from labkit.timing.statistics import Ratio, interval, spread_at_most
 from labkit.timing.trace import Trace
 
 PLAIN, SLOWED = "plain decoder", "slowed by 10%"
@@ -120,7 +120,8 @@ def test_what_is_told_of_the_noise_is_computed() -> None:
     told = planted.told_noise(control, 400)
     assert f"spread by {np.std(np.log(control.rounds), ddof=1):.1%}" in told
     assert "**400 or more rounds**" in told
-    assert f"could have seen {effect(control.smallest_effect)}" in told
+    assert f"show a true change of {effect(control.smallest_effect)} in **4 of 5**" in told
+    assert f"may be as large as {spread_at_most(control.rounds):.1%}" in told
     assert f"known to ± {control.half_width:.1%}" in told
 
 

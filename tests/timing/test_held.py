@@ -26,6 +26,14 @@ def test_equal_bytes_share_one_bare_read_and_others_have_their_own():
     assert set(runs) == {*variants, *(one.name for one in bare.values())}
     # Sharing a read does not make the bytes equal.
     assert bare["b", "tpot"].repetitions == pytest.approx(1 + 8 / 2**20)
+    assert [bare[name, "tpot"].nbytes for name in "ab"] == [2**20, 2**20 + 8]
+
+
+def test_bytes_that_differ_by_a_percent_are_read_apart():
+    needs = {("a", "tpot"): Need(9.0e7), ("b", "tpot"): Need(9.1e7)}
+    _, bare = holding({name: lasting(0.1) for name in "ab"}, needs)
+    assert [one.name for one in bare.values()] == ["bare read of 90 MB", "bare read of 91 MB"]
+    assert bare["b", "tpot"].repetitions == pytest.approx(1)
 
 
 def test_names_say_the_bytes_and_differ():
@@ -45,6 +53,7 @@ def test_products_and_reads_are_apart():
     runs, bare = holding({"a": lasting(0.1), "b": lasting(0.1)}, needs)
     assert bare["a", "ttft"].name == bare["b", "ttft"].name == "float32 products alone"
     assert bare["b", "ttft"].repetitions == 2 * bare["a", "ttft"].repetitions
+    assert bare["b", "ttft"].nbytes is None
     assert len(runs) == 4
 
 

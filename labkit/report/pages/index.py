@@ -14,7 +14,7 @@ from labkit.report.compare import machine_words, summary, when
 from labkit.report.folders import findings_of, runs_in
 from labkit.report.pages import links
 from labkit.report.pages.html import markdown, templates
-from labkit.report.told import words
+from labkit.report.told import decoders, words
 from labkit.report.told.finding import Finding
 
 _UNKNOWN = dict.fromkeys(("model", "dtype", "profile"), "unknown") | {"status": "unfinished"}
@@ -66,15 +66,24 @@ def _findings(run_dir: Path) -> tuple[list[Finding], str]:
         return [], str(error)
 
 
+def _decoders(run_dir: Path, titles: dict[str, str]) -> list[dict[str, Any]]:
+    """Each decoder that several notebooks timed: its name, rows of a table, and a sentence."""
+    return [
+        {"name": name, "rows": decoders.rows(of, titles), "told": decoders.sentence(of, titles)}
+        for name, of in decoders.groups(decoders.kept(run_dir)).items()
+    ]
+
+
 def write_run_index(run_dir: Path) -> None:
     """Write index.html of a run from the files in its folder, even if it is not finished."""
     run = _UNKNOWN | read_json(run_dir / "run.json")
     stamp, (findings, unread) = read_json(run_dir / "environment.json"), _findings(run_dir)
     notebooks = [_notebook_row(run_dir, run, entry) for entry in run.get("notebooks") or []]
+    titles = {entry["name"]: entry["title"] for entry in notebooks}
     facts = [f"profile {run['profile']}", made_from(run), when(run.get("started"))]
     page = templates().get_template("run.html.j2").render(
         title=run.get("title") or run.get("name") or run_dir.name, run=run, findings=findings,
-        notebooks=notebooks, titles={entry["name"]: entry["title"] for entry in notebooks},
+        notebooks=notebooks, titles=titles, decoders=_decoders(run_dir, titles),
         count=lambda *states: sum(entry.get("status") in states for entry in notebooks),
         headline="" if unread else words.headline(findings), unread=unread,
         facts="; ".join(filter(None, facts)), columns=markdown(words.COLUMNS),

@@ -9,7 +9,15 @@ from typing import Any
 from labkit.report.told.finding import Finding
 from labkit.report.told.words import amount
 from labkit.timing.compare import Comparison, again
-from labkit.timing.statistics import direction, holm, narrow_enough, no_difference
+from labkit.timing.statistics import (
+    Ratio,
+    direction,
+    holm,
+    interval,
+    narrow_enough,
+    no_difference,
+    paired_ratio,
+)
 
 # From a finding's metric to the time in a trace that it derives from, and its unit.
 _METRICS: dict[str, tuple[str, str]] = {
@@ -62,6 +70,7 @@ def compared(
         phase=phase,
         metric=metric,
         bytes_read=bytes_read,
+        baseline_bytes=_bytes_of(comparison, comparison.baseline, phase),
         weights=weights,
         quality=dict(quality or {}),
         workload=dict(workload),
@@ -69,38 +78,74 @@ def compared(
         hardware=dict(hardware),
         engine=dict(engine or {}),
         **_speedup(comparison, variant, time),
-        **_share(comparison, variant, time),
+        **_share(comparison, variant, time, least),
         **_values(comparison, variant, metric, least, limit_note),
     )
 
 
 def _speedup(comparison: Comparison, variant: str, time: str) -> dict[str, Any]:
-    ratio = comparison.speedup(variant, time)
     control = comparison.speedup(comparison.control, time)
+    return _of_ratio(comparison.speedup(variant, time)) | {
+        "verdict": comparison.verdicts(time).get(variant, "inconclusive"),
+        "control_low": control.low,
+        "control_high": control.high,
+        "samples": comparison.rounds,
+    }
+
+
+def _of_ratio(ratio: Ratio) -> dict[str, Any]:
     return {
         "speedup": ratio.value,
         "speedup_low": ratio.low,
         "speedup_high": ratio.high,
-        "verdict": comparison.verdicts(time).get(variant, "inconclusive"),
         "p_value": ratio.p_value,
         "smallest_effect": ratio.smallest_effect,
-        "control_low": control.low,
-        "control_high": control.high,
-        "samples": comparison.rounds,
         "ratios": list(ratio.rounds),
     }
 
 
-def _share(comparison: Comparison, variant: str, time: str) -> dict[str, Any]:
-    share = comparison.share(variant, time)
-    if share is None:
+def _share(comparison: Comparison, variant: str, time: str, least: Least | None) -> dict[str, Any]:
+    share, alone = comparison.share(variant, time), comparison.bare_times(variant, time)
+    if share is None or alone is None:
         return {"bare_note": "nothing that only reads or multiplies ran beside it"}
-    return {
+    told: dict[str, Any] = {
         "of_bare_read": share.value,
         "of_bare_read_low": share.low,
         "of_bare_read_high": share.high,
         "bare_note": comparison.bare[variant.removesuffix(again("")), time].name,
     }
+    if least is None:
+        return told
+    over = interval([least.seconds / one for one in alone])
+    return told | {
+        "bare_over_limit": over.value,
+        "bare_over_limit_low": over.low,
+        "bare_over_limit_high": over.high,
+    }
+
+
+def _bytes_of(comparison: Comparison, name: str, phase: str) -> float | None:
+    """Bytes that a decode step of a variant reads, where it was held against reading them."""
+    held = comparison.bare.get((name, "tpot")) if phase == "decode" else None
+    return None if held is None else held.nbytes
+
+
+def rebased(finding: Finding, comparison: Comparison, other: str) -> Finding:
+    """The same finding against another variant of its comparison, paired within the same rounds.
+
+    The control is that of the comparison: its own baseline against itself. The verdict waits for
+    `decided`, which corrects it together with the others.
+    """
+    time, unit = _METRICS[finding.metric]
+    ratio = paired_ratio(comparison.values(other, time), comparison.values(finding.variant, time))
+    return replace(
+        finding,
+        baseline=other,
+        baseline_value=finding.value * (ratio.value if unit == "s" else 1 / ratio.value),
+        baseline_bytes=_bytes_of(comparison, other, finding.phase),
+        verdict="inconclusive",
+        **_of_ratio(ratio),
+    )
 
 
 def _values(

@@ -43,9 +43,10 @@ _ROUNDING = 1e-6  # relative; value, limit and fraction are computed from the sa
 _MOST_OF_BARE = 2.0
 # What can be 0 (a goodput, say), and what cannot, as a ratio of times.
 _NOT_NEGATIVE = ("value", "baseline_value", "limit", "limit_low", "fraction_of_limit",
-                 "smallest_effect", "bytes_read", "samples")  # fmt: skip
+                 "smallest_effect", "bytes_read", "baseline_bytes", "samples")  # fmt: skip
 _POSITIVE = ("speedup", "speedup_low", "speedup_high", "of_bare_read", "of_bare_read_low",
-             "of_bare_read_high", "control_low", "control_high")  # fmt: skip
+             "of_bare_read_high", "bare_over_limit", "bare_over_limit_low",
+             "bare_over_limit_high", "control_low", "control_high")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,11 @@ class Finding:
     limit_low: the same by the slowest sustained rate; limit_note says why there is no limit.
     of_bare_read: the time to read the variant's bytes (or to do its products) and nothing else,
     over the variant's time, in the same rounds, with its interval; bare_note says what it is held
-    against, or why there is nothing. bytes_read: bytes of weights and cache that a decode step
-    reads. weights: their format, as they are read. engine: name, version, build and link.
+    against, or why there is nothing. bare_over_limit: the rate of that bare work over the rate of
+    the limit, with its interval; above 1, the machine gave more in these rounds than in the spells
+    that the limit is from. bytes_read: bytes of weights and cache that a decode step reads;
+    baseline_bytes: those that the baseline's step reads. weights: their format, as they are read.
+    engine: name, version, build and link.
     Raises ValueError for an unknown name and for numbers that cannot be true.
     """
 
@@ -101,13 +105,18 @@ class Finding:
     model: dict[str, Any] = field(default_factory=dict)
     hardware: dict[str, Any] = field(default_factory=dict)
     engine: dict[str, Any] = field(default_factory=dict)
+    baseline_bytes: float | None = None
+    bare_over_limit: float | None = None
+    bare_over_limit_low: float | None = None
+    bare_over_limit_high: float | None = None
 
     def __post_init__(self) -> None:
         self._check_names()
         self._check_numbers()
         self._check_interval("speedup")
-        if self.of_bare_read is not None:
-            self._check_interval("of_bare_read")
+        for name in ("of_bare_read", "bare_over_limit"):
+            if getattr(self, name) is not None:
+                self._check_interval(name)
         self._check_limit()
 
     def _check_names(self) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from labkit.base.units import seconds
+from labkit.base.units import scaled, seconds
 from labkit.report.told.finding import Finding
+
+_SAME_BYTES = 0.02  # files of the same weights differ by as much in what they store beside them
 
 
 def times(ratio: float) -> str:
@@ -154,7 +156,27 @@ def how_to_read(findings: Sequence[Finding]) -> str:
         "interval is 95 % by itself."
     )
     missing = dict.fromkeys(f.limit_note for f in findings if f.limit is None and f.limit_note)
-    return told + "".join(f" No limit: {note}." for note in missing)
+    return told + _beyond_limit(findings) + "".join(f" No limit: {note}." for note in missing)
+
+
+def _beyond_limit(findings: Sequence[Finding]) -> str:
+    """Which bare work was surely faster than the rate of the limit, and what that means."""
+    beyond = {
+        held_against(f): f"{times(value)} [{low:.2f}, {high:.2f}]"
+        for f in findings
+        if (value := f.bare_over_limit) is not None
+        and (low := f.bare_over_limit_low) is not None
+        and (high := f.bare_over_limit_high) is not None
+        and low > 1
+    }
+    if not beyond:
+        return ""
+    rates = ", ".join(f"{name} had {ratio}" for name, ratio in beyond.items())
+    return (
+        f" Faster than the limit: {rates} of the rate of the limit. So the machine gave more in "
+        "these rounds than in the spells that the limit is from. Variants held against it stand "
+        "that much nearer to their limit than to it."
+    )
 
 
 def reached(finding: Finding) -> str:
@@ -178,7 +200,7 @@ def sentence(finding: Finding) -> str:
 
 def headline(findings: Sequence[Finding]) -> str:
     """The sentences at the top of a run: the number of findings, the one that came closest to the
-    bare read, and the largest sure gain."""
+    bare read, the largest sure gain, and ours against the fastest engine of the same bytes."""
     if not findings:
         return "No findings yet."
     notebooks = len({finding.notebook for finding in findings})
@@ -193,11 +215,46 @@ def headline(findings: Sequence[Finding]) -> str:
         most = max(sure, key=lambda f: f.speedup_low)
         said.append(
             f"The largest sure gain: {most.variant} is {interval(most)} as fast as "
-            f"{most.baseline}, in {phase(most.phase)}."
+            f"{most.baseline}, in {phase(most.phase)}{_both_bytes(most)}."
         )
     else:
         said.append("Nothing was surely faster than its baseline.")
+    if rival := fastest_rival(findings):
+        unsure = "" if rival.verdict in ("faster", "slower") else f" ({rival.verdict})"
+        said.append(
+            f"On the same bytes, {scaled(rival.bytes_read or 0.0, 'B')} a token, {rival.variant} "
+            f"is {interval(rival)} as fast as {rival.baseline}{unsure}."
+        )
     return " ".join(said)
+
+
+def _both_bytes(finding: Finding) -> str:
+    """What a token reads of the variant's bytes and of the baseline's, where both are known."""
+    if finding.bytes_read is None or finding.baseline_bytes is None:
+        return ""
+    own, other = scaled(finding.bytes_read, "B"), scaled(finding.baseline_bytes, "B")
+    return f"; {finding.variant} reads {own} a token, {finding.baseline} {other}"
+
+
+def fastest_rival(findings: Sequence[Finding]) -> Finding | None:
+    """Of the findings against another engine whose decode step reads as many bytes, the one whose
+    baseline is the fastest."""
+    same = [
+        finding
+        for finding in findings
+        if finding.phase == "decode"
+        and finding.unit == "tok/s"
+        and finding.bytes_read
+        and finding.baseline_bytes
+        and abs(finding.bytes_read / finding.baseline_bytes - 1) < _SAME_BYTES
+        and _engine(finding.engine.get("baseline")) not in ("", _engine(finding.engine))
+    ]
+    return max(same, key=lambda finding: finding.baseline_value, default=None)
+
+
+def _engine(record: object) -> str:
+    """The name in the record of an engine; a file may hold anything."""
+    return str(record.get("name", "")) if isinstance(record, Mapping) else ""
 
 
 def closest(findings: Sequence[Finding]) -> Finding | None:
