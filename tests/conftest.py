@@ -42,6 +42,31 @@ LLAMA3 = {
     "rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0,
     "high_freq_factor": 4.0, "original_max_position_embeddings": 32,
 }  # fmt: skip
+# Layers 0 and 1 have a window, layer 2 has none.
+GEMMA3: dict[str, Any] = {
+    "sliding_window": 8, "sliding_window_pattern": 3, "query_pre_attn_scalar": 16,
+    "hidden_activation": "gelu_pytorch_tanh", "tie_word_embeddings": True,
+    "rope_theta": 50000.0, "rope_local_base_freq": 1000.0,
+}  # fmt: skip
+STRETCHED = {
+    "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 50000.0},
+    "sliding_attention": {"rope_type": "default", "rope_theta": 1000.0},
+}
+LONGROPE: dict[str, Any] = {
+    "num_attention_heads": 3, "num_key_value_heads": 1,  # of 16, as transformers counts the factors
+    "original_max_position_embeddings": 400,
+    "rope_parameters": {
+        "rope_type": "longrope", "rope_theta": 10000.0, "partial_rotary_factor": 0.75,
+        "attention_factor": 1.2, "short_factor": [1.0, 1.2, 1.5, 2.0, 2.5, 3.0],
+        "long_factor": [1.0, 2.0, 4.0, 8.0, 16.0, 30.0],
+    },
+}  # fmt: skip
+GRANITE = {
+    "embedding_multiplier": 6.0,
+    "residual_multiplier": 0.4,
+    "attention_multiplier": 0.2,
+    "logits_scaling": 3.0,
+}
 # name -> (transformers' prefix of its config and model class, what differs from SHAPE)
 TINY: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("Llama", {}),
@@ -64,7 +89,38 @@ TINY: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "qwen3": ("Qwen3", {}),
     "qwen3-biases-tied": ("Qwen3", {"attention_bias": True, "tie_word_embeddings": True}),
-}
+    "qwen3-window-above": (
+        "Qwen3",
+        {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1},
+    ),
+    "gemma3": ("Gemma3", GEMMA3),
+    "gemma3-stretched": (
+        "Gemma3",
+        GEMMA3
+        | {
+            "sliding_window_pattern": 2, "query_pre_attn_scalar": 24, "attention_bias": True,
+            "rope_parameters": STRETCHED, "tie_word_embeddings": False,
+        },
+    ),
+    "phi3": ("Phi3", {"sliding_window": None}),
+    "phi3-window": ("Phi3", {"sliding_window": 8}),
+    "phi4-mini": ("Phi3", LONGROPE | {"tie_word_embeddings": True}),
+    "smollm3": ("SmolLM3", {"num_hidden_layers": 4, "tie_word_embeddings": True}),
+    "smollm3-window": (
+        "SmolLM3",
+        {
+            "no_rope_layer_interval": 2, "use_sliding_window": True, "sliding_window": 8,
+            "attention_bias": True, "mlp_bias": True, "tie_word_embeddings": False,
+        },
+    ),
+    "olmo2": ("Olmo2", {}),
+    "olmo2-biases-tied": ("Olmo2", {"attention_bias": True, "tie_word_embeddings": True}),
+    "granite": ("Granite", GRANITE),
+    "granite-biases-tied": (
+        "Granite",
+        GRANITE | {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True},
+    ),
+}  # fmt: skip
 
 
 class Tiny(NamedTuple):
@@ -88,7 +144,8 @@ def make_reference(name: str, **changes: Any) -> Any:
     import transformers
 
     prefix, differs = TINY[name]
-    config = getattr(transformers, f"{prefix}Config")(**SHAPE | differs | changes)
+    own = {"Gemma3": "Gemma3Text"}.get(prefix, prefix)  # its other config has images too
+    config = getattr(transformers, f"{own}Config")(**SHAPE | differs | changes)
     torch.manual_seed(1234)
     reference = getattr(transformers, f"{prefix}ForCausalLM")(config).eval().float()
     with torch.no_grad():

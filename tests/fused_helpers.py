@@ -17,6 +17,7 @@ from labkit.model.decoder import Decoder
 from labkit.model.gguf_file import hf_config, tensors
 from labkit.model.gguf_header import GgufFile
 from labkit.model.rows import Rows
+from labkit.model.shapes import decoder_weights
 from labkit.optimize.fused import FusedDecoder, native
 from labkit.optimize.fused.pack import FORMATS, Format, from_blocks
 from tests.conftest import make_reference
@@ -94,8 +95,10 @@ def plain_twin(file: Path) -> Decoder:
     """The plain decoder over the file's exact values, with int8 inputs."""
     reader = GgufFile(file)
     raw = hf_config(reader)
-    decoder = Decoder(config_from_dict(raw)).eval().requires_grad_(False)
-    found = {name.removeprefix("model."): torch.from_numpy(v) for name, v in tensors(reader, raw)}
+    config = config_from_dict(raw)
+    decoder = Decoder(config).eval().requires_grad_(False)
+    given = ((n.removeprefix("model."), torch.from_numpy(v)) for n, v in tensors(reader, raw))
+    found = dict(decoder_weights(config, given))
     decoder.load_state_dict(found, assign=True, strict=False)
     decoder.tie()
     for module in decoder.modules():

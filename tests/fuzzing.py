@@ -20,12 +20,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from labkit.errors import LabkitError
-from labkit.model.config import config_from_dict
 from labkit.model.decoder import Decoder
 from labkit.model.gguf_file import hf_config, tensors, weights_of
 from labkit.model.gguf_header import GgufFile
 from labkit.model.load import load
-from labkit.model.shapes import check_weights
+from labkit.model.shapes import check_weights, decoder_weights
 from labkit.optimize.fused import load_fused, native
 from tests.conftest import make_reference
 from tests.fused_helpers import SIZES, Int8Linear, logits, tiny_gguf
@@ -107,9 +106,10 @@ def plain_of_gguf(file: Path) -> Decoder:
     conversion: its tokenizer takes far longer than all else."""
     header = GgufFile(file)
     raw = hf_config(header)
-    check_weights(raw, {name: one.shape for name, one in weights_of(header)}, file)
-    decoder = Decoder(config_from_dict(raw)).eval().requires_grad_(False)
-    found = {n.removeprefix("model."): torch.from_numpy(v) for n, v in tensors(header, raw)}
+    config = check_weights(raw, {name: one.shape for name, one in weights_of(header)}, file)
+    decoder = Decoder(config).eval().requires_grad_(False)
+    given = ((n.removeprefix("model."), torch.from_numpy(v)) for n, v in tensors(header, raw))
+    found = dict(decoder_weights(config, given))
     decoder.load_state_dict(found, assign=True, strict=False)
     decoder.tie()
     for module in decoder.modules():

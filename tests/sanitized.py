@@ -20,7 +20,10 @@ from tests.fused_helpers import logits, mixed_gguf, plain_twin, tiny_gguf
 from tests.tiny import whole
 
 IDS = [(5 * n * n + n) % 97 for n in range(270)]
-CASES = (("llama", "Q4_1"), ("qwen2", "Q8_0"), ("qwen3", "Q4_0"), ("llama", "Q5_0"))
+CASES = (
+    ("llama", "Q4_1"), ("qwen2", "Q8_0"), ("qwen3", "Q4_0"), ("llama", "Q5_0"),
+    ("gemma3", "Q8_0"), ("olmo2", "Q4_0"), ("phi4-mini", "Q4_1"), ("granite", "Q8_0"),
+)  # fmt: skip
 MIXED = [name for name in FORMATS if name not in ("q4_0", "q4_1", "q8_0", "q5_0")]
 
 

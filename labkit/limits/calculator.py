@@ -21,10 +21,15 @@ def shapes() -> dict[str, ModelConfig]:
     text = resources.files("labkit.limits").joinpath("shapes.yaml").read_text(encoding="utf-8")
     table: dict[str, dict[str, object]] = yaml.safe_load(text)
     fixed = {"rms_norm_eps": 1e-5, "rope_theta": 1e4}  # neither changes bytes or FLOPs
-    return {
-        name: ModelConfig(**{k: v for k, v in row.items() if k != "source"} | fixed)  # type: ignore[arg-type]
-        for name, row in table.items()
-    }
+    return {name: _shape(row | fixed) for name, row in table.items()}
+
+
+def _shape(row: dict[str, object]) -> ModelConfig:
+    """One row as a config. all_seen_every: every so many layers, one has no window."""
+    row.pop("source")
+    if every := row.pop("all_seen_every", None):
+        row["windowed"] = tuple((n + 1) % every != 0 for n in range(row["layers"]))  # type: ignore
+    return ModelConfig(**row)  # type: ignore[arg-type]
 
 
 def needed_bytes(config: ModelConfig, dtype: str, context: int, batch: int) -> float:

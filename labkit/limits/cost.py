@@ -71,11 +71,11 @@ def matrix_parameters(config: ModelConfig) -> dict[str, int]:
 def vector_parameters(config: ModelConfig) -> int:
     """Norm weights and biases: few, but counted."""
     queries, kv = config.heads * config.head_dim, config.kv_heads * config.head_dim
-    a_layer = 2 * config.hidden_size
+    a_layer = 2 * config.hidden_size * (config.pre_norms + config.post_norms)
     a_layer += (queries + 2 * kv) * config.attention_bias
     a_layer += config.hidden_size * config.output_bias
     a_layer += (2 * config.intermediate_size + config.hidden_size) * config.mlp_bias
-    a_layer += 2 * config.head_dim * config.qk_norm
+    a_layer += (queries + kv if config.qk_norm_whole else 2 * config.head_dim) * config.qk_norm
     return a_layer * config.layers + config.hidden_size
 
 
@@ -104,6 +104,25 @@ def _activation_elements(config: ModelConfig, rows: int, logits: int) -> float:
     return rows * outputs * config.layers + logits * config.vocab_size
 
 
+def positions_read(config: ModelConfig, before: int) -> float:
+    """How many of the `before` tokens in the cache new rows read, as a mean over the layers: all,
+    but in a layer with a window only those that the first new row sees."""
+    windows = [config.window_of(layer) for layer in range(config.layers)]
+    read = [before if w is None else min(before, w - 1) for w in windows]
+    return sum(read) / config.layers
+
+
+def _seen(window: int | None, before: int, new: int) -> float:
+    """Positions that `new` rows after `before` others see in a layer, their own included."""
+    every = new * before + new * (new + 1) / 2
+    if window is None:
+        return every
+    # Row r would see before + r + 1 positions; what is beyond the window, it does not.
+    beyond = max(0, before + new - window)
+    first = max(0, before - window)  # beyond it already before the first row
+    return every - (beyond * (beyond + 1) - first * (first + 1)) / 2
+
+
 def pass_cost(
     config: ModelConfig,
     spans: Sequence[tuple[int, int]],
@@ -119,18 +138,19 @@ def pass_cost(
     """
     rows = sum(new for _, new in spans)
     parts = matrix_parameters(config)
+    layers = range(config.layers)
     if count_masked:
-        seen = float(sum(new * (before + new) for before, new in spans))
+        seen = float(sum(new * (before + new) for before, new in spans)) * config.layers
     else:
-        seen = sum(new * before + new * (new + 1) / 2 for before, new in spans)
+        seen = sum(_seen(config.window_of(i), *span) for i in layers for span in spans)
     a_token = config.kv_bytes_per_token(ELEMENT_BYTES[kv_dtype or dtype])
     return Cost(
         weight_bytes=weight_read_bytes(config, rows, dtype),
-        kv_read_bytes=sum(before for before, _ in spans) * a_token,
+        kv_read_bytes=sum(positions_read(config, before) for before, _ in spans) * a_token,
         kv_write_bytes=rows * a_token,
         activation_bytes=_activation_elements(config, rows, logits) * ELEMENT_BYTES[dtype],
         matrix_flops=2.0 * (rows * parts["layers"] + logits * parts["head"]),
-        attention_flops=4.0 * config.layers * config.heads * config.head_dim * seen,
+        attention_flops=4.0 * config.heads * config.head_dim * seen,
         dtype=dtype,
     )
 
@@ -173,5 +193,7 @@ def step_cost(
     if weight_bytes is not None:
         cost = with_weights(cost, weight_bytes)
     if kv_bytes_per_token is not None:
-        cost = with_kv(cost, context * kv_bytes_per_token, kv_bytes_per_token)
+        cost = with_kv(
+            cost, positions_read(config, context) * kv_bytes_per_token, kv_bytes_per_token
+        )
     return cost

@@ -1,34 +1,39 @@
-"""The shape of a decoder of the Llama, Qwen2 or Qwen3 family, read from a config.json."""
+"""The shape of a decoder, read from a config.json."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from labkit.errors import ModelError
-from labkit.model.rope import number, read_rope
-
-# model_type in config.json -> the family whose arithmetic it shares.
-FAMILIES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
-# The largest value of each size: far above any model's, and far below what a machine could hold.
-_MOST = {
-    "vocab_size": 2**24,
-    "hidden_size": 2**18,
-    "intermediate_size": 2**20,
-    "num_hidden_layers": 2**12,
-    "num_attention_heads": 2**12,
-    "num_key_value_heads": 2**12,
-    "head_dim": 2**12,
-    "max_position_embeddings": 2**31,
-}
+from labkit.model.families import FAMILIES, Family
+from labkit.model.rope import read_rope, rotary_dim
+from labkit.model.values import flag, ids, number, size
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The shape of a decoder-only transformer with RMSNorm, RoPE, GQA and SwiGLU."""
+    """The shape of a decoder-only transformer with RMSNorm, RoPE, GQA and a gated feed-forward.
+
+    What only some families do is data here (families.py has what each does), so that no decoder
+    asks for a family's name:
+
+    sliding_window: positions that a row looks back on, itself included, in the layers that
+    `windowed` marks; () marks all. rotated: the layers whose queries and keys turn; () marks all.
+    rope_dim: numbers of a head that turn, from the first on; None: all. local_rope_theta: RoPE's
+    base in layers with a window, unscaled; None: as in the others. qk_norm: queries and keys have
+    norms, over each head, or where qk_norm_whole over all heads together. pre_norms: norms before
+    attention and the feed-forward; post_norms: norms of what these give, before it is added.
+    activation: of the gate, silu or gelu_tanh. Multipliers: of the table's embeddings, of what
+    attention and the feed-forward add to the stream, and of scores (None: 1 / sqrt(head_dim));
+    logits are divided by logits_divisor.
+
+    Two fields tell how a checkpoint stores weights: norm_offset is added to those of its norms;
+    joined_projections: q, k and v are one matrix there, gate and up another.
+    """
 
     family: str
     vocab_size: int
@@ -50,49 +55,60 @@ class ModelConfig:
     eos_ids: tuple[int, ...] = ()
     bos_id: int | None = None
     sliding_window: int | None = None
+    windowed: tuple[bool, ...] = ()
+    rotated: tuple[bool, ...] = ()
+    rope_dim: int | None = None
+    local_rope_theta: float | None = None
+    qk_norm_whole: bool = False
+    pre_norms: bool = True
+    post_norms: bool = False
+    activation: str = "silu"
+    embedding_multiplier: float = 1.0
+    residual_multiplier: float = 1.0
+    attention_multiplier: float | None = None
+    logits_divisor: float = 1.0
+    norm_offset: float = 0.0
+    joined_projections: bool = False
 
     @property
     def group(self) -> int:
         """Query heads that share one KV head."""
         return self.heads // self.kv_heads
 
+    @property
+    def turned(self) -> int:
+        """Numbers of a head that RoPE turns."""
+        return self.rope_dim or self.head_dim
+
+    @property
+    def ropes(self) -> int:
+        """How many kinds of angles there are: two where layers with a window have their own."""
+        return 1 if self.local_rope_theta is None else 2
+
+    def rope_of(self, layer: int) -> int | None:
+        """Which kind of angles a layer has, 0 or 1; None where it does not turn."""
+        if self.rotated and not self.rotated[layer]:
+            return None
+        return int(self.local_rope_theta is not None and self.window_of(layer) is not None)
+
+    def window_of(self, layer: int) -> int | None:
+        """How many positions a row looks back on in a layer, itself included; None: on all."""
+        return self.sliding_window if not self.windowed or self.windowed[layer] else None
+
+    def with_layers(self, kept: Sequence[int]) -> ModelConfig:
+        """The config of a decoder that has only these of the layers."""
+        windowed, rotated = (
+            tuple(marks[layer] for layer in kept) if marks else ()
+            for marks in (self.windowed, self.rotated)
+        )
+        return replace(self, layers=len(kept), windowed=windowed, rotated=rotated)
+
     def kv_bytes_per_token(self, element_bytes: float) -> float:
         """Bytes that one token of one sequence takes in the KV cache, over all layers."""
         return 2 * self.layers * self.kv_heads * self.head_dim * element_bytes
 
 
-def _size(raw: Mapping[str, Any], name: str, default: int | None = None) -> int:
-    """A size from 1 on; ModelError where it is missing or is no such number."""
-    value = raw.get(name)
-    value = default if value is None else value
-    if value is None:
-        raise ModelError(f"{name} is missing.")
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _MOST[name]:
-        raise ModelError(
-            f"{name} must be a whole number from 1 to {_MOST[name]:,}; it is {value!r}."
-        )
-    return value
-
-
-def _flag(raw: Mapping[str, Any], name: str) -> bool:
-    value = raw.get(name, False)
-    if value is None:
-        return False
-    if not isinstance(value, bool):
-        raise ModelError(f"{name} must be true or false; it is {value!r}.")
-    return value
-
-
-def _ids(value: Any, name: str) -> tuple[int, ...]:
-    """Token ids: none, one, or a list."""
-    some = [] if value is None else value if isinstance(value, list) else [value]
-    for one in some:
-        if isinstance(one, bool) or not isinstance(one, int) or one < 0:
-            raise ModelError(f"{name} must be a token's number or a list of them; it is {value!r}.")
-    return tuple(some)
-
-
-def _family(raw: Mapping[str, Any]) -> str:
+def _family(raw: Mapping[str, Any]) -> Family:
     kind = raw.get("model_type")
     if not isinstance(kind, str) or kind not in FAMILIES:
         allowed = ", ".join(sorted(FAMILIES))
@@ -100,34 +116,21 @@ def _family(raw: Mapping[str, Any]) -> str:
     return FAMILIES[kind]
 
 
-def _window(raw: Mapping[str, Any], layers: int) -> int | None:
-    """The sliding window of all layers, or None; ModelError when only some layers have one."""
-    if raw["model_type"] == "llama":
-        return None
-    width = raw.get("sliding_window", 4096)  # the default of transformers' configs
-    if width is not None and (isinstance(width, bool) or not isinstance(width, int) or width < 1):
-        raise ModelError(f"sliding_window must be a whole number from 1 on; it is {width!r}.")
-    if raw["model_type"] == "mistral":
-        return width
-    full = raw.get("max_window_layers", 28)
-    if isinstance(full, bool) or not isinstance(full, int) or full < 0:
-        raise ModelError(f"max_window_layers must be a whole number; it is {full!r}.")
-    full = min(full, layers)
-    kinds = raw.get("layer_types") or ["full"] * full + ["sliding_attention"] * (layers - full)
-    if not isinstance(kinds, list) or len(kinds) != layers:
-        raise ModelError(f"layer_types must be a list of {layers} names; it is {kinds!r}.")
-    if not _flag(raw, "use_sliding_window") or "sliding_attention" not in kinds:
-        return None
-    if len(set(kinds)) > 1:
-        raise ModelError("a sliding window in only some of the layers is not supported.")
-    return width
+def _activation(raw: Mapping[str, Any], family: Family) -> str:
+    """The name that this config has for the family's activation; ModelError for another one."""
+    given = raw.get("hidden_act")
+    given = next(iter(family.activations)) if given is None else given
+    if not isinstance(given, str) or given not in family.activations:
+        allowed = ", ".join(family.activations)
+        raise ModelError(f"activation {given!r} is not supported; supported: {allowed}.")
+    return family.activations[given]
 
 
 def _heads(raw: Mapping[str, Any]) -> tuple[int, int, int]:
     """Query heads, KV heads, and numbers of a head."""
-    heads, hidden = _size(raw, "num_attention_heads"), _size(raw, "hidden_size")
-    kv_heads = _size(raw, "num_key_value_heads", heads)
-    head_dim = _size(raw, "head_dim", max(1, hidden // heads))
+    heads, hidden = size(raw, "num_attention_heads"), size(raw, "hidden_size")
+    kv_heads = size(raw, "num_key_value_heads", heads)
+    head_dim = size(raw, "head_dim", max(1, hidden // heads))
     if heads % kv_heads:
         raise ModelError(f"{kv_heads} KV heads do not divide {heads} heads.")
     if head_dim % 2:
@@ -135,30 +138,28 @@ def _heads(raw: Mapping[str, Any]) -> tuple[int, int, int]:
     return heads, kv_heads, head_dim
 
 
-def config_from_dict(raw: Mapping[str, Any]) -> ModelConfig:
+def config_from_dict(given: Mapping[str, Any]) -> ModelConfig:
     """Read a Hugging Face config.json mapping.
 
     Raises ModelError for a family, activation or RoPE scaling that is not supported, and for a
     value that cannot be.
     """
-    family = _family(raw)
-    activation = raw.get("hidden_act", "silu")
-    if activation != "silu":
-        raise ModelError(f"activation {activation!r} is not supported; supported: silu.")
+    family = _family(given)
+    raw = family.plain({**family.defaults, **given})
     heads, kv_heads, head_dim = _heads(raw)
-    layers = _size(raw, "num_hidden_layers")
-    positions = _size(raw, "max_position_embeddings", 2048)
-    theta, scaling = read_rope(raw, head_dim, positions)
+    layers = size(raw, "num_hidden_layers")
+    positions = size(raw, "max_position_embeddings", 2048)
+    turned = rotary_dim(raw, head_dim, family.partial_rotary)
+    theta, scaling = read_rope(raw, turned, positions)
     eps = number(raw.get("rms_norm_eps", 1e-6), "rms_norm_eps")
     if not 0 < eps < 1:
         raise ModelError(f"rms_norm_eps must lie between 0 and 1; it is {eps:g}.")
-    llama_bias = _flag(raw, "attention_bias")
-    bos = _ids(raw.get("bos_token_id"), "bos_token_id")
+    bos = ids(raw.get("bos_token_id"), "bos_token_id")
     return ModelConfig(
-        family=family,
-        vocab_size=_size(raw, "vocab_size"),
-        hidden_size=_size(raw, "hidden_size"),
-        intermediate_size=_size(raw, "intermediate_size"),
+        family=family.name,
+        vocab_size=size(raw, "vocab_size"),
+        hidden_size=size(raw, "hidden_size"),
+        intermediate_size=size(raw, "intermediate_size"),
         layers=layers,
         heads=heads,
         kv_heads=kv_heads,
@@ -166,15 +167,13 @@ def config_from_dict(raw: Mapping[str, Any]) -> ModelConfig:
         rms_norm_eps=eps,
         rope_theta=theta,
         rope_scaling=scaling,
-        max_positions=positions,
-        tied_head=_flag(raw, "tie_word_embeddings"),
-        attention_bias=True if family == "qwen2" else llama_bias,
-        output_bias=llama_bias if family != "qwen2" else False,
-        mlp_bias=_flag(raw, "mlp_bias"),
-        qk_norm=family == "qwen3",
-        eos_ids=_ids(raw.get("eos_token_id"), "eos_token_id"),
+        rope_dim=None if turned == head_dim else turned,
+        max_positions=min(positions, (scaling or {}).get("context") or positions),
+        tied_head=flag(raw, "tie_word_embeddings"),
+        activation=_activation(raw, family),
+        eos_ids=ids(raw.get("eos_token_id"), "eos_token_id"),
         bos_id=bos[0] if bos else None,
-        sliding_window=_window(raw, layers),
+        **family.read(raw, layers),
     )
 
 
@@ -203,7 +202,7 @@ def read_config(directory: Path) -> ModelConfig:
         config = config_from_dict(raw)
         generation = directory / "generation_config.json"
         more = _json(generation).get("eos_token_id") if generation.is_file() else None
-        ids = dict.fromkeys((*config.eos_ids, *_ids(more, "eos_token_id")))
+        found = dict.fromkeys((*config.eos_ids, *ids(more, "eos_token_id")))
     except ModelError as error:
         raise ModelError(f"{path} is not a readable model config: {error}") from None
-    return replace(config, eos_ids=tuple(ids))
+    return replace(config, eos_ids=tuple(found))

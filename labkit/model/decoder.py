@@ -1,181 +1,100 @@
 """The plain decoder: one forward for a ragged batch of rows, in readable PyTorch.
 
-Submodules carry the names of Hugging Face checkpoints, so that their tensors load as they are.
+Submodules carry the names of Hugging Face's Llama; shapes.py maps those of other families to them.
 Tests compare every faster path of this project with this one.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from labkit.model.cache.protocol import CacheShape, KeysValues, TensorStore
+from labkit.model.attention import Attention, RMSNorm
+from labkit.model.cache.protocol import CacheShape, TensorStore
 from labkit.model.cache.static import StaticCache
 from labkit.model.cache.table import Cache, tensors_of
 from labkit.model.config import ModelConfig
-from labkit.model.rope import attention_factor, frequencies
-from labkit.model.rows import Rows, Span
+from labkit.model.rope import attention_factor, check_context, frequencies
+from labkit.model.rows import Rows
 
-
-class RMSNorm(nn.Module):
-    """x / rms(x) * weight (Zhang and Sennrich, 1910.07467); the mean is taken in float32."""
-
-    def __init__(self, size: int, eps: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(size))
-        self.eps = eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x.float(), self.weight.shape, None, self.eps).to(x.dtype) * self.weight
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": F.silu,
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+}
 
 
 def rope_frequencies(config: ModelConfig) -> Tensor:
-    """Angle per position of each pair of dimensions, (head_dim / 2,) float32."""
-    return frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
+    """Angle per position of each pair of dimensions, (ropes, turned numbers / 2) float32: of all
+    layers, then where they have their own of layers with a window."""
+    found = [frequencies(config.turned, config.rope_theta, config.rope_scaling)]
+    if config.local_rope_theta is not None:
+        found.append(frequencies(config.turned, config.local_rope_theta, None))
+    return torch.stack(found)
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate x (rows, heads, head_dim) by its row's angles; cos, sin (rows, 1, head_dim)."""
-    low, high = x.chunk(2, dim=-1)
-    return x * cos + torch.cat((-high, low), dim=-1) * sin
-
-
-def visible(positions: Tensor, cached: Tensor, window: int | None, sinks: int) -> Tensor:
-    """Which `cached` positions (n,) each row at `positions` (rows,) sees, (rows, n) bool."""
-    rows, keys = positions[:, None], cached[None, :]
-    mask = keys <= rows
-    if window is not None:
-        mask &= (keys > rows - window) | (keys < sinks)
-    return mask
-
-
-def on_path(span: Span) -> Tensor:
-    """Which rows of a tree each row attends to, (count, count) bool: those above it and itself.
-
-    Tree attention (Miao et al., 2305.09781, section 4.2).
-    """
-    mask = torch.zeros(span.count, span.count, dtype=torch.bool)
-    for row in range(span.count):
-        mask[row, span.path(row)] = True
-    return mask
-
-
-def attend(queries: Tensor, cached: KeysValues, mask: Tensor | None, causal: bool) -> Tensor:
-    """Grouped-query attention (Ainslie et al., 2305.13245) of one slot's rows.
-
-    queries (rows, heads, head_dim), mask (rows, n) or None -> (rows, heads, head_dim).
-    """
-    rows, heads, head_dim = queries.shape
-    kv_heads = cached.keys.shape[0]
-    keys, values = cached.keys[None], cached.values[None]  # (1, kv_heads, n, head_dim)
-    if causal:
-        q = queries.transpose(0, 1)[None]
-        out = F.scaled_dot_product_attention(q, keys, values, is_causal=True, enable_gqa=True)
-        return out[0].transpose(0, 1)
-    # Query heads that share a KV head become rows of one product: no key is copied.
-    group = heads // kv_heads
-    q = queries.view(rows, kv_heads, group, head_dim).transpose(0, 1)
-    q = q.reshape(1, kv_heads, rows * group, head_dim)
-    if mask is not None:
-        mask = mask.repeat_interleave(group, dim=0)
-    out = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask)
-    return out[0].view(kv_heads, rows, group, head_dim).transpose(0, 1).reshape(queries.shape)
-
-
-class Attention(nn.Module):
-    """Projections, rotation, cache and grouped-query attention of one layer."""
-
-    def __init__(self, config: ModelConfig, layer: int) -> None:
-        super().__init__()
-        self.layer, self.config = layer, config
-        queries, kv = config.heads * config.head_dim, config.kv_heads * config.head_dim
-        bias = config.attention_bias
-        self.q_proj = nn.Linear(config.hidden_size, queries, bias=bias)
-        self.k_proj = nn.Linear(config.hidden_size, kv, bias=bias)
-        self.v_proj = nn.Linear(config.hidden_size, kv, bias=bias)
-        self.o_proj = nn.Linear(queries, config.hidden_size, bias=config.output_bias)
-        if config.qk_norm:
-            self.q_norm = RMSNorm(config.head_dim, config.rms_norm_eps)
-            self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps)
-
-    def project(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Rotated queries and keys, and values, each (rows, its heads, head_dim)."""
-        shape = (x.shape[0], -1, self.config.head_dim)
-        queries, keys = self.q_proj(x).view(shape), self.k_proj(x).view(shape)
-        if self.config.qk_norm:
-            queries, keys = self.q_norm(queries), self.k_norm(keys)
-        return rotate(queries, cos, sin), rotate(keys, cos, sin), self.v_proj(x).view(shape)
-
-    def forward(
-        self, x: Tensor, rope: tuple[Tensor, Tensor], rows: Rows, store: TensorStore
-    ) -> Tensor:
-        queries, keys, values = self.project(x, *rope)
-        store.append(self.layer, rows, keys, values)
-        mixed = [self._attend(queries[s.rows], rows, s, store) for s in rows.spans]
-        heads = mixed[0] if len(mixed) == 1 else torch.cat(mixed)
-        out: Tensor = self.o_proj(heads.reshape(len(rows), -1))
-        return out
-
-    def _attend(self, queries: Tensor, rows: Rows, span: Span, store: TensorStore) -> Tensor:
-        cached = store.read(self.layer, span)
-        window, sinks = store.window, store.sinks
-        own = self.config.sliding_window  # the narrower of the model's window and the cache's
-        if own is not None and (window is None or own <= window):
-            window, sinks = own, 0
-        free = window is None or span.end <= window
-        if free and (span.count == 1 or not span.causal):  # each row sees all
-            return attend(queries, cached, None, causal=False)
-        if span.start == 0 and free and not span.parents:
-            return attend(queries, cached, None, causal=True)
-        positions = rows.positions[span.rows]
-        if not span.causal:
-            mask = visible(positions, cached.positions, window, sinks)
-            mask |= (cached.positions >= span.start)[None]
-        elif not span.parents:
-            mask = visible(positions, cached.positions, window, sinks)
-        else:  # the cache numbers a tree's rows one after another; their positions are depths
-            at = torch.cat((cached.positions[: span.start], positions))
-            mask = visible(positions, at, window, sinks)
-            mask[:, span.start :] &= on_path(span).to(mask.device)
-        return attend(queries, cached, mask, causal=False)
+def divided(logits: Tensor, config: ModelConfig) -> Tensor:
+    """Products with the head as logits: divided by what the model divides them by."""
+    by = config.logits_divisor
+    return logits if by == 1 else logits / by
 
 
 class SwiGLU(nn.Module):
-    """down(silu(gate(x)) * up(x)) (Shazeer, 2002.05202)."""
+    """down(act(gate(x)) * up(x)) (Shazeer, 2002.05202); with GELU in place of SiLU it is GeGLU."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         hidden, ffn, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
+        self.activation = ACTIVATIONS[config.activation]
         self.gate_proj = nn.Linear(hidden, ffn, bias=bias)
         self.up_proj = nn.Linear(hidden, ffn, bias=bias)
         self.down_proj = nn.Linear(ffn, hidden, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        out: Tensor = self.down_proj(self.activation(self.gate_proj(x)) * self.up_proj(x))
         return out
 
 
 class Layer(nn.Module):
-    """One pre-norm block: attention, then the feed-forward, each added to the stream."""
+    """One block: attention, then the feed-forward, each added to the stream.
+
+    Norms come before each of the two, or before what it gives is added, or both.
+    """
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
-        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+        def norm(wanted: bool) -> nn.Module:
+            return RMSNorm(config.hidden_size, config.rms_norm_eps) if wanted else nn.Identity()
+
+        self.multiplier = config.residual_multiplier
+        self.input_layernorm = norm(config.pre_norms)
         self.self_attn = Attention(config, layer)
-        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.attention_post_norm = norm(config.post_norms)
+        self.post_attention_layernorm = norm(config.pre_norms)
         self.mlp = SwiGLU(config)
+        self.feed_forward_post_norm = norm(config.post_norms)
 
     def forward(
         self, x: Tensor, rope: tuple[Tensor, Tensor], rows: Rows, store: TensorStore
     ) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), rope, rows, store)
-        out: Tensor = x + self.mlp(self.post_attention_layernorm(x))
-        return out
+        return self.after_attention(x, self.self_attn(self.input_layernorm(x), rope, rows, store))
+
+    def after_attention(self, x: Tensor, attended: Tensor) -> Tensor:
+        """The stream after the layer, from the one before it and what its attention gives."""
+        x = self._add(x, self.attention_post_norm(attended))
+        fed = self.mlp(self.post_attention_layernorm(x))
+        return self._add(x, self.feed_forward_post_norm(fed))
+
+    def _add(self, x: Tensor, more: Tensor) -> Tensor:
+        return x + (more if self.multiplier == 1 else more * self.multiplier)
 
 
 class Decoder(nn.Module):
-    """A decoder-only transformer of the Llama, Qwen2 or Qwen3 family."""
+    """A decoder-only transformer of any family of families.py."""
 
     frequencies: Tensor
 
@@ -212,11 +131,24 @@ class Decoder(nn.Module):
         return StaticCache(self.config, slots, capacity, self.dtype, self.device)
 
     def rope(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """cos and sin of each row's angles, (rows, 1, head_dim), in the model's dtype."""
-        angles = positions[:, None].float() * self.frequencies  # (rows, head_dim / 2)
-        angles = torch.cat((angles, angles), dim=-1)[:, None]
+        """cos and sin of each row's angles, (rows, ropes, turned numbers), in the model's dtype."""
+        angles = positions[:, None, None].float() * self.frequencies  # (rows, ropes, turned / 2)
+        angles = torch.cat((angles, angles), dim=-1)
+        cos, sin = (self._scaled(part).to(self.dtype) for part in (angles.cos(), angles.sin()))
+        return cos, sin
+
+    def _scaled(self, part: Tensor) -> Tensor:
+        """Cosines or sines (rows, ropes, n) of which the scaling of RoPE makes more or less."""
         factor = attention_factor(self.config.rope_scaling)
-        return (angles.cos() * factor).to(self.dtype), (angles.sin() * factor).to(self.dtype)
+        if self.config.ropes == 1:
+            return part * factor
+        return torch.cat((part[:, :1] * factor, part[:, 1:]), dim=1)  # the others are not scaled
+
+    def table(self, tokens: Tensor) -> Tensor:
+        """Embeddings of tokens (...), (..., hidden): rows of the table, times its multiplier."""
+        x: Tensor = self.embed_tokens(tokens)
+        by = self.config.embedding_multiplier
+        return x if by == 1 else x * by
 
     def embed(self, rows: Rows) -> Tensor:
         """What the first layer reads, (rows, hidden): rows of the table, or given embeddings.
@@ -224,7 +156,7 @@ class Decoder(nn.Module):
         Raises IndexError for a token outside the vocabulary, ValueError for embeddings of another
         width.
         """
-        x: Tensor = self.embed_tokens(rows.tokens)
+        x = self.table(rows.tokens)
         for at, given in rows.embedded:
             count, hidden = x[at].shape
             if given.shape != (count, hidden):
@@ -236,6 +168,7 @@ class Decoder(nn.Module):
 
     def hidden(self, rows: Rows, cache: Cache) -> Tensor:
         """The residual stream after the last layer, before the final norm, (rows, hidden)."""
+        check_context(self.config.rope_scaling, max(rows.at, default=0) + 1)
         at = rows.to(self.device)
         store = tensors_of(cache, self.cache_shape)
         x = self.embed(at)
@@ -247,8 +180,8 @@ class Decoder(nn.Module):
 
     def head(self, hidden: Tensor) -> Tensor:
         """Logits (n, vocab) float32 of the stream (n, hidden)."""
-        logits: Tensor = self.lm_head(self.norm(hidden))
-        return logits.float()
+        logits: Tensor = self.lm_head(self.norm(hidden)).float()
+        return divided(logits, self.config)
 
     @torch.inference_mode()
     def traced(self, rows: Rows, cache: Cache) -> tuple[Tensor, Tensor]:

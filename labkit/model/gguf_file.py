@@ -15,37 +15,25 @@ from typing import Any
 import numpy as np
 
 from labkit.errors import ModelError
+from labkit.model.gguf_families import ARCHITECTURES, Architecture
 from labkit.model.gguf_header import GgufFile, GgufTensor
-from labkit.model.gguf_keys import ARCHITECTURES, Keys, token_id
+from labkit.model.gguf_keys import NO_WEIGHTS, Keys, token_id
 from labkit.model.gguf_tokenizer import check_tokenizer, save_tokenizer
 from labkit.model.safetensors_file import save_one_by_one
 from labkit.model.shapes import check_weights
 
-# GGUF tensor name within a block -> Hugging Face name within a layer.
-_LAYER_NAMES = {
-    "attn_norm": "input_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "attn_q_norm": "self_attn.q_norm",
-    "attn_k_norm": "self_attn.k_norm",
-    "ffn_norm": "post_attention_layernorm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-}
+_PAIRED = {one.kind for one in ARCHITECTURES.values() if one.paired}
 _TOP_NAMES = {
     "token_embd.weight": "model.embed_tokens.weight",
     "output_norm.weight": "model.norm.weight",
     "output.weight": "lm_head.weight",
 }
-_NO_WEIGHTS = frozenset({"rope_freqs.weight"})  # read with the keys
 
 
 def hf_config(file: GgufFile) -> dict[str, Any]:
     """The config.json that describes a file; ModelError for an unsupported family or key."""
     keys, path = Keys(file), file.path
+    own = ARCHITECTURES[keys.arch]
     check_tokenizer(file)
     names = file.tensors
     if "token_embd.weight" not in names:
@@ -54,13 +42,16 @@ def hf_config(file: GgufFile) -> dict[str, Any]:
     heads, hidden = keys.size("attention.head_count"), keys.size("embedding_length")
     head_dim = keys.size("attention.key_length", max(1, hidden // heads))
     keys.must_be("attention.value_length", head_dim, f"keys have {head_dim} numbers a head")
-    keys.must_be("rope.dimension_count", head_dim, f"all {head_dim} numbers of a head turn here")
-    keys.must_be("attention.scale", head_dim**-0.5, "scores are scaled by 1 / sqrt(head size)")
+    if not own.partial_rotary:
+        keys.must_be("rope.dimension_count", head_dim, f"all {head_dim} numbers of a head turn")
+    if "attention.scale" not in own.keys:
+        keys.must_be("attention.scale", head_dim**-0.5, "scores are scaled by 1 / sqrt(head size)")
     keys.must_be("vocab_size", vocabulary, f"the embedding has {vocabulary} rows")
     context = keys.size("context_length")
-    return {
-        "architectures": [ARCHITECTURES[keys.arch]],
-        "model_type": keys.arch,
+    turned = keys.size("rope.dimension_count", head_dim)
+    config = {
+        "architectures": [own.model],
+        "model_type": own.kind,
         "hidden_act": "silu",
         "vocab_size": vocabulary,
         "hidden_size": hidden,
@@ -70,14 +61,15 @@ def hf_config(file: GgufFile) -> dict[str, Any]:
         "num_key_value_heads": keys.size("attention.head_count_kv", heads),
         "head_dim": head_dim,
         "rms_norm_eps": keys.number("attention.layer_norm_rms_epsilon"),
-        "rope_parameters": keys.rope(head_dim, context),
+        "rope_parameters": keys.rope(turned, context),
         "max_position_embeddings": context,
         "tie_word_embeddings": "output.weight" not in names,
-        "attention_bias": keys.arch == "llama" and "blk.0.attn_q.bias" in names,
+        "attention_bias": False,
         "bos_token_id": token_id(file.fields, "bos_token_id", path),
         "eos_token_id": _ends(file),
         "torch_dtype": "float32",
     }
+    return config | own.read(keys, config)
 
 
 def _ends(file: GgufFile) -> int | list[int] | None:
@@ -89,27 +81,32 @@ def _ends(file: GgufFile) -> int | list[int] | None:
     return ids[0] if len(ids) == 1 else ids or None
 
 
-def hf_name(name: str, path: Path) -> str:
+def _own(file: GgufFile) -> Architecture:
+    """What is special of a file's architecture, once `Keys` has found that it is read."""
+    return ARCHITECTURES[str(file.fields.get("general.architecture"))]
+
+
+def hf_name(name: str, own: Architecture, path: Path) -> str:
     """The Hugging Face name of a GGUF tensor."""
     if name in _TOP_NAMES:
         return _TOP_NAMES[name]
     parts = name.split(".")  # blk.<layer>.<what>.<weight or bias>
-    if len(parts) == 4 and parts[0] == "blk" and parts[2] in _LAYER_NAMES:
-        return f"model.layers.{parts[1]}.{_LAYER_NAMES[parts[2]]}.{parts[3]}"
+    if len(parts) == 4 and parts[0] == "blk" and (found := own.layer_name(parts[2])):
+        return f"model.layers.{parts[1]}.{found}.{parts[3]}"
     raise ModelError(f"{path}: tensor {name} is unknown: this decoder does not use it.")
 
 
 def weights_of(file: GgufFile) -> list[tuple[str, GgufTensor]]:
     """(Hugging Face name, tensor) of every weight."""
-    some = (one for one in file.tensors.values() if one.name not in _NO_WEIGHTS)
-    return [(hf_name(one.name, file.path), one) for one in some]
+    own, some = _own(file), (t for t in file.tensors.values() if t.name not in NO_WEIGHTS)
+    return [(hf_name(one.name, own, file.path), one) for one in some]
 
 
 def split_heads(tensor: GgufTensor, config: dict[str, Any]) -> int:
     """The heads whose rows `half_split` puts back in order; 0 where they are in order."""
     heads = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]}
     what = tensor.name.split(".")[2] if tensor.name.startswith("blk.") else ""
-    found = int(heads.get(what, 0)) if config["model_type"] == "llama" else 0
+    found = int(heads.get(what, 0)) if config["model_type"] in _PAIRED else 0
     if found and tensor.shape[0] % (2 * found):
         raise ModelError(f"tensor {tensor.name} has {tensor.shape[0]} rows, for {found} heads.")
     return found
@@ -126,7 +123,8 @@ def half_split(rows: np.ndarray, heads: int) -> np.ndarray:
 
 
 def values_of(file: GgufFile, tensor: GgufTensor, config: dict[str, Any]) -> np.ndarray:
-    """The exact float32 values of a tensor, in Hugging Face's order of rows."""
+    """The float32 values of a tensor as Hugging Face has them: exact, but for norms that are stored
+    with an offset there (gguf_families.py), which are so to within rounding."""
     from gguf import GGMLQuantizationType
     from gguf.quants import dequantize
 
@@ -137,12 +135,14 @@ def values_of(file: GgufFile, tensor: GgufTensor, config: dict[str, Any]) -> np.
             f"{file.path}: tensor {tensor.name} is {tensor.kind}, which cannot be dequantized."
         ) from None
     values = np.array(values, dtype=np.float32).reshape(tensor.shape)
+    if tensor.name.endswith("norm.weight"):
+        values -= _own(file).norm_offset
     heads = split_heads(tensor, config)
     return half_split(values, heads) if heads else values
 
 
 def tensors(file: GgufFile, config: dict[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
-    """(Hugging Face name, exact float32 values) of every weight in the file, one at a time."""
+    """(Hugging Face name, float32 values) of every weight in the file, one at a time."""
     for name, tensor in weights_of(file):
         yield name, values_of(file, tensor, config)
 

@@ -14,15 +14,10 @@ import numpy as np
 import torch
 
 from labkit.errors import ModelError
+from labkit.model.gguf_families import ARCHITECTURES
 from labkit.model.gguf_header import GgufFile
 from labkit.model.rope import frequencies
 
-# Architectures that are read, and transformers' names of them.
-ARCHITECTURES = {
-    "llama": "LlamaForCausalLM",
-    "qwen2": "Qwen2ForCausalLM",
-    "qwen3": "Qwen3ForCausalLM",
-}
 _REMEDY = "Convert the model to GGUF again, or use its safetensors."
 # Keys under <architecture>. that are read below.
 _READ = frozenset(
@@ -56,6 +51,8 @@ _FIXED: dict[str, tuple[Any, ...]] = {
 # Keys that change nothing that is computed here.
 _IGNORED = frozenset({"rope.scaling.finetuned"})
 _FREQUENCIES = "rope_freqs.weight"
+_LONG, _SHORT = "rope_factors_long.weight", "rope_factors_short.weight"
+NO_WEIGHTS = frozenset({_FREQUENCIES, _LONG, _SHORT})  # tensors that are read here
 
 
 class Keys:
@@ -78,8 +75,9 @@ class Keys:
         self._check_known()
 
     def _check_known(self) -> None:
+        read = _READ | _IGNORED | ARCHITECTURES[self.arch].keys
         for key, value in self._own.items():
-            if key in _READ or key in _IGNORED:
+            if key in read:
                 continue
             if key not in _FIXED:
                 raise self.wrong(key, f"{value!r}, is not known here, and may change the answers")
@@ -91,6 +89,24 @@ class Keys:
 
     def has(self, key: str) -> bool:
         return key in self._own
+
+    def given(self, key: str) -> Any:
+        """What the file says; None where it says nothing."""
+        return self._own.get(key)
+
+    def count(self, key: str) -> int:
+        """A whole number; 0 where it is missing."""
+        return 0 if self.given(key) in (None, 0) else self.size(key)
+
+    def marks(self, key: str, layers: int, every: int) -> list[bool]:
+        """Which layers are marked: those that a list says, or all but the last of each `every`."""
+        given = self.given(key)
+        if not isinstance(given, list):
+            every = self.size(key, every)
+            return [(layer + 1) % every != 0 for layer in range(layers)]
+        if len(given) != layers or not all(one in (0, 1) for one in given):
+            raise self.wrong(key, f"{_short(given)}, is no mark for each of {layers} layers")
+        return [bool(one) for one in given]
 
     def size(self, key: str, default: int | None = None) -> int:
         """A size of the model; ModelError where it is missing, or no whole number from 1 on."""
@@ -133,6 +149,10 @@ class Keys:
             factor = linear
         elif self.has("rope.scale_linear") and linear != factor:
             raise self.wrong("rope.scale_linear", f"{linear:g}, contradicts the scaling factor")
+        if _LONG in self.file.tensors or _SHORT in self.file.tensors:
+            if factor != 1.0 or kind not in (None, "none"):
+                raise ModelError(f"{self.path}: {_LONG} beside another scaling. {_REMEDY}")
+            return base | self._longrope(head_dim, context)
         own = self.file.tensors.get(_FREQUENCIES)
         if own is not None:
             if factor != 1.0 and kind != "none":
@@ -146,6 +166,16 @@ class Keys:
         if kind == "yarn":
             return base | self._yarn(factor, context)
         return base | {"rope_type": "linear", "factor": factor}
+
+    def _longrope(self, head_dim: int, context: int) -> dict[str, Any]:
+        original = "rope.scaling.original_context_length"
+        return {
+            "rope_type": "longrope",
+            "short_factor": self._factors(_SHORT, head_dim),
+            "long_factor": self._factors(_LONG, head_dim),
+            "attention_factor": self.number("rope.scaling.attn_factor", 1.0),
+            "original_max_position_embeddings": self.size(original, context),
+        }
 
     def _yarn(self, factor: float, context: int) -> dict[str, Any]:
         key = "rope.scaling.yarn_ext_factor"
@@ -166,15 +196,7 @@ class Keys:
 
     def _by_tensor(self, head_dim: int, theta: float) -> dict[str, Any]:
         """The file's own factors of each frequency: Llama 3's where they are, else as they are."""
-        tensor = self.file.tensors[_FREQUENCIES]
-        if tensor.kind != "F32" or tensor.shape != (head_dim // 2,):
-            raise ModelError(
-                f"{self.path}: {_FREQUENCIES} is {tensor.kind} {tensor.shape}, not F32 "
-                f"({head_dim // 2},). {_REMEDY}"
-            )
-        found = self.file.read(tensor).view(np.float32)[0]
-        if not (np.isfinite(found).all() and (found > 0).all()):
-            raise ModelError(f"{self.path}: {_FREQUENCIES} must hold numbers above 0. {_REMEDY}")
+        found = np.array(self._factors(_FREQUENCIES, head_dim), dtype=np.float32)
         llama3 = {
             "rope_type": "llama3",
             "factor": round(float(found.max()), 3),
@@ -184,7 +206,7 @@ class Keys:
         }
         if found.max() > 1.001:
             expected = frequencies(head_dim, theta, None) / frequencies(head_dim, theta, llama3)
-            if torch.allclose(expected, torch.from_numpy(found.copy()), rtol=1e-4):
+            if torch.allclose(expected, torch.from_numpy(found), rtol=1e-4):
                 return llama3
         factors = [float(one) for one in found]
         return {
@@ -194,6 +216,19 @@ class Keys:
             "attention_factor": 1.0,
             "original_max_position_embeddings": self.size("context_length"),
         }
+
+    def _factors(self, name: str, head_dim: int) -> list[float]:
+        """What the frequencies of pairs are divided by, from a tensor of the file."""
+        tensor = self.file.tensors.get(name)
+        if tensor is None or tensor.kind != "F32" or tensor.shape != (head_dim // 2,):
+            there = "missing" if tensor is None else f"{tensor.kind} {tensor.shape}"
+            raise ModelError(
+                f"{self.path}: {name} is {there}, not F32 ({head_dim // 2},). {_REMEDY}"
+            )
+        found = self.file.read(tensor).view(np.float32)[0]
+        if not (np.isfinite(found).all() and (found > 0).all()):
+            raise ModelError(f"{self.path}: {name} must hold numbers above 0. {_REMEDY}")
+        return [float(one) for one in found]
 
 
 def _short(value: Any) -> str:

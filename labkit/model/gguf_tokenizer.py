@@ -22,6 +22,14 @@ _LETTERS = "[^\\r\\n\\p{L}\\p{N}]?\\p{L}+"
 _LLAMA3 = (f"{_SHORT}|{_LETTERS}|\\p{{N}}{{1,3}}|{_REST}",)
 _QWEN2 = (f"{_SHORT}|{_LETTERS}|\\p{{N}}|{_REST}",)
 _DIGITS = ("\\p{N}", _WORD)
+# A word is cut before a capital letter; llama.cpp takes any letter but a-z for one, and any but A-Z
+# for a small one.
+_ANY = "[^\\r\\n\\p{L}\\p{N}]?"
+_CAPITAL, _SMALL = "(?:(?=\\p{L})[^a-z])", "(?:(?=\\p{L})[^A-Z])"
+_GPT4O = (
+    f"{_ANY}{_CAPITAL}*{_SMALL}+{_SHORT}?|{_ANY}{_CAPITAL}+{_SMALL}*{_SHORT}?|"
+    "\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+",
+)
 # tokenizer.ggml.pre -> expressions that cut a text, one after another.
 CUTS: dict[str, Sequence[str]] = {
     "gpt-2": (_WORD,),
@@ -34,6 +42,9 @@ CUTS: dict[str, Sequence[str]] = {
     "llama-v3": _LLAMA3,
     "qwen2": _QWEN2,
     "deepseek-r1-qwen": _QWEN2,
+    "dbrx": _LLAMA3,
+    "smaug-bpe": _LLAMA3,
+    "gpt-4o": _GPT4O,
 }
 _WHOLE_WORDS = ("llama-bpe", "llama3", "llama-v3")  # a word that is a token needs no merges
 _MODELS = ("gpt2", "llama")

@@ -18,7 +18,7 @@ from labkit.base.paths import cache_dir
 from labkit.errors import ModelError, ParameterError
 from labkit.model.config import ModelConfig, read_config
 from labkit.model.decoder import Decoder, rope_frequencies
-from labkit.model.shapes import EMBEDDING, HEAD, check_shapes
+from labkit.model.shapes import EMBEDDING, HEAD, check_shapes, decoder_weights
 from labkit.model.weight_files import read_shapes, read_tensors
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
@@ -177,7 +177,7 @@ def build(directory: Path, device: Device = "cpu", dtype: torch.dtype = torch.fl
     # A copy, not the mapped file: anonymous memory may get huge pages, a mapped file gets none.
     weights = {
         name: tensor.to(device=device, dtype=dtype, copy=True)
-        for name, tensor in read_tensors(directory)
+        for name, tensor in decoder_weights(config, read_tensors(directory))
     }
     if config.tied_head and HEAD in weights:
         config = replace(config, tied_head=torch.equal(weights[HEAD], weights[EMBEDDING]))
@@ -194,7 +194,7 @@ def build(directory: Path, device: Device = "cpu", dtype: torch.dtype = torch.fl
 def load(
     name: str | Path | None = None, device: Device = "auto", dtype: str = "float32"
 ) -> LoadedModel:
-    """Load a model of the Llama, Qwen2 or Qwen3 family.
+    """Load a model of one of the families that families.py lists.
 
     name: nothing for the default model, a directory, a .gguf file or a hub id. Weights come from
     safetensors or GGUF only; no code from outside is run. Raises ModelError, DeviceError or

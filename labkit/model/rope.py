@@ -1,8 +1,9 @@
 """Rotary embeddings: angles of positions, and the ways to stretch them for longer contexts.
 
 Plain RoPE (Su et al., 2104.09864); linear scaling; the stretch of low frequencies that Llama 3.1
-introduced; YaRN (Peng et al., 2309.00071); and LongRoPE (Ding et al., 2402.13753), where its lists
-for short and long contexts are the same.
+introduced; YaRN (Peng et al., 2309.00071); and LongRoPE (Ding et al., 2402.13753) with its factors
+for short contexts. Its factors for long ones would need keys that are already cached to turn again,
+so a model has only its original context here, unless both lists are the same.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from labkit.errors import ModelError
+from labkit.model.values import mapping, number, size
 
 # The parameters of each kind of scaling, with a default where transformers has one. A default of
 # None: it follows from the others, or from the model's context.
@@ -39,6 +41,34 @@ _LARGEST = 1e15  # base of RoPE: models have 1e4 to 1e9; below 1 frequencies wou
 KINDS = ("default", *_PARAMETERS, "longrope")
 
 
+def rope_base(value: Any) -> float:
+    """RoPE's base; ModelError where it cannot be one."""
+    theta = number(value, "rope_theta")
+    if not 1 < theta <= _LARGEST:
+        raise ModelError(f"rope_theta must lie above 1, up to {_LARGEST:g}; it is {theta:g}.")
+    return theta
+
+
+def rotary_dim(raw: Mapping[str, Any], head_dim: int, partial: bool) -> int:
+    """Numbers of a head that RoPE turns, from the first on.
+
+    partial: whether they may be fewer than all. ModelError for a share that is not supported.
+    """
+    share: Any = raw.get("partial_rotary_factor")
+    for name in ("rope_parameters", "rope_scaling"):
+        share = mapping(raw, name).get("partial_rotary_factor", share)
+    share = 1.0 if share is None else number(share, "partial_rotary_factor")
+    turned = int(head_dim * share)
+    if share != 1 and not partial:
+        raise ModelError(f"partial_rotary_factor {share!r} is not supported; allowed: 1.0.")
+    if not 2 <= turned <= head_dim or turned % 2:
+        raise ModelError(
+            f"partial_rotary_factor {share!r} turns {turned} of a head's {head_dim} numbers; "
+            f"allowed are even numbers up to {head_dim}."
+        )
+    return turned
+
+
 def read_rope(
     raw: Mapping[str, Any], head_dim: int, positions: int
 ) -> tuple[float, Mapping[str, Any] | None]:
@@ -48,38 +78,20 @@ def read_rope(
     positions: the longest context, where YaRN's own is not given. Raises ModelError for a kind of
     scaling, or a parameter, that is not computed here.
     """
-    parameters = _mapping(raw, "rope_parameters")
-    theta = number(parameters.pop("rope_theta", raw.get("rope_theta", 10000.0)), "rope_theta")
-    if not 1 < theta <= _LARGEST:
-        raise ModelError(f"rope_theta must lie above 1, up to {_LARGEST:g}; it is {theta:g}.")
-    partial = parameters.pop("partial_rotary_factor", raw.get("partial_rotary_factor", 1.0))
-    if partial != 1.0:
-        raise ModelError(f"partial_rotary_factor {partial!r} is not supported; allowed: 1.0.")
-    scaling = _mapping(raw, "rope_scaling") or parameters
+    parameters = mapping(raw, "rope_parameters")
+    theta = rope_base(parameters.pop("rope_theta", raw.get("rope_theta", 10000.0)))
+    scaling = mapping(raw, "rope_scaling") or parameters
+    scaling.pop("partial_rotary_factor", None)  # rotary_dim reads it
     kind = scaling.pop("rope_type", scaling.pop("type", "default"))
     scaling.pop("type", None)
     scaling.pop("rope_theta", None)
     if kind == "default":
         return theta, None
     if kind == "longrope":
-        return theta, _longrope(scaling, head_dim)
-    if kind not in _PARAMETERS:
+        return theta, _longrope(scaling, head_dim, positions)
+    if not isinstance(kind, str) or kind not in _PARAMETERS:
         raise ModelError(f"RoPE scaling {kind!r} is not supported; allowed: {', '.join(KINDS)}.")
     return theta, {"rope_type": kind} | _values(kind, scaling, positions)
-
-
-def _mapping(raw: Mapping[str, Any], name: str) -> dict[str, Any]:
-    value = raw.get(name) or {}
-    if not isinstance(value, dict):
-        raise ModelError(f"{name} must be an object; it is {value!r}.")
-    return dict(value)
-
-
-def number(value: Any, name: str) -> float:
-    """A finite number; ModelError for anything else."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise ModelError(f"{name} must be a number; it is {value!r}.")
-    return float(value)
 
 
 def _values(kind: str, given: Mapping[str, Any], positions: int) -> dict[str, Any]:
@@ -111,19 +123,47 @@ def _values(kind: str, given: Mapping[str, Any], positions: int) -> dict[str, An
     return found
 
 
-def _longrope(given: Mapping[str, Any], head_dim: int) -> dict[str, Any]:
-    """One list of factors for every context: what a GGUF file's rope_freqs are."""
-    short, long = given.get("short_factor"), given.get("long_factor")
-    if not isinstance(short, list) or short != long or len(short) != head_dim // 2:
+def _longrope(given: Mapping[str, Any], head_dim: int, positions: int) -> dict[str, Any]:
+    """The factors for contexts up to the original one: `context`, which is None where the list for
+    longer ones is the same, as in a GGUF file's rope_freqs."""
+    short, long = (_factors(given, name, head_dim) for name in ("short_factor", "long_factor"))
+    original = size(given, "original_max_position_embeddings", positions)
+    attention = given.get("attention_factor")
+    if attention is None:
+        stretch = given.get("factor")
+        stretch = positions / original if stretch is None else number(stretch, "RoPE's factor")
+        stretched = stretch > 1 and original > 1
+        attention = math.sqrt(1 + math.log(stretch) / math.log(original)) if stretched else 1.0
+    return {
+        "rope_type": "longrope",
+        "factors": short,
+        "attention_factor": number(attention, "RoPE scaling's attention_factor"),
+        "context": None if short == long else original,
+    }
+
+
+def _factors(given: Mapping[str, Any], name: str, head_dim: int) -> tuple[float, ...]:
+    """One of LongRoPE's lists, checked."""
+    found = given.get(name)
+    if not isinstance(found, list) or len(found) != head_dim // 2:
         raise ModelError(
-            "RoPE scaling 'longrope' is supported where short_factor and long_factor are the same "
-            f"list of {head_dim // 2} numbers, one for each pair of dimensions."
+            f"RoPE scaling 'longrope': {name} must be a list of {head_dim // 2} numbers, one for "
+            "each pair of dimensions."
         )
-    factors = tuple(number(one, "short_factor") for one in short)
+    factors = tuple(number(one, name) for one in found)
     if min(factors) <= 0:
-        raise ModelError("RoPE scaling's short_factor must hold numbers above 0.")
-    attention = number(given.get("attention_factor", math.nan), "RoPE scaling's attention_factor")
-    return {"rope_type": "longrope", "factors": factors, "attention_factor": attention}
+        raise ModelError(f"RoPE scaling's {name} must hold numbers above 0.")
+    return factors
+
+
+def check_context(scaling: Mapping[str, Any] | None, end: int) -> None:
+    """ModelError where positions up to `end` need angles that this scaling does not have."""
+    context = (scaling or {}).get("context")
+    if context is not None and end > context:
+        raise ModelError(
+            f"{end:,} positions are more than the {context:,} for which LongRoPE is supported: its "
+            "factors for longer contexts are not. Make the prompt shorter, or the cache smaller."
+        )
 
 
 def frequencies(head_dim: int, theta: float, scaling: Mapping[str, Any] | None) -> Tensor:

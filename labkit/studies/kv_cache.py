@@ -15,7 +15,7 @@ from labkit.base.units import scaled
 from labkit.engine.generate import generate
 from labkit.engine.sequence import check_lengths
 from labkit.errors import ParameterError
-from labkit.limits.cost import Cost
+from labkit.limits.cost import Cost, positions_read
 from labkit.model.cache.table import Cache
 from labkit.optimize.kv_cache import fill, generate_without_cache
 from labkit.quality.lossless import SameAnswer, same_answer, tie_margin
@@ -252,7 +252,8 @@ class Study:
         kv = self.lab.config.kv_bytes_per_token(self.lab.decoder.dtype.itemsize)
         first, last = min(self.contexts), self.curve.longest
         far = curve[last]
-        copied, added = 2 * last * kv, (last - first) * kv
+        more = positions_read(self.lab.config, last) - positions_read(self.lab.config, first)
+        copied, added = 2 * last * kv, more * kv
         say(sentences.of_growing(last, far.speedup(GROWING), copied, copied / bandwidth))
         if last >= slides_from(self.window):
             left = self.cost(STATIC, last).read_bytes - self.cost(self.windowed, last).read_bytes

@@ -14,7 +14,14 @@ from typing import Any, NamedTuple
 from labkit.base.device import Device, kind
 from labkit.errors import LabkitError, ParameterError
 from labkit.limits.calculator import shapes
-from labkit.limits.cost import Cost, decode_cost, prefill_cost, step_cost, with_weights
+from labkit.limits.cost import (
+    Cost,
+    decode_cost,
+    positions_read,
+    prefill_cost,
+    step_cost,
+    with_weights,
+)
 from labkit.model.config import ModelConfig
 from labkit.model.forward import Forward
 from labkit.model.gguf_header import GgufFile
@@ -168,7 +175,7 @@ def share_of_cache(
     weight_bits: of one weight, with its share of the scales.
     """
     weights = decode_cost(config, 0, dtype="bfloat16").weight_bytes * weight_bits / 16
-    cache = context * config.kv_bytes_per_token(kv_element_bytes)
+    cache = positions_read(config, context) * config.kv_bytes_per_token(kv_element_bytes)
     return cache / (weights + cache)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from labkit.bench.client import Loaded, Source
 from labkit.bench.variants import VARIANTS
 from labkit.errors import LabkitError
-from labkit.limits.cost import ELEMENT_BYTES, decode_cost
+from labkit.limits.cost import ELEMENT_BYTES, decode_cost, positions_read
 from labkit.model.config import ModelConfig
 from labkit.optimize.fused import AS_IS, FORMATS, FusedDecoder, available, load_fused
 from labkit.studies.lab import ours
@@ -57,7 +57,7 @@ def read_bytes(
         name: decode_cost(config, context, dtype=name).read_bytes
         for name in ("float32", "bfloat16")
     }
-    kv = context * config.kv_bytes_per_token(ELEMENT_BYTES["float16"])
+    kv = positions_read(config, context) * config.kv_bytes_per_token(ELEMENT_BYTES["float16"])
     for name in ("q8_0", "q4_0"):
         share = FORMATS[name].bits / 8 / ELEMENT_BYTES["bfloat16"]
         found[f"all in {name}"] = decode_cost(config, 0, dtype="bfloat16").weight_bytes * share + kv

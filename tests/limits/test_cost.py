@@ -109,3 +109,16 @@ def test_a_step_takes_the_bytes_that_are_given_and_the_configs_else():
     assert less.kv_write_bytes == kv / 4
     assert less.flops == plain.flops
     assert step_cost(config, 50, dtype="bfloat16") == decode_cost(config, 50, dtype="bfloat16")
+
+
+@pytest.mark.parametrize(("before", "new"), [(0, 1), (0, 9), (3, 5), (5, 1), (6, 4), (20, 1)])
+def test_a_window_leaves_less_to_read_and_to_compute(before, new):
+    config = tiny_decoder(sliding_window=6, windowed=(True, False)).config
+    cost = pass_cost(config, [(before, new)], 1)
+    seen = sum(min(row + 1, 6) + row + 1 for row in range(before, before + new))
+    assert cost.attention_flops == 4 * config.heads * config.head_dim * seen
+    a_layer = config.kv_bytes_per_token(4) / 2
+    assert cost.kv_read_bytes == (min(before, 5) + before) * a_layer
+    assert step_cost(config, before, kv_bytes_per_token=2 * a_layer).kv_read_bytes == (
+        (min(before, 5) + before) * a_layer
+    )

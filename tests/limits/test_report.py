@@ -44,6 +44,7 @@ def test_an_unknown_machine_names_the_nearest_and_all_others():
         ("llama-3.1-8b", 8.03),
         ("qwen3-32b", 32.76),
         ("llama-3.1-70b", 70.55),
+        ("gemma-3-1b", 0.99989),
     ],
 )
 def test_shapes_have_the_parameters_their_makers_state(name, billions):

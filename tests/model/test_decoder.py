@@ -12,11 +12,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from labkit.model.attention import visible
 from labkit.model.cache.growing import GrowingCache
 from labkit.model.cache.static import StaticCache
 from labkit.model.cache.table import Cache
 from labkit.model.cache.window import SlidingWindowCache
-from labkit.model.decoder import Decoder, visible
+from labkit.model.decoder import Decoder
 from labkit.model.load import LoadedModel
 from labkit.model.reference import reference_logits
 from labkit.model.rows import Part, Rows

@@ -28,6 +28,16 @@ NAMES = {
     "self_attn.k_norm": "attn_k_norm", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
 }  # fmt: skip
+# Of models that have names, reordered rows or norms of their own (by transformers' model_type).
+_POST = {
+    "post_attention_layernorm": "post_attention_norm",
+    "post_feedforward_layernorm": "post_ffw_norm",
+}
+OWN_NAMES = {
+    "gemma3_text": _POST | {"pre_feedforward_layernorm": "ffn_norm"}, "olmo2": _POST,
+    "phi3": {"self_attn.qkv_proj": "attn_qkv", "mlp.gate_up_proj": "ffn_up"},
+}  # fmt: skip
+REORDERED = ("llama", "smollm3", "granite")
 
 
 def interleave(rows: np.ndarray, heads: int) -> np.ndarray:
@@ -48,11 +58,45 @@ def gguf_weights(reference: Any) -> Weights:
         if module.startswith("model.layers."):
             _, _, number, module = module.split(".", 3)
             layer = f"blk.{number}."
-        short, values = NAMES[module], tensor.numpy().copy()
-        if config.model_type == "llama" and short in heads:
+        names = NAMES | OWN_NAMES.get(config.model_type, {})
+        short, values = names[module], tensor.numpy().copy()
+        if config.model_type in REORDERED and short in heads:
             values = interleave(values, heads[short])
+        if config.model_type == "gemma3_text" and short.endswith("norm"):
+            values += 1  # llama.cpp's norms multiply by what they have
         found[f"{layer}{short}.{kind}"] = values
+    rope = config.rope_parameters
+    for which in ("long", "short"):
+        if f"{which}_factor" in rope and config.model_type == "phi3":
+            factors = np.array(rope[f"{which}_factor"], dtype=np.float32)
+            found[f"rope_factors_{which}.weight"] = factors
     return found
+
+
+def own_keys(config: Any) -> dict[str, float]:
+    """The keys that llama.cpp's converter writes for one family alone."""
+    kind, rope = config.model_type, config.rope_parameters
+    if kind == "gemma3_text":
+        return {
+            "attention.sliding_window": config.sliding_window,
+            "attention.sliding_window_pattern": config.layer_types.index("full_attention") + 1,
+            "rope.freq_base_swa": rope["sliding_attention"]["rope_theta"],
+        }
+    if kind == "phi3":
+        share = rope.get("partial_rotary_factor", 1.0)
+        return {
+            "rope.dimension_count": int(config.head_dim * share),
+            "rope.scaling.original_context_length": config.original_max_position_embeddings,
+            "rope.scaling.attn_factor": rope.get("attention_factor", 1.0),
+            "attention.sliding_window": config.sliding_window or 0,
+        }
+    if kind == "granite":
+        return {
+            "attention.scale": config.attention_multiplier, "logit_scale": config.logits_scaling,
+            "embedding_scale": config.embedding_multiplier,
+            "residual_scale": config.residual_multiplier,
+        }  # fmt: skip
+    return {}
 
 
 def _add_tensors(
@@ -89,7 +133,9 @@ def write_gguf(
 
     raw: rows as bytes and their format, for tensors that are not to be quantized here.
     """
-    config, writer = reference.config, GGUFWriter(path, arch or reference.config.model_type)
+    config = reference.config
+    arch = arch or config.model_type.removesuffix("_text")
+    writer = GGUFWriter(path, arch)
     writer.add_block_count(config.num_hidden_layers)
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
@@ -98,7 +144,11 @@ def write_gguf(
     writer.add_head_count_kv(config.num_key_value_heads)
     writer.add_key_length(config.head_dim)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    rope = config.rope_parameters
+    writer.add_rope_freq_base(rope.get("full_attention", rope)["rope_theta"])
+    for key, value in own_keys(config).items():
+        add = writer.add_uint32 if isinstance(value, int) else writer.add_float32
+        add(f"{arch}.{key}", value)
     more(writer)
     tokens = ["<s>", "</s>", "<unk>", *(chr(33 + n) for n in range(93)), "ab"]
     writer.add_tokenizer_model("gpt2")
@@ -118,6 +168,8 @@ def write_gguf(
 
 FAMILIES = [
     "llama", "llama-tied", "llama-mha", "llama-wide-heads", "qwen2", "qwen2-tied", "qwen3",
+    "gemma3", "phi3", "phi3-window", "phi4-mini", "smollm3", "olmo2", "granite",
+    "granite-biases-tied",
 ]  # fmt: skip
 
 

@@ -23,6 +23,9 @@ LLAMA_CPP = {
     "llama-v3": "3dcd099cb0239d7e",
     "qwen2": "49d4032c5873a2d3",
     "deepseek-r1-qwen": "49d4032c5873a2d3",
+    "dbrx": "49d4032c5873a2d3",
+    "smaug-bpe": "49d4032c5873a2d3",
+    "gpt-4o": "d227652c3c362136",
     "sentencepiece": "a85c9fbd3251846a",
     "sentencepiece, no prefix": "2e8f3a11f3d89332",
 }

@@ -86,7 +86,7 @@ def test_a_hub_model_without_network_says_so(tmp_path):
 
 def test_an_unsupported_family_names_the_supported_ones(model):
     change_config(model, model_type="gpt2")
-    with pytest.raises(ModelError, match=r"'gpt2' is not supported; supported: llama"):
+    with pytest.raises(ModelError, match=r"'gpt2' is not supported; supported: gemma3_text"):
         load(model)
 
 

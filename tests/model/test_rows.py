@@ -10,13 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from labkit.model.attention import rotate
 from labkit.model.cache.growing import GrowingCache
 from labkit.model.cache.protocol import CacheError
 from labkit.model.cache.quantized import QuantizedCache
 from labkit.model.cache.static import StaticCache
 from labkit.model.cache.table import Cache
 from labkit.model.cache.window import SlidingWindowCache
-from labkit.model.decoder import Decoder, rotate
+from labkit.model.decoder import Decoder
 from labkit.model.rows import Part, Rows
 from labkit.optimize.graph_rewriting import StaticShapes, tabulate_rope
 from tests.tiny import tiny_decoder, whole

@@ -12,7 +12,7 @@ from labkit.model.cache.protocol import CacheError
 from labkit.model.cache.table import Cache
 from labkit.model.config import ModelConfig
 from labkit.model.decoder import rope_frequencies
-from labkit.model.rope import attention_factor
+from labkit.model.rope import attention_factor, check_context
 from labkit.optimize.fused import structs
 from labkit.optimize.fused.pack import LANES
 
@@ -37,6 +37,7 @@ class FusedStore:
         if capacity < 1:
             raise CacheError(f"a cache needs room for at least one token; {capacity} given.")
         self.config, self.capacity = config, capacity
+        check_context(config.rope_scaling, capacity)
         blocks = -(-capacity // LANES)
         shape = (config.layers, slots, config.kv_heads, blocks, config.head_dim, LANES)
         # On huge pages: a step reads a little of every layer, and each page walk takes time.
@@ -45,14 +46,15 @@ class FusedStore:
             for _ in range(2)
         )
         self.values = self.values.view(*shape[:3], blocks * LANES, config.head_dim)
-        angles = torch.arange(blocks * LANES)[:, None].float() * rope_frequencies(config)
-        factor = attention_factor(config.rope_scaling)
-        self._cosines = (angles.cos() * factor).contiguous()
-        self._sines = (angles.sin() * factor).contiguous()
+        at = torch.arange(blocks * LANES)[None, :, None].float()
+        angles = at * rope_frequencies(config)[:, None]  # (ropes, capacity, turned numbers / 2)
+        self._cosines, self._sines = angles.cos(), angles.sin()
+        for part in (self._cosines, self._sines):  # the angles of layers with a window never scale
+            part[0] *= attention_factor(config.rope_scaling)
         self._struct = structs.Cache(
             *(t.data_ptr() for t in (self.keys, self.values, self._cosines, self._sines)),
             *(config.layers, config.kv_heads, config.head_dim),
-            *(slots, blocks * LANES, _TYPES[dtype]),
+            *(slots, blocks * LANES, _TYPES[dtype], config.turned, config.ropes),
         )
         self.ref = byref(self._struct)  # for a call of the kernel
 
@@ -96,7 +98,8 @@ class FusedCache(Cache):
 
 def _rope(config: ModelConfig) -> tuple[object, ...]:
     """The settings that determine the RoPE angles."""
-    return config.head_dim, config.rope_theta, config.rope_scaling
+    own = config.turned, config.local_rope_theta
+    return config.head_dim, config.rope_theta, config.rope_scaling, *own
 
 
 def native_of(cache: Cache, config: ModelConfig) -> FusedStore:

@@ -26,7 +26,7 @@ __all__ = ["SKIP", "FusedDecoder"]
 
 
 class FusedDecoder:
-    """A decoder of the Llama, Qwen2 or Qwen3 family whose pass is one native call.
+    """A decoder whose pass is one native call, for every family that the plain one has.
 
     Its threads, as many as the weights are laid out for, keep running between passes. isa: one of
     native.ISAS instead of the best that this processor has. screened: find the likeliest token of a

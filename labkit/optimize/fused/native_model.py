@@ -5,6 +5,9 @@ from __future__ import annotations
 import ctypes
 from ctypes import byref
 
+import numpy as np
+
+from labkit.model.config import ModelConfig
 from labkit.optimize.fused import structs
 from labkit.optimize.fused.pack import LANES, FusedError, format_of
 from labkit.optimize.fused.screen import SCREEN, SCREEN_ERROR
@@ -14,11 +17,19 @@ FUSE = "fuse.weight"  # the matrix that only a draft head has
 _NORMS = (
     *("input_layernorm", "post_attention_layernorm"),
     *("self_attn.q_norm", "self_attn.k_norm"),
+    *("attention_post_norm", "feed_forward_post_norm"),
 )
 _MATRICES = (
     *(f"self_attn.{name}_proj" for name in ("q", "k", "v", "o")),
     *(f"mlp.{name}_proj" for name in ("gate", "up", "down")),
 )
+
+
+def score_scale(config: ModelConfig) -> float:
+    """What scores are multiplied by; without a multiplier 1 / sqrt(head size), in float32."""
+    if config.attention_multiplier is not None:
+        return config.attention_multiplier
+    return float(np.float32(1) / np.sqrt(np.float32(config.head_dim)))
 
 
 class NativeModel:
@@ -35,9 +46,10 @@ class NativeModel:
         self.packed, self.screened, self.config = packed, screened, packed.config
         self._embedding = packed if embedding is None else embedding
         self._starts: list[ctypes.Array[ctypes.c_void_p]] = []  # keeps what the struct points to
+        self._windows = sorted({self.config.window_of(i) or 0 for i in range(self.config.layers)})
         try:
             self._layers = (structs.Layer * self.config.layers)(
-                *(self._layer(f"layers.{i}") for i in range(self.config.layers))
+                *(self._layer(i) for i in range(self.config.layers))
             )
             self._model = self._struct()
         except KeyError as error:
@@ -62,9 +74,12 @@ class NativeModel:
             entry.rows, entry.columns, format_of(entry.format).number, location.share,
         )  # fmt: skip
 
-    def _layer(self, name: str) -> structs.Layer:
+    def _layer(self, number: int) -> structs.Layer:
+        name, rope = f"layers.{number}", self.config.rope_of(number)
+        view = self._windows.index(self.config.window_of(number) or 0)
         return structs.Layer(
             *(self._vector(f"{name}.{norm}.weight") for norm in _NORMS),
+            *(view, -1 if rope is None else rope),
             *(self._matrix(f"{name}.{matrix}.weight") for matrix in _MATRICES),
         )
 
@@ -72,7 +87,9 @@ class NativeModel:
         c = self.config
         return structs.Model(
             c.vocab_size, c.hidden_size, c.intermediate_size, c.layers, c.heads, c.kv_heads,
-            c.head_dim, c.sliding_window or 0, c.rms_norm_eps, 0, self._layers,
+            c.head_dim, c.turned, c.ropes, len(self._windows), tuple(self._windows),
+            structs.ACTIVATIONS[c.activation], c.qk_norm_whole, c.rms_norm_eps,
+            c.embedding_multiplier, c.residual_multiplier, score_scale(c), self._layers,
             self._vector("norm.weight"), self._matrix(EMBEDDING, self._embedding),
             self._matrix(self.packed.head), self._vector("token_norm.weight"),
             self._vector("feature_norm.weight"),

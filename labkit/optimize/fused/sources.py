@@ -11,7 +11,16 @@ import numpy as np
 from labkit.model.config import ModelConfig, read_config
 from labkit.model.gguf_file import half_split, hf_config, split_heads, weights_of
 from labkit.model.gguf_header import GgufFile, GgufTensor
-from labkit.model.shapes import EMBEDDING, HEAD, check_shapes, check_weights
+from labkit.model.shapes import (
+    EMBEDDING,
+    HEAD,
+    Piece,
+    check_shapes,
+    check_weights,
+    decoder_weights,
+    pieces_of,
+    stored,
+)
 from labkit.model.weight_files import read_shapes, read_tensors
 from labkit.optimize.fused.pack import FusedError, format_of, to_blocks
 
@@ -77,34 +86,41 @@ def gguf_weights(path: Path) -> tuple[ModelConfig, list[Weights]]:
     raw = hf_config(file)
     found = [(name.removeprefix("model."), tensor) for name, tensor in weights_of(file)]
     config = check_weights(raw, {name: tensor.shape for name, tensor in found}, path)
+    table = stored(config)
     return config, [
-        _from_file(file, name, tensor, split_heads(tensor, raw)) for name, tensor in found
+        _from_file(file, piece, tensor, split_heads(tensor, raw))
+        for name, tensor in found
+        for piece in pieces_of(table, name, tensor.shape[0])
     ]
 
 
-def _from_file(file: GgufFile, name: str, tensor: GgufTensor, heads: int) -> Weights:
+def _from_file(file: GgufFile, piece: Piece, tensor: GgufTensor, heads: int) -> Weights:
+    """Rows of a file's tensor; heads: whose rows are put back in order, in one that is whole."""
     if len(tensor.shape) == 1:
-        return _vector(file, name, tensor, heads)
+        return _vector(file, piece, tensor, heads)
     form = format_of(tensor.kind.lower())
 
     def read(first: int, count: int) -> np.ndarray:
-        rows = file.read(tensor, first, count)
+        rows = file.read(tensor, piece.first + first, count)
         return rows.reshape(count, -1, form.nbytes)
 
+    shape = (piece.rows, *tensor.shape[1:])
     if not heads:
-        return Weights(name, tensor.shape, form.name, read)
+        return Weights(piece.name, shape, form.name, read)
     return Weights(
-        name, tensor.shape, form.name,
-        lambda first, count: half_split(read(0, tensor.shape[0]), heads)[first : first + count],
+        piece.name, shape, form.name,
+        lambda first, count: half_split(read(0, piece.rows), heads)[first : first + count],
     )  # fmt: skip
 
 
-def _vector(file: GgufFile, name: str, tensor: GgufTensor, heads: int) -> Weights:
+def _vector(file: GgufFile, piece: Piece, tensor: GgufTensor, heads: int) -> Weights:
+    """A vector; norms are as they multiply, for no file stores them with an offset."""
     if tensor.kind not in ("F32", "F16"):
         raise FusedError(f"{file.path}: {tensor.name} is {tensor.kind}, not F32 or F16.")
     kind = np.float32 if tensor.kind == "F32" else np.float16
     values = file.read(tensor)[0].view(kind).astype(np.float32)
-    return held(name, half_split(values, heads) if heads else values)
+    values = half_split(values, heads) if heads else values
+    return held(piece.name, values[piece.first : piece.first + piece.rows])
 
 
 def directory_weights(directory: Path, form: str) -> Iterator[Weights]:
@@ -113,8 +129,9 @@ def directory_weights(directory: Path, form: str) -> Iterator[Weights]:
     The head never has less than 8 bits, as in llama.cpp. Raises ModelError for a directory that
     `load` refuses too.
     """
-    check_shapes(read_config(directory), read_shapes(directory), directory)
-    for name, tensor in read_tensors(directory):
+    config = read_config(directory)
+    check_shapes(config, read_shapes(directory), directory)
+    for name, tensor in decoder_weights(config, read_tensors(directory)):
         own = "q8_0" if name in (EMBEDDING, HEAD) else form
         yield rounded(name, tensor.float().numpy(), own)
 

@@ -24,6 +24,8 @@ class Status(IntEnum):
     OTHER_MODEL = 8
 
 
+VIEWS = 2  # different windows of a model's layers at most (kViews)
+ACTIVATIONS = {"silu": 0, "gelu_tanh": 1}
 # Stages that a pass may leave out, so that their share of its time can be measured.
 SKIP = {"attention": 1, "head": 2, "products": 4, "rest": 8}
 
@@ -48,6 +50,8 @@ class Layer(ctypes.Structure):
     _fields_ = (
         *((name, c_void_p) for name in ("attention_norm", "feed_forward_norm")),
         *((name, c_void_p) for name in ("query_norm", "key_norm")),
+        *((name, c_void_p) for name in ("attention_post_norm", "feed_forward_post_norm")),
+        *((name, c_int32) for name in ("view", "rope")),
         *((name, Matrix) for name in ("query", "key", "value", "output", "gate", "up", "down")),
     )
 
@@ -57,9 +61,12 @@ class Model(ctypes.Structure):
 
     _fields_ = (
         *((name, c_int32) for name in ("vocab", "hidden", "intermediate", "layers")),
-        *((name, c_int32) for name in ("heads", "kv_heads", "head_dim", "window")),
-        ("eps", c_float),
-        ("unused", c_int32),
+        *((name, c_int32) for name in ("heads", "kv_heads", "head_dim", "turned", "ropes")),
+        ("views", c_int32),
+        ("windows", c_int32 * VIEWS),
+        *((name, c_int32) for name in ("activation", "whole_norms")),
+        *((name, c_float) for name in ("eps", "embedding_multiplier")),
+        *((name, c_float) for name in ("residual_multiplier", "score_scale")),
         ("layer", POINTER(Layer)),
         ("norm", c_void_p),
         ("embedding", Matrix),
@@ -77,7 +84,7 @@ class Cache(ctypes.Structure):
     _fields_ = (
         *((name, c_void_p) for name in ("keys", "values", "cosines", "sines")),
         *((name, c_int32) for name in ("layers", "kv_heads", "head_dim")),
-        *((name, c_int32) for name in ("slots", "capacity", "type")),
+        *((name, c_int32) for name in ("slots", "capacity", "type", "turned", "ropes")),
     )
 
 

@@ -27,6 +27,7 @@ from labkit.optimize.fused.sources import (
     Weights,
     directory_weights,
     gguf_weights,
+    held,
     own_head,
 )
 
@@ -109,10 +110,11 @@ def _with_screen(tensors: Iterable[Weights], head: str) -> Iterator[Weights]:
 def pack(config: ModelConfig, tensors: Iterable[Weights], threads: int) -> PackedWeights:
     """Pack weights in memory for `threads` threads; FusedError if the kernel cannot use them.
 
-    A head beside a tied embedding is left out where it is the same.
+    A head beside a tied embedding is left out where it is the same. Where logits are divided, the
+    norm before the head is: then neither the head nor its screen need to know.
     """
     check_shape(config)
-    tensors = list(tensors)
+    tensors = [_divided(one, config.logits_divisor) for one in tensors]
     if own_head(config, tensors):
         config = replace(config, tied_head=False)
     head = EMBEDDING if config.tied_head else HEAD
@@ -124,6 +126,13 @@ def pack(config: ModelConfig, tensors: Iterable[Weights], threads: int) -> Packe
     with ThreadPoolExecutor(cores_allowed()) as beside:  # the kernel's calls leave the lock free
         list(beside.map(lambda tensor: _fill(made, tensor), given))
     return made
+
+
+def _divided(tensor: Weights, by: float) -> Weights:
+    """The norm before the head over what logits are divided by; anything else as it is."""
+    if by == 1 or tensor.name != "norm.weight":
+        return tensor
+    return held(tensor.name, tensor.whole() / np.float32(by))
 
 
 def _fill(made: PackedWeights, tensor: Weights) -> None:

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from labkit.model.decoder import Attention, Decoder, RMSNorm, SwiGLU, rotate
+from labkit.model.attention import Attention, RMSNorm
+from labkit.model.decoder import Decoder, SwiGLU
 
 
 def shared_copy(decoder: Decoder) -> Decoder:
@@ -54,24 +55,25 @@ class MergedAttention(Attention):
         out = self.qkv_proj(x).view(x.shape[0], heads + 2 * kv_heads, head_dim)
         if self.config.qk_norm:
             queries, keys, values = out.split((heads, kv_heads, kv_heads), dim=1)
-            turned = torch.cat((self.q_norm(queries), self.k_norm(keys)), dim=1)
+            turned = torch.cat(self.normed(queries, keys), dim=1)
         else:
             turned, values = out.split((heads + kv_heads, kv_heads), dim=1)
-        queries, keys = rotate(turned, cos, sin).split((heads, kv_heads), dim=1)
+        queries, keys = self.rotated(turned, cos, sin).split((heads, kv_heads), dim=1)
         return queries, keys, values
 
 
 class MergedSwiGLU(nn.Module):
-    """SwiGLU whose gate and up projections are one matrix product."""
+    """The feed-forward with its gate and up projections as one matrix product."""
 
     def __init__(self, plain: SwiGLU) -> None:
         super().__init__()
+        self.activation = plain.activation
         self.gate_up_proj = _merge([plain.gate_proj, plain.up_proj])
         self.down_proj = plain.down_proj
 
     def forward(self, x: Tensor) -> Tensor:
         gate, up = self.gate_up_proj(x).chunk(2, dim=-1)
-        out: Tensor = self.down_proj(F.silu(gate) * up)
+        out: Tensor = self.down_proj(self.activation(gate) * up)
         return out
 
 
@@ -104,7 +106,9 @@ def _scaled(linear: nn.Linear, scale: Tensor) -> nn.Linear:
     return folded
 
 
-def _fold(norm: RMSNorm, owner: nn.Module, names: tuple[str, ...]) -> BareRMSNorm:
+def _fold(norm: nn.Module, owner: nn.Module, names: tuple[str, ...]) -> nn.Module:
+    if not isinstance(norm, RMSNorm):
+        return norm  # a model without norms here
     for name in names:
         if hasattr(owner, name):
             setattr(owner, name, _scaled(getattr(owner, name), norm.weight))
@@ -113,6 +117,8 @@ def _fold(norm: RMSNorm, owner: nn.Module, names: tuple[str, ...]) -> BareRMSNor
 
 def fold_norms(decoder: Decoder) -> Decoder:
     """Multiply each norm's weight into the matrices after it: one operation less for each norm.
+
+    Norms of results, before these are added to the stream, stay: no matrix follows them.
 
     A tied head becomes a matrix of its own, because the embedding must not change. A step reads the
     same bytes as before, but the model takes more memory.

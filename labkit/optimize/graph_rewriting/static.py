@@ -18,6 +18,7 @@ from labkit.model.cache.static import StaticCache, StaticStore
 from labkit.model.cache.table import Cache, tensors_of
 from labkit.model.config import ModelConfig
 from labkit.model.decoder import Decoder
+from labkit.model.rope import check_context
 from labkit.model.rows import Rows
 
 Step = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -51,6 +52,7 @@ class StaticShapes(nn.Module):
         if not isinstance(store, StaticStore) or not self._is_step(rows):
             logits: Tensor = self.decoder(rows, cache)
             return logits
+        check_context(self.config.rope_scaling, rows.at[0] + 1)
         cache.reserve(rows)
         keys, values = store.tensors(rows.spans[0].slot)
         moved = rows.to(self.decoder.device)
@@ -66,22 +68,26 @@ class StaticShapes(nn.Module):
         decoder = self.decoder
         mask = (torch.arange(keys.shape[2], device=keys.device) <= position)[None]
         rope = decoder.rope(position)
-        x = decoder.embed_tokens(token)
+        x = decoder.table(token)
         for i, layer in enumerate(decoder.layers):
             attention: Any = layer.self_attn
             queries, key, value = attention.project(layer.input_layernorm(x), *rope)  # type: ignore[operator]
             keys[i].index_copy_(1, position, key.transpose(0, 1))
             values[i].index_copy_(1, position, value.transpose(0, 1))
-            x = x + attention.o_proj(_attend(queries, keys[i], values[i], mask))
-            x = x + layer.mlp(layer.post_attention_layernorm(x))  # type: ignore[operator]
+            mixed = _attend(queries, keys[i], values[i], mask, self.config.attention_multiplier)
+            x = layer.after_attention(x, attention.o_proj(mixed))  # type: ignore[operator]
         return decoder.head(x)
 
 
-def _attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+def _attend(
+    queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scale: float | None
+) -> Tensor:
     """One row's grouped-query attention over all of a cache, (1, heads * head_dim)."""
     kv_heads, _, head_dim = keys.shape
     grouped = queries.view(1, kv_heads, -1, head_dim)
-    out = F.scaled_dot_product_attention(grouped, keys[None], values[None], attn_mask=mask)
+    out = F.scaled_dot_product_attention(
+        grouped, keys[None], values[None], attn_mask=mask, scale=scale
+    )
     return out.reshape(1, -1)
 
 

@@ -28,7 +28,7 @@ class Stream:
         self.cache = decoder.new_cache(1, len(self.rows))
         self.cache.reserve(self.rows)
         self.rope = decoder.rope(self.rows.positions)
-        self.x = decoder.embed_tokens(self.rows.tokens)  # (rows, hidden)
+        self.x = decoder.table(self.rows.tokens)  # (rows, hidden)
 
     def through(self, layer: nn.Module) -> Tensor:
         """The stream after a layer. A second call writes the same keys and values to the cache."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -118,9 +117,10 @@ def keep_layers(decoder: Decoder, kept: Sequence[int]) -> Decoder:
         )
     skipping = shared_copy(decoder)
     skipping.layers = nn.ModuleList(skipping.layers[i] for i in kept)
+    skipping.config = decoder.config.with_layers(kept)
     for number, layer in enumerate(skipping.layers):
         layer.self_attn.layer = number  # type: ignore[union-attr]
-    skipping.config = replace(decoder.config, layers=len(kept))
+        layer.self_attn.config = skipping.config  # type: ignore[union-attr]
     return skipping
 
 

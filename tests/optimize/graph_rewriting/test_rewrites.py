@@ -18,13 +18,25 @@ from labkit.studies.operations import count_operations
 from labkit.workload.prompts import prompt_ids
 from tests.tiny import tiny_decoder
 
-FAMILIES = {
+FAMILIES: dict[str, dict[str, object]] = {
     "llama": {},
     "untied": {"tied_head": False},
     "biases": {"attention_bias": True, "output_bias": True, "mlp_bias": True},
     "qwen3": {"family": "qwen3", "qk_norm": True},
     "window": {"sliding_window": 6},
-}
+    "norms on both sides": {
+        "post_norms": True, "qk_norm": True, "activation": "gelu_tanh", "sliding_window": 6,
+        "windowed": (True, False), "local_rope_theta": 100.0, "embedding_multiplier": 7.0,
+    },
+    "norms of results": {
+        "pre_norms": False, "post_norms": True, "qk_norm": True, "qk_norm_whole": True,
+    },
+    "multipliers": {
+        "embedding_multiplier": 3.0, "residual_multiplier": 0.4, "attention_multiplier": 0.2,
+        "logits_divisor": 3.0,
+    },
+    "half turned": {"rope_dim": 4, "rotated": (True, False)},
+}  # fmt: skip
 REWRITES = {
     "merged": rewriting.merge_projections,
     "folded": rewriting.fold_norms,

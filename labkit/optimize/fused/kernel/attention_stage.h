@@ -11,7 +11,8 @@ template <class T>
 class AttentionStage {
 public:
     AttentionStage(Stages& stages, const Layer& layer, int number)
-        : s_(stages), model_(stages.model), plan_(stages.plan), layer_(layer), number_(number) {}
+        : s_(stages), model_(stages.model), plan_(stages.plan),
+          view_(stages.plan.views[layer.view]), layer_(layer), number_(number) {}
 
     // From `projected` to the scratch's `attended`. Unless `asked`, it only writes keys and values
     // to the cache.
@@ -19,7 +20,7 @@ public:
         if (plan_.replicated) rotate_all(me);
         else rotate_and_write(me, asked);
         if (!asked) return;
-        s_.each(me, static_cast<int64_t>(plan_.tasks.size()), true, [&](int i) { task(me, i); });
+        s_.each(me, static_cast<int64_t>(view_.tasks.size()), true, [&](int i) { task(me, i); });
         const Activations out = s_.scratch(me).attended.view;
         s_.each_unit(me, out.blocks / unit_blocks(), s_.count(), true,
                      [&](int r, int unit) { gather(me, out, r, unit); });
@@ -40,8 +41,10 @@ private:
         for (int r = 0; r < s_.count(); r++) {
             float* row = s_.rotated(me, r);
             std::copy_n(s_.projected(r), s_.all, row);
+            float scales[2] = {};
+            if (layer_.query_norm && model_.whole_norms) whole_scales(row, true, scales);
             for (int h = 0; h < model_.heads + model_.kv_heads; h++)
-                rotate(row, h, plan_.rows[r].position);
+                rotate(row, h, plan_.rows[r].position, scales);
         }
     }
 
@@ -49,25 +52,49 @@ private:
     void rotate_and_write(int me, bool asked) {
         const int without = asked ? 0 : model_.heads;
         const int heads = model_.heads + model_.kv_heads - without;
+        float* scales = s_.work.norm_scales.data(); // taken before any head changes
+        if (layer_.query_norm && model_.whole_norms)
+            s_.each(me, s_.count(), true,
+                    [&](int r) { whole_scales(s_.projected(r), asked, scales + 2 * r); });
         s_.each(me, static_cast<int64_t>(s_.count()) * heads, true, [&](int i) {
             const int r = i / heads, h = without + i % heads;
-            rotate(s_.projected(r), h, plan_.rows[r].position);
+            rotate(s_.projected(r), h, plan_.rows[r].position, scales + 2 * r);
             if (const int head = h - model_.heads; head >= 0)
                 write(at(plan_.rows[r].slot, head), me, r, head);
         });
     }
 
-    // Norm (Qwen3), rotation (Su et al., 2104.09864) and, for a query, scale of a row's head, in
-    // place. Keys come after queries.
-    void rotate(float* row, int number, int position) {
+    // 1 / rms of a row's queries and of its keys, each over all heads.
+    void whole_scales(const float* row, bool asked, float* scales) const {
+        if (asked) scales[0] = rms_scale(row, s_.queries, model_.eps);
+        scales[1] = rms_scale(row + s_.queries, s_.kv, model_.eps);
+    }
+
+    // Norm, rotation (Su et al., 2104.09864) and, for a query, scale of a row's head, in place.
+    // Keys come after queries. scales: of whole norms, for the queries and the keys.
+    void rotate(float* row, int number, int position, const float* scales) {
         const bool query = number < model_.heads;
         const float* weight = query ? layer_.query_norm : layer_.key_norm;
-        const float scale = query ? 1.0f / std::sqrt(static_cast<float>(model_.head_dim)) : 1.0f;
-        float* head = row + number * model_.head_dim;
-        const int half = model_.head_dim / 2;
-        if (weight) rms_norm(head, weight, model_.head_dim, model_.eps);
-        const float* cosine = s_.cache.cosines + static_cast<int64_t>(position) * half;
-        const float* sine = s_.cache.sines + static_cast<int64_t>(position) * half;
+        const float scale = query ? model_.score_scale : 1.0f;
+        const int dim = model_.head_dim;
+        float* head = row + number * dim;
+        if (weight && model_.whole_norms)
+            scale_by(head, scales[!query], weight + (query ? number : number - model_.heads) * dim,
+                     dim);
+        else if (weight) rms_norm(head, weight, dim, model_.eps);
+        int unturned = 0; // the first number that does not turn
+        if (layer_.rope >= 0) {
+            turn(head, position, scale);
+            unturned = model_.turned;
+        }
+        for (int d = unturned; d < dim; d++) head[d] *= scale;
+    }
+
+    void turn(float* head, int position, float scale) {
+        const int half = model_.turned / 2;
+        const int64_t at = static_cast<int64_t>(layer_.rope) * s_.cache.capacity + position;
+        const float* cosine = s_.cache.cosines + at * half;
+        const float* sine = s_.cache.sines + at * half;
         for (int d = 0; d < half; d++) {
             const float low = head[d], high = head[d + half];
             head[d] = (low * cosine[d] - high * sine[d]) * scale;
@@ -91,18 +118,18 @@ private:
     }
 
     void task(int me, int number) {
-        const Task& task = plan_.tasks[number];
-        const Piece& first = plan_.pieces[task.first];
+        const Task& task = view_.tasks[number];
+        const Piece& first = view_.pieces[task.first];
         KeysValues<T> kv = at(first.slot, first.kv_head);
         for (int r = task.row; plan_.replicated && r < task.row + task.rows; r++)
             if (plan_.rows[r].entry / kChunk == first.chunk) write(kv, me, r, first.kv_head);
-        if (number + 1 < static_cast<int>(plan_.tasks.size())) {
-            const Piece& next = plan_.pieces[plan_.tasks[number + 1].first];
+        if (number + 1 < static_cast<int>(view_.tasks.size())) {
+            const Piece& next = view_.pieces[view_.tasks[number + 1].first];
             kv.next_keys = at(next.slot, next.kv_head).keys +
                            static_cast<int64_t>(next.chunk) * kChunk * model_.head_dim;
         }
         for (int p = task.first; p < task.end; p++) {
-            const Piece& piece = plan_.pieces[p];
+            const Piece& piece = view_.pieces[p];
             kv.path = plan_.rows[piece.vector / s_.group].path;
             kv.fresh = piece.fresh;
             attend_piece(me, piece, kv);
@@ -123,7 +150,7 @@ private:
             const int r = (piece.vector + v) / s_.group;
             const int head = piece.kv_head * s_.group + (piece.vector + v) % s_.group;
             queries[v] = s_.rotated(me, r) + head * model_.head_dim;
-            ranges[v] = plan_.rows[r].sees;
+            ranges[v] = view_.sees[r];
             to[v] = partial_at(r, head, piece.chunk);
             out[v] = s_.work.partial_values.data() + to[v] * model_.head_dim;
         }
@@ -135,7 +162,7 @@ private:
     // For a row's heads that fill a unit of blocks: merge their chunks, overwriting the queries,
     // and quantize the result for the output product.
     void gather(int me, const Activations& out, int r, int unit) {
-        const Range sees = plan_.rows[r].sees;
+        const Range sees = view_.sees[r];
         const int first = sees.first / kChunk, chunks = sees.last / kChunk - first + 1;
         const int64_t stride = static_cast<int64_t>(s_.count()) * model_.heads;
         const int width = unit_blocks() * kBlock, dim = model_.head_dim;
@@ -155,6 +182,7 @@ private:
     Stages& s_;
     const Model& model_;
     Plan& plan_;
+    const View& view_;
     const Layer& layer_;
     const int number_; // of the layer
 };

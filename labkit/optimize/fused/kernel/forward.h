@@ -51,7 +51,11 @@ private:
     void embed(float* to, int r) const {
         const SliceRow& row = s_.plan.rows[r];
         if (row.embedding) std::copy_n(row.embedding, s_.model.hidden, to);
-        else dequantize_row(to, s_.model.embedding, static_cast<int>(row.token));
+        else {
+            dequantize_row(to, s_.model.embedding, static_cast<int>(row.token));
+            if (const float by = s_.model.embedding_multiplier; by != 1.0f)
+                for (int d = 0; d < s_.model.hidden; d++) to[d] *= by;
+        }
     }
 
     // Token and feature of a row, each under its norm, side by side and quantized.
@@ -82,10 +86,12 @@ private:
             else AttentionStage<float>(s_, layer, number).run(me, asked);
         }
         if (!asked) return;
-        add(me, layer.output, scratch.attended.view);
+        add(me, layer.output, scratch.attended.view, layer.attention_post_norm);
         s_.normalize(me, scratch.input.view, count(), layer.feed_forward_norm, stream);
-        feed_forward(me, layer);
-        add(me, layer.down, s_.work.middle.view);
+        if (s_.model.activation == kGeluTanh)
+            feed_forward(me, layer, [](const F& gate, const F& up) { return geglu(gate, up); });
+        else feed_forward(me, layer, [](const F& gate, const F& up) { return swiglu(gate, up); });
+        add(me, layer.down, s_.work.middle.view, layer.feed_forward_post_norm);
     }
 
     // Queries, keys and values, side by side in `projected`. Unless `asked`, no queries.
@@ -101,8 +107,21 @@ private:
         else s_.each_group(me, {&layer.key, &layer.value}, side_by_side);
     }
 
-    // A product, added to the residual stream.
-    void add(int me, const Matrix& m, const Activations& from) {
+    // A product, under its norm where it has one and times the multiplier, added to the stream.
+    void add(int me, const Matrix& m, const Activations& from, const float* post_norm) {
+        if (post_norm) {
+            s_.product(me, m, from, count(), [&](int r, int g, const F& sum) {
+                fstore(s_.branch(r) + g * kWide, sum);
+            });
+            return s_.add_normed(me, post_norm);
+        }
+        if (s_.model.residual_multiplier != 1.0f) {
+            const F by = fset(s_.model.residual_multiplier);
+            return s_.product(me, m, from, count(), [&](int r, int g, const F& sum) {
+                float* to = s_.stream(r) + g * kWide;
+                fstore(to, ffma(sum, by, fload(to)));
+            });
+        }
         s_.product(me, m, from, count(), [&](int r, int g, const F& sum) {
             float* to = s_.stream(r) + g * kWide;
             fstore(to, fadd(fload(to), sum));
@@ -110,15 +129,18 @@ private:
     }
 
     // Gate and up side by side: a block of their product is quantized as soon as it is computed.
-    void feed_forward(int me, const Layer& layer) {
+    // gated(gate, up): their product, once the gate has been through its activation.
+    template <class Gated>
+    void feed_forward(int me, const Layer& layer, Gated gated) {
         const auto blocks = [&](int owner) { return layer.gate.count(owner) / 2; };
         s_.products(me, blocks, [&](int owner, int begin, int end) {
             const int first = layer.gate.begin(owner) / 2;
-            for (int i = begin; i < end; i++) feed_forward_block(me, layer, first + i);
+            for (int i = begin; i < end; i++) feed_forward_block(me, layer, first + i, gated);
         });
     }
 
-    void feed_forward_block(int me, const Layer& layer, int block) {
+    template <class Gated>
+    void feed_forward_block(int me, const Layer& layer, int block, Gated gated) {
         const Activations& input = s_.scratch(me).input.view;
         F gate[2][kMaxTile], up[2][kMaxTile];
         for (int t = 0, done = 0; t < count(); t += done) {
@@ -131,8 +153,8 @@ private:
                                             done - up_to);
             }
             for (int i = 0; i < done; i++)
-                quantize_block(s_.work.middle.view, t + i, block, swiglu(gate[0][i], up[0][i]),
-                               swiglu(gate[1][i], up[1][i]));
+                quantize_block(s_.work.middle.view, t + i, block, gated(gate[0][i], up[0][i]),
+                               gated(gate[1][i], up[1][i]));
         }
     }
 

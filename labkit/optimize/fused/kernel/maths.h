@@ -110,6 +110,16 @@ inline F swiglu(const F& gate, const F& up) {
     return fmul(fdiv(gate, fadd(one, fexp(fsub(fset(0.0f), gate)))), up);
 }
 
+// gelu(gate) * up with the tanh form of GELU (Hendrycks and Gimpel, 1606.08415). As
+// (1 + tanh(z)) / 2 = 1 / (1 + e^-2z), it is silu with another exponent:
+// -2 sqrt(2 / pi) (g + 0.044715 g^3).
+inline F geglu(const F& gate, const F& up) {
+    const F one = fset(1.0f);
+    const F cubic = ffma(fmul(gate, gate), fset(0.044715f), one);
+    const F exponent = fmul(fmul(gate, cubic), fset(-1.5957691216057308f));
+    return fmul(fdiv(gate, fadd(one, fexp(exponent))), up);
+}
+
 // 1 / rms(x) (Zhang and Sennrich, 1910.07467); n a multiple of 16
 inline float rms_scale(const float* x, int n, float eps) {
     F squares = fset(0.0f);
@@ -117,10 +127,15 @@ inline float rms_scale(const float* x, int n, float eps) {
     return 1.0f / std::sqrt(sum16(squares) / static_cast<float>(n) + eps);
 }
 
-inline void rms_norm(float* x, const float* weight, int n, float eps) {
-    const F scale = fset(rms_scale(x, n, eps));
+// x * scale * weight, in place.
+inline void scale_by(float* x, float scale, const float* weight, int n) {
+    const F by = fset(scale);
     for (int i = 0; i < n; i += kWide)
-        fstore(x + i, fmul(fmul(fload(x + i), scale), fload(weight + i)));
+        fstore(x + i, fmul(fmul(fload(x + i), by), fload(weight + i)));
+}
+
+inline void rms_norm(float* x, const float* weight, int n, float eps) {
+    scale_by(x, rms_scale(x, n, eps), weight, n);
 }
 
 // The next multiple of sixteen.

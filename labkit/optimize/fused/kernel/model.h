@@ -43,16 +43,30 @@ struct Matrix {
 };
 
 struct Layer {
-    const float *attention_norm, *feed_forward_norm; // hidden floats
-    const float *query_norm, *key_norm;              // head_dim floats or null
+    const float *attention_norm, *feed_forward_norm; // hidden floats, or null: none
+    // head_dim floats, or of all heads where norms are whole, or null.
+    const float *query_norm, *key_norm;
+    // Norms of what attention and the feed-forward give, before it is added: hidden floats or null.
+    const float *attention_post_norm, *feed_forward_post_norm;
+    int32_t view; // which of the model's windows
+    int32_t rope; // which of the cache's angles; -1: its queries and keys do not turn
     Matrix query, key, value, output, gate, up, down;
 };
 
+enum Activation : int32_t { kSilu = 0, kGeluTanh = 1 };
+
+constexpr int kViews = 2; // different windows that layers of a model have at most
+
 struct Model {
     int32_t vocab, hidden, intermediate, layers, heads, kv_heads, head_dim;
-    int32_t window; // positions a row looks back on, itself included; 0: all
+    int32_t turned, ropes;   // numbers of a head that RoPE turns; kinds of angles
+    int32_t views;           // how many of the windows there are
+    int32_t windows[kViews]; // positions a row looks back on, itself included; 0: all
+    int32_t activation;
+    int32_t whole_norms; // whether norms of queries and keys are over all heads together
     float eps;
-    int32_t unused;
+    // Of the table's embeddings, of what is added to the stream, and of scores.
+    float embedding_multiplier, residual_multiplier, score_scale;
     const Layer* layer;
     const float* norm;
     Matrix embedding, head;
@@ -69,15 +83,18 @@ struct Model {
 enum CacheType : int32_t { kHalf = 0, kFloat = 1 };
 
 // keys: (layers, slots, kv_heads, capacity / 16, head_dim, 16); values: (layers, slots, kv_heads,
-// capacity, head_dim); cosines and sines: (capacity, head_dim / 2). capacity: a multiple of 16.
+// capacity, head_dim); cosines and sines: (ropes, capacity, turned / 2). capacity: a multiple of
+// 16.
 struct Cache {
     void *keys, *values;
     const float *cosines, *sines;
     int32_t layers, kv_heads, head_dim;
     int32_t slots, capacity, type;
+    int32_t turned, ropes;
 
     bool fits(const Model& model) const {
-        return layers == model.layers && kv_heads == model.kv_heads && head_dim == model.head_dim;
+        return layers == model.layers && kv_heads == model.kv_heads &&
+               head_dim == model.head_dim && turned == model.turned && ropes == model.ropes;
     }
 };
 

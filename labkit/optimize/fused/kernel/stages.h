@@ -39,6 +39,10 @@ public:
     float* projected(int row) const {
         return work.projected.data() + static_cast<int64_t>(row) * all;
     }
+    // What attention or the feed-forward gives a row, before its norm.
+    float* branch(int row) const {
+        return work.branches.data() + static_cast<int64_t>(row) * model.hidden;
+    }
     float* rotated(int me, int row) const {
         if (!plan.replicated) return projected(row);
         return work.scratch[me].rotated.data() + static_cast<int64_t>(row) * all;
@@ -73,9 +77,11 @@ public:
     }
 
     // Norm and quantization, block by block, so that even one row has work for all threads.
-    // from(row): the input of a row. Each thread computes a row's mean square for itself.
+    // from(row): the input of a row. Each thread computes a row's mean square for itself. weight:
+    // null where there is no norm.
     template <class From>
     void normalize(int me, const Activations& out, int tokens, const float* weight, From from) {
+        if (!weight) return quantize(me, out, tokens, from);
         F scales[kTokenGroup]; // of the group at hand
         int of[kTokenGroup];
         std::fill_n(of, kTokenGroup, -1);
@@ -90,6 +96,34 @@ public:
             const F low = fmul(fmul(fload(x), scales[own]), fload(weight + at));
             const F high = fmul(fmul(fload(x + kWide), scales[own]), fload(weight + at + kWide));
             quantize_block(out, row, block, low, high);
+        });
+    }
+
+    template <class From>
+    void quantize(int me, const Activations& out, int tokens, From from) {
+        each_unit(me, out.blocks, tokens, !skips(kSkipRest), [&](int row, int block) {
+            const float* x = from(row) + block * kBlock;
+            quantize_block(out, row, block, fload(x), fload(x + kWide));
+        });
+    }
+
+    // Each row's branch under its norm, times the multiplier, added to its stream; then a barrier.
+    void add_normed(int me, const float* weight) {
+        const int blocks = model.hidden / kBlock;
+        const F by = fset(model.residual_multiplier);
+        int of = -1; // the row whose scale is at hand
+        F scale;
+        each(me, static_cast<int64_t>(count()) * blocks, !skips(kSkipRest), [&](int i) {
+            const int row = i / blocks, at = i % blocks * kBlock;
+            if (of != row) {
+                of = row;
+                scale = fset(rms_scale(branch(row), model.hidden, model.eps));
+            }
+            for (int half = at; half < at + kBlock; half += kWide) {
+                const F normed = fmul(fmul(fload(branch(row) + half), scale), fload(weight + half));
+                float* to = stream(row) + half;
+                fstore(to, ffma(normed, by, fload(to)));
+            }
         });
     }
 

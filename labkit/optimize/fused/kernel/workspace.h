@@ -64,6 +64,8 @@ struct Workspace {
     Plan plan;                                      // of the slice at hand
     Buffer<float> streams;                          // (rows, hidden)
     Buffer<float> projected;                        // (rows, queries + keys + values)
+    Buffer<float> branches;                         // (rows, hidden), where results have norms
+    Buffer<float> norm_scales;                      // (rows, 2), where norms are over all heads
     Quantized middle;                               // (rows, intermediate)
     Buffer<float> joined_floats;                    // (rows, 2 hidden), in a draft head
     Quantized joined;                               // the same
@@ -82,6 +84,8 @@ struct Workspace {
         const size_t all = queries + 2 * model.kv_heads * model.head_dim;
         streams.reserve(count * model.hidden);
         projected.reserve(count * all);
+        norm_scales.reserve(2 * count);
+        if (model.layer->attention_post_norm) branches.reserve(count * model.hidden);
         const size_t each = plan.replicated ? threads : 1;
         if (scratch.size() < each) scratch.resize(each);
         for (size_t i = 0; i < each; i++) {

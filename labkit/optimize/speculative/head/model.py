@@ -9,7 +9,6 @@ full vocabulary they would be most of its cost (FR-Spec, Zhao et al., 2502.14856
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,9 @@ from torch.nn import functional as F
 
 from labkit.base.paths import atomic_write
 from labkit.errors import ModelError
+from labkit.model.attention import RMSNorm
 from labkit.model.config import ModelConfig
-from labkit.model.decoder import Decoder, Layer, RMSNorm
+from labkit.model.decoder import Decoder, Layer, divided
 
 
 class Head(nn.Module):
@@ -35,7 +35,7 @@ class Head(nn.Module):
     def __init__(self, config: ModelConfig, ids: Tensor) -> None:
         super().__init__()
         hidden = config.hidden_size
-        self.config = replace(config, layers=1)
+        self.config = config.with_layers([config.layers - 1])
         self.token_norm = RMSNorm(hidden, config.rms_norm_eps)
         self.feature_norm = RMSNorm(hidden, config.rms_norm_eps)
         self.fuse = nn.Linear(2 * hidden, hidden, bias=False)
@@ -76,15 +76,16 @@ class Head(nn.Module):
             for part in attention.project(rows, cos, sin)
         )
         mixed = F.scaled_dot_product_attention(
-            queries, keys, values, is_causal=True, enable_gqa=True
-        )
-        x = x + attention.o_proj(mixed.transpose(1, 2).reshape(texts, length, -1))
-        out: Tensor = x + self.layer.mlp(self.layer.post_attention_layernorm(x))
+            queries, keys, values, is_causal=True, enable_gqa=True,
+            scale=self.config.attention_multiplier,
+        )  # fmt: skip
+        attended = attention.o_proj(mixed.transpose(1, 2).reshape(texts, length, -1))
+        out: Tensor = self.layer.after_attention(x, attended)
         return out
 
     def logits(self, streams: Tensor) -> Tensor:
         """Logits over `ids` of streams (..., hidden)."""
-        return F.linear(self.norm(streams), self.words)
+        return divided(F.linear(self.norm(streams), self.words), self.config)
 
 
 def save_head(head: Head, path: Path, recipe: dict[str, Any]) -> None:

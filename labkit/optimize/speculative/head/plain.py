@@ -26,7 +26,7 @@ class PlainHead:
     @torch.inference_mode()
     def traced(self, rows: Rows, cache: Cache, features: Tensor) -> tuple[Tensor, Tensor]:
         store = tensors_of(cache)
-        embedded = self.head.token_norm(self.target.embed_tokens(rows.tokens))
+        embedded = self.head.token_norm(self.target.table(rows.tokens))
         x = self.head.fuse(torch.cat((embedded, self.head.feature_norm(features)), dim=-1))
         cache.reserve(rows)
         streams = self.head.layer(x, self.target.rope(rows.positions), rows, store)

@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 
 from labkit.base.paths import cache_dir
 from labkit.limits.work import BareProducts, rates
-from labkit.model.decoder import Decoder
+from labkit.model.decoder import Decoder, divided
 from labkit.model.load import LoadedModel, load
 from labkit.optimize.fused import FusedDecoder, load_fused
 from labkit.optimize.speculative.head.model import Head, save_head
@@ -103,9 +103,10 @@ def loss_of(
     tokens, features, known = batch
     length = features.shape[1] - 1
     with torch.no_grad():
-        embedded = target.embed_tokens(tokens[:, 1 : length + 1])
+        embedded = target.table(tokens[:, 1 : length + 1])
         rope = target.rope(torch.arange(length))
         wanted = F.linear(target.norm(features[:, 1:][known]), head.words)
+        wanted = divided(wanted, head.config)
         given = features[:, :-1]
         if own:
             predicted = head.streams(embedded, given, rope)
@@ -123,7 +124,7 @@ def share_predicted(head: Head, target: Decoder, texts: Sequence[OwnText]) -> fl
     same = positions = 0
     for text in texts:
         length = len(text.tokens) - 2
-        embedded = target.embed_tokens(text.tokens[None, 1 : length + 1])
+        embedded = target.table(text.tokens[None, 1 : length + 1])
         features = text.features.float()
         rope = target.rope(torch.arange(length))
         found = head.logits(head.streams(embedded, features[None, :length], rope)[0])
