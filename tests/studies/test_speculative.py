@@ -19,7 +19,12 @@ from labkit.studies import speculative_figures as figures
 from labkit.studies.speculative import Study
 from labkit.studies.speculative_findings import kind_finding
 from labkit.studies.speculative_forecast import CountsHead, foreseen
-from labkit.studies.speculative_others import TRANSFORMERS, lookups, other_engines
+from labkit.studies.speculative_others import (
+    TRANSFORMERS,
+    lookups,
+    other_engines,
+    rows_of_others,
+)
 from labkit.studies.speculative_target import Target, fastest
 from labkit.studies.speculative_tasks import (
     AUTOMATIC,
@@ -31,7 +36,9 @@ from labkit.studies.speculative_tasks import (
     settings,
     speculated,
 )
+from labkit.timing.compare import Comparison
 from labkit.timing.statistics import geometric_mean
+from labkit.timing.trace import Trace
 from labkit.workload.tasks import KINDS, OUTSIDE, Task
 from tests.fused_helpers import tiny_gguf
 from tests.speculative_stubs import COSTS
@@ -171,6 +178,22 @@ def test_other_engines_need_a_gguf_file_and_a_wish(tmp_path: Path) -> None:
         assert found == ({}, {})
     ways = [how(tiny_decoder(layers=9).config) for how in TRANSFORMERS.values()]
     assert ways == [{}, {"prompt_lookup_num_tokens": 10}, {"assistant_early_exit": 3}]
+
+
+def test_an_engine_with_drafts_stands_beside_itself_without() -> None:
+    taken = {"transformers": 4.0, "transformers, prompt lookup": 5.0, "ours, plain": 2.0,
+             "ours, automatic": 1.0, "llama.cpp:lookup": 3.0}  # fmt: skip
+    traces = {name: [Trace(0.0, (seconds,))] * 5 for name, seconds in taken.items()}
+    found = Comparison(
+        "transformers", traces | {"transformers (again)": traces["transformers"]}, {}
+    )
+    told = {str(row.pop("engine and method")): row for row in rows_of_others(found)}
+    beside = {name: row["against itself without drafts"] for name, row in told.items()}
+    assert beside["transformers, prompt lookup"] == "0.80x [0.80, 0.80]"
+    assert beside["ours, automatic"] == "2.00x [2.00, 2.00]"
+    assert beside["transformers"] == beside["ours, plain"] == "–"
+    assert beside["llama.cpp:lookup"] == "–"  # which did not run without drafts
+    assert told["ours, plain"]["against transformers"] == "2.00x [2.00, 2.00]"
 
 
 # The study
