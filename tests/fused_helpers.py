@@ -31,7 +31,7 @@ SIZES: dict[str, Any] = {
 
 
 # Bytes of a block that hold its float16 scales, by format; elsewhere the first two.
-_SCALES = {
+SCALES = {
     "q4_1": (0, 2), "q5_1": (0, 2), "q4_k": (0, 2), "q5_k": (0, 2), "q6_k": (208,),
     "q3_k": (108,), "q2_k": (80, 82),
 }  # fmt: skip
@@ -51,7 +51,7 @@ def random_blocks(form: Format, rows: int, columns: int, seed: int = 0) -> np.nd
     blocks = rng.integers(0, 256, (rows, columns // form.columns, form.nbytes), dtype=np.uint8)
     size = 0.01
     for _ in range(2):  # the second time with scales that give the wanted spread
-        for at in _SCALES.get(form.name, (0,)):
+        for at in SCALES.get(form.name, (0,)):
             scales = (size * rng.uniform(0.5, 1.5, blocks.shape[:2])).astype(np.float16)
             blocks[..., at : at + 2] = scales[..., None].view(np.uint8)
         size *= spread / float(from_blocks(blocks, form).std())
@@ -120,3 +120,15 @@ def logits(decoder: Any, ids: Sequence[int], chunk: int = 1000) -> Tensor:
 def leave_alone(fused: FusedDecoder, calls: int) -> None:
     """Let the first thread do the next calls alone; 0: all threads together again."""
     native.library().lk_leave_alone(fused.engine._handle, calls)
+
+
+def damaged_gguf(
+    path: Path, tensor: str, row: int, value: float, kind: str = "Q8_0", name: str = "llama"
+) -> Path:
+    """A tiny model in which one number of a tensor, in this row, has another value."""
+    reference = make_reference(name, **SIZES)
+    weights = gguf_weights(reference)
+    values = weights[f"{tensor}.weight"]
+    values[row if values.ndim == 1 else (row, 3)] = value
+    with np.errstate(all="ignore"):
+        return write_gguf(path, reference, weights, GGMLQuantizationType[kind])

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from labkit.errors import ModelError
 from labkit.model.cache.protocol import CacheError
 from labkit.model.rows import Part, Rows
 from labkit.optimize.fused import native
@@ -16,7 +17,7 @@ from labkit.optimize.fused.pack import FORMATS
 from labkit.optimize.fused.weights import packed
 from labkit.optimize.speculative.head.fused import fused_head
 from labkit.optimize.speculative.head.model import Head
-from tests.fused_helpers import logits, mixed_gguf, plain_twin, tiny_gguf
+from tests.fused_helpers import damaged_gguf, logits, mixed_gguf, plain_twin, tiny_gguf
 from tests.tiny import whole
 
 IDS = [(5 * n * n + n) % 97 for n in range(270)]
@@ -48,6 +49,7 @@ def main(folder: Path) -> None:
         file = mixed_gguf(folder / f"mixed-{number}.gguf", MIXED[number:] + MIXED[:number])
         fused = FusedDecoder(packed(file, threads=2))
         assert torch.equal(logits(fused, IDS[:40]), logits(fused, IDS[:40], 7))
+    damaged(folder)
     native.library = plain_library
     print(f"sanitized: {len(FORMATS)} formats")
 
@@ -104,6 +106,17 @@ def spans(fused: FusedDecoder) -> None:
     with contextlib.suppress(CacheError):
         fused(Rows.of([whole(0, 100, IDS[:129], causal=False)]), cache)
         raise AssertionError("not refused")
+
+
+def damaged(folder: Path) -> None:
+    """What is no number is found without a conversion of it to a whole one."""
+    for tensor, row in (("output", 3), ("blk.0.ffn_up", 7), ("blk.0.attn_v", 1)):
+        file = damaged_gguf(folder / f"{tensor}.gguf", tensor, row, float("nan"))
+        fused = FusedDecoder(packed(file, threads=2))
+        for parts in ([Part(0, 0, IDS[:40])], [whole(0, 0, IDS[:40])]):
+            with contextlib.suppress(ModelError):
+                fused.greedy(parts, fused.new_cache(1, 40))
+                raise AssertionError("not refused")
 
 
 def drafts(fused: FusedDecoder, head: Head) -> None:

@@ -37,7 +37,7 @@ WITHIN = {
     "report.told": (
         ("finding",),
         ("words",),
-        ("compared",),
+        ("compared", "turns"),
         ("plots",),
         ("notebook",),
         ("decoders",),

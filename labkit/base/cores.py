@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 
-_GROUPS, _OWN = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+GROUPS, OWN = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 # Before torch is imported: nothing has bound this thread by then.
 _AT_START = frozenset(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
 
@@ -48,13 +48,19 @@ def cores() -> Cores:
     return Cores(_affinity(), quota(), os.environ.get("OMP_PROC_BIND", ""), _wanted(), _nice())
 
 
-def _affinity() -> int:
+def allowed() -> frozenset[int] | None:
+    """The numbers of the cores that this process may run on; None where the system does not say."""
     if not hasattr(os, "sched_getaffinity"):
-        return psutil.cpu_count(logical=False) or os.cpu_count() or 1
+        return None
     now = frozenset(os.sched_getaffinity(0))
     # A bound thread has fewer cores than the process. A process that was moved since has others.
     bound = _AT_START is not None and len(now) == 1 and now < _AT_START and _is_bound()
-    return len(_AT_START or now) if bound else len(now)
+    return _AT_START or now if bound else now
+
+
+def _affinity() -> int:
+    found = allowed()
+    return len(found) if found else psutil.cpu_count(logical=False) or os.cpu_count() or 1
 
 
 def _is_bound() -> bool:
@@ -70,15 +76,16 @@ def _nice() -> int:
     return os.getpriority(os.PRIO_PROCESS, 0) if hasattr(os, "getpriority") else 0
 
 
-def quota(groups: Path = _GROUPS, own: Path = _OWN) -> float | None:
+def quota(groups: Path = GROUPS, own: Path = OWN) -> float | None:
     """Cores' worth of time that this process's control group gets, the least of all groups above
     it; None without a limit. Versions 1 and 2 of Linux's control groups."""
-    found = [one for folder in _folders(groups, own) if (one := _limit(folder)) is not None]
+    found = [one for folder in own_groups(groups, own) if (one := _limit(folder)) is not None]
     return min(found, default=None)
 
 
-def _folders(groups: Path, own: Path) -> Iterator[Path]:
-    """The group's folders, from its own up to the root."""
+def own_groups(groups: Path = GROUPS, own: Path = OWN) -> Iterator[Path]:
+    """The folders of this process's control group for processor time, from its own up to the root;
+    of versions 1 and 2. None where the system has no such groups."""
     try:
         lines = own.read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -110,7 +110,7 @@ def main(names: tuple[str, ...], model: str, tokens: int, questions: int) -> Non
     loaded, source = load(model or None), client.locate(model or None)
     texts = pieces(loaded.tokenizer, "evaluation", tokens)
     found, failed = diverge_variants(names, source, loaded.decoder, texts)
-    print(text_table([{"variant": name} | _words(name, found) for name in found]))
+    print(text_table([{"variant": name} | row(name, found) for name in found]))
     if questions:
         scores, silent = score_variants(names, source, loaded.tokenizer, short(questions))
         print(text_table([{"variant": name} | _scores(one) for name, one in scores.items()]))
@@ -128,7 +128,8 @@ def _scores(scores: dict[str, Score]) -> dict[str, str]:
     return {f"{kind} right": said(one) for kind, one in scores.items()}
 
 
-def _words(name: str, found: dict[str, Divergence]) -> dict[str, str]:
+def row(name: str, found: dict[str, Divergence]) -> dict[str, str]:
+    """One of several variants as a row of a table; its KL also against the first one's."""
     first, *others = found
     judged = found[name].judged()
 

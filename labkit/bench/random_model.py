@@ -33,12 +33,13 @@ SHAPES: dict[str, dict[str, int]] = {
         "head_dim": 128, "vocab": 151_936,
     },
 }  # fmt: skip
-_FTYPES = {"Q4_K_M": 15, "Q4_K_S": 14, "Q5_K_M": 17, "Q6_K": 18, "Q3_K_M": 12, "Q2_K": 10}
+FTYPES = {"Q4_K_M": 15, "Q4_K_S": 14, "Q5_K_M": 17, "Q6_K": 18, "Q3_K_M": 12, "Q2_K": 10}
 _QUANTIZE = """
 import ctypes, sys
 from llama_cpp import llama_cpp as api
 params = api.llama_model_quantize_default_params()
 params.ftype = int(sys.argv[3])
+params.allow_requantize = True
 source, target = (one.encode() for one in sys.argv[1:3])
 sys.exit(api.llama_model_quantize(source, target, ctypes.byref(params)))
 """
@@ -103,8 +104,8 @@ def write(shape: dict[str, int], path: Path) -> None:
 
 
 def quantize(source: Path, target: Path, kind: str) -> None:
-    """Quantize a file with llama.cpp's own quantizer."""
-    command = [peer_python("llama.cpp"), "-c", _QUANTIZE, source, target, _FTYPES[kind]]
+    """Quantize a file, also one that is quantized already, with llama.cpp's own quantizer."""
+    command = [peer_python("llama.cpp"), "-c", _QUANTIZE, source, target, FTYPES[kind]]
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
     if done.returncode:
         raise LabkitError(f"llama.cpp could not quantize to {kind}: {done.stderr[-500:]}")
@@ -112,7 +113,7 @@ def quantize(source: Path, target: Path, kind: str) -> None:
 
 def make(name: str, kind: str, target: Path) -> None:
     """Write a random model of a known shape, quantized; ParameterError for an unknown one."""
-    for given, known in ((name, SHAPES), (kind, _FTYPES)):
+    for given, known in ((name, SHAPES), (kind, FTYPES)):
         if given not in known:
             raise ParameterError(f"{given!r} is unknown; allowed: {', '.join(known)}.")
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:

@@ -11,25 +11,28 @@ from torch import Tensor
 from labkit.errors import ModelError, ParameterError
 
 Sample = Callable[[Tensor], int]
-_NAN = "the logits are no numbers (NaN): the model's weights or its config are damaged."
+NOT_NUMBERS = (
+    "the logits are no numbers (NaN) or infinite: the model's weights or its config are damaged."
+)
 
 
 def likeliest(logits: Tensor) -> list[int]:
     """The most likely token of each row of logits (rows, vocab); the lowest number among equals.
 
-    By numpy on the CPU: torch would split one row over its threads. Those then spin for some
-    milliseconds on the cores that the fused decoder's threads need for the next token.
+    Raises ModelError where the largest is no finite number, as `target_probs` does. By numpy on the
+    CPU: torch would split one row over its threads. Those then spin for some milliseconds on the
+    cores that the fused decoder's threads need for the next token.
     """
     best: list[int]
     if logits.device.type != "cpu":
         best = logits.argmax(-1).tolist()
-        at_best = logits.gather(-1, logits.argmax(-1, keepdim=True)).isnan().any().item()
+        finite = logits.gather(-1, logits.argmax(-1, keepdim=True)).isfinite().all().item()
     else:
         values = logits.detach().float().numpy()
         best = values.argmax(-1).tolist()
-        at_best = any(math.isnan(row[at]) for row, at in zip(values, best, strict=True))
-    if at_best:  # argmax takes a NaN for the largest
-        raise ModelError(_NAN)
+        finite = all(math.isfinite(row[at]) for row, at in zip(values, best, strict=True))
+    if not finite:  # argmax takes a NaN for the largest
+        raise ModelError(NOT_NUMBERS)
     return best
 
 
@@ -50,7 +53,7 @@ def target_probs(
     below = logits.double() - logits.double().amax(-1, keepdim=True)
     probs = torch.softmax(below / temperature, dim=-1).float()
     if probs.isnan().any():
-        raise ModelError(_NAN)
+        raise ModelError(NOT_NUMBERS)
     if top_k:
         kth = probs.topk(min(top_k, probs.shape[-1]), dim=-1).values[..., -1:]
         probs = torch.where(probs >= kth, probs, 0)

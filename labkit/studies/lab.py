@@ -29,6 +29,8 @@ from labkit.model.load import LoadedModel, load
 from labkit.report.told import notebook as record_of
 from labkit.report.told.compared import Least, compared, decided
 from labkit.report.told.finding import Finding
+from labkit.report.told.plots import say
+from labkit.report.told.turns import MAIN, told_lost
 from labkit.report.told.words import effect
 from labkit.timing.compare import Comparison, Variant
 from labkit.timing.held import Need, compare_held, need
@@ -58,6 +60,8 @@ class Lab:
     hardware: Hardware
     workload: Workload
     _products: dict[str, Work] = field(default_factory=dict, repr=False, compare=False)
+    _compared: dict[str, Comparison] = field(default_factory=dict, repr=False, compare=False)
+    _apart: set[str] = field(default_factory=set, repr=False, compare=False)
 
     @staticmethod
     def open(
@@ -165,9 +169,20 @@ class Lab:
         Raises ImpossibleRate where a variant was faster than any such device can be.
         """
         timed = {(name, TIMES[phase]): cost for (name, phase), cost in costs.items()}
-        return compare_held(
+        found = compare_held(
             variants, baseline, rounds, timed, self.hardware, self.products, **options
         )
+        return self.noted(found, options.get("label", MAIN))
+
+    def noted(self, found: Comparison, label: str, apart: bool = False) -> Comparison:
+        """The same comparison; `save` will tell what its turns lost to other work.
+
+        label: of its rounds. apart: whether its variants ran in processes of their own.
+        """
+        self._compared[label] = found
+        if apart:
+            self._apart.add(label)
+        return found
 
     def finding(
         self,
@@ -247,9 +262,12 @@ class Lab:
         record_of.save_samples(self.notebook, name, data)
 
     def save(self, findings: Sequence[Finding]) -> list[Finding]:
-        """Correct the verdicts of all findings together, write them into the run and show them."""
+        """Correct the verdicts of all findings together, write them into the run and show them, and
+        tell what the turns of all comparisons lost to other work."""
         found = decided(findings)
         record_of.save_findings(self.notebook, found)
+        if lost := told_lost(self._compared, self._apart):
+            say(lost)
         return found
 
 

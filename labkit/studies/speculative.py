@@ -203,7 +203,7 @@ class Study(Measurements):
             found = self.lab.compare(
                 runs | theirs, "transformers", rounds, {}, label="other engines"
             )
-        return found, failed
+        return self.lab.noted(found, "other engines", apart=True), failed
 
     def drafted(self) -> None:
         """Show one answer of the automatic setting, with the drafted text marked."""

@@ -108,6 +108,7 @@ class Measurements:
         """Every variant interleaved; AssertionError where screening the head changes a token."""
         lengths = self.prompt_tokens, self.new_tokens
         found = measure(self.names, self.where, *lengths, self.rounds, self.lab.hardware)
+        self.lab.noted(found.comparison, "the ladder", apart=True)
         self.lab.keep_samples("ladder", found.comparison.to_dict())
         timed = {decoders.plain("float32"): "plain", decoders.FUSED: FUSED, decoders.FUSED_Q8: Q8}
         decoders.keep(self.lab.notebook, timed, found.comparison, alone=True)
@@ -163,6 +164,7 @@ class Measurements:
         counts = self.row_counts
         ids = self.lab.prompt(5000, self.lab.middle + max(1, *counts))
         found = compare(passes(self.stepper, ids, counts), STEP, self.rounds, label="passes")
+        self.lab.noted(found, "passes")
         self.lab.keep_samples("passes", found.to_dict())
         return found
 

@@ -19,6 +19,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from labkit.errors import ImpossibleRate, LabkitError
+from labkit.timing.interference import LOST, Lost, Meter
 from labkit.timing.statistics import (
     FEWEST_ROUNDS,
     Ratio,
@@ -53,7 +54,8 @@ class Comparison:
 
     traces: by variant, the control included. first: the first call of each variant, which belongs
     to no round. bare: by (variant, metric), what the variant's time is held against. failed: for
-    each variant that dropped out, the reason. interrupted: whether Ctrl-C ended it early.
+    each variant that dropped out, the reason. interrupted: whether Ctrl-C ended it early. lost: by
+    variant, as traces, what each turn lost to other work. uncounted: why something is not counted.
     """
 
     baseline: str
@@ -62,6 +64,8 @@ class Comparison:
     bare: dict[tuple[str, str], Bare] = field(default_factory=dict)
     interrupted: bool = False
     failed: dict[str, str] = field(default_factory=dict)
+    lost: dict[str, list[Lost]] = field(default_factory=dict)
+    uncounted: dict[str, str] = field(default_factory=dict)
 
     @property
     def control(self) -> str:
@@ -157,6 +161,16 @@ class Comparison:
         """Rounds whose value is an outlier: shown, never dropped."""
         return outliers(self.values(variant, metric))
 
+    def disturbed(self, share: float = LOST) -> dict[tuple[str, int], float]:
+        """By variant and round (from 1 on), the turns that lost a larger share of their core time
+        to other work, and that share. They stay among the samples."""
+        return {
+            (name, number): one.share
+            for name, turns in self.lost.items()
+            for number, one in enumerate(turns, 1)
+            if one.share is not None and one.share > share
+        }
+
     def to_dict(self) -> dict[str, Any]:
         """All raw samples, for the traces folder of a run."""
         return {
@@ -171,6 +185,8 @@ class Comparison:
                 for (variant, metric), bare in self.bare.items()
             ],
             "failed": self.failed,
+            "lost": {name: [one.to_dict() for one in turns] for name, turns in self.lost.items()},
+            "uncounted": self.uncounted,
         }
 
 
@@ -213,15 +229,17 @@ def compare(
     if rounds < FEWEST_ROUNDS:
         raise ValueError(f"{rounds} rounds are too few; at least {FEWEST_ROUNDS} are needed.")
     runs = dict(variants) | {again(baseline): variants[baseline]}
+    meter = Meter()
     result = Comparison(baseline, {name: [] for name in runs}, {}, dict(bare or {}))
+    result.lost, result.uncounted = {name: [] for name in runs}, dict(meter.uncounted)
     for name in tqdm(variants, desc="first calls", leave=False):
-        if (trace := _turn(result, runs, name, 0)) is not None:
-            result.first[name] = trace
+        if (turn := _turn(result, runs, name, 0, meter)) is not None:
+            result.first[name] = turn.trace
     between = between or (lambda: None)
     try:
         between()
         for number in tqdm(range(1, rounds + 1), desc=label, unit="round"):
-            _one_round(result, runs, number)
+            _one_round(result, runs, number, meter)
             between()
     except KeyboardInterrupt:
         if result.rounds < FEWEST_ROUNDS:
@@ -231,33 +249,43 @@ def compare(
     return result
 
 
-def _turn(result: Comparison, runs: dict[str, Variant], name: str, number: int) -> Trace | None:
+class _Turn(NamedTuple):
+    trace: Trace
+    lost: Lost
+
+
+def _turn(
+    result: Comparison, runs: dict[str, Variant], name: str, number: int, meter: Meter
+) -> _Turn | None:
     """Run a variant once; None where it failed and dropped out. ImpossibleRate where it took no
     time: the least that can be asked of one whose cost is not known."""
     try:
+        before = meter.now()
         trace = runs[name](number)
+        lost = meter.since(before)
         if not trace.e2e_latency > 0:
             raise ImpossibleRate(
                 f"{name} was measured to take {trace.e2e_latency:g} s: the clock stood still."
             )
-        return trace
+        return _Turn(trace, lost)
     except ImpossibleRate:
         raise
     except LabkitError as error:
         if name in (result.baseline, result.control):
             raise
         result.failed[name] = str(error)
-        for kept in (runs, result.traces, result.first):
+        for kept in (runs, result.traces, result.first, result.lost):
             kept.pop(name, None)
         return None
 
 
-def _one_round(result: Comparison, runs: dict[str, Variant], number: int) -> None:
+def _one_round(result: Comparison, runs: dict[str, Variant], number: int, meter: Meter) -> None:
     """Run each variant once; kept only when all have run, so that rounds stay paired."""
-    traces: dict[str, Trace] = {}
+    turns: dict[str, _Turn] = {}
     for name in turn_order(list(runs), number):
-        trace = _turn(result, runs, name, number)
-        if trace is not None:
-            traces[name] = trace
-    for name, trace in traces.items():
-        result.traces[name].append(trace)
+        turn = _turn(result, runs, name, number, meter)
+        if turn is not None:
+            turns[name] = turn
+    for name, turn in turns.items():
+        result.traces[name].append(turn.trace)
+        result.lost[name].append(turn.lost)

@@ -34,6 +34,16 @@ def test_temperature_by_hand(temperature: float) -> None:
     assert target_probs(LOGITS, temperature).tolist() == pytest.approx(expected, rel=1e-5)
 
 
+def test_an_infinite_logit_is_no_likeliest_token() -> None:
+    """Also of the samplers it would be refused: its probability is infinity over infinity."""
+    for wrong in (math.inf, math.nan):
+        with pytest.raises(ModelError, match="NaN"):
+            likeliest(torch.tensor([[0.0, 1.0], [0.0, wrong]]))
+    assert likeliest(torch.tensor([[-math.inf, 1.0]])) == [1]
+    with pytest.raises(ModelError, match="NaN"):
+        likeliest(torch.full((1, 3), -math.inf))
+
+
 def test_temperature_towards_zero_is_greedy() -> None:
     assert Sampler(temperature=0).probs(LOGITS).tolist() == [0, 0, 0, 0, 1, 0]
     for temperature in (0.1, 1e-3, 1e-8):

@@ -80,8 +80,9 @@ class FusedDecoder:
 
         Raises CacheError for rows that do not fit the cache, and for a part that is not causal and
         has more rows than the kernel takes at once; IndexError for a token outside the vocabulary
-        or a wanted row that does not exist; ValueError for embeddings of another size. After an
-        error the cache is as before.
+        or a wanted row that does not exist; ValueError for embeddings of another size; ModelError
+        where the keys or values that the pass makes are no finite numbers. After an error the cache
+        is as before.
         """
         logits = torch.empty(len(rows.asked), self.model.width)
         self.engine.forward(self.model, rows, cache, logits=logits)
@@ -101,7 +102,8 @@ class FusedDecoder:
         0.3 ms less, because it makes no tensor and reads no logits: both are slow after a pass,
         whose weights push everything else out of the processor's caches. Where that part's tokens
         are guesses, the result after a wrong guess may be -1: screening does not look for it.
-        Raises as `__call__` does, and ValueError for streams of another size.
+        Raises as `__call__` does, ValueError for streams of another size, and ModelError where any
+        logit of a row that is looked at is no finite number, computed by the head or not.
         """
         if len(parts) == 1 and parts[0].embeddings is None and parts[0].causal:
             return [self.engine.extend(self.model, cache, parts[0])]

@@ -10,11 +10,12 @@ from ctypes import byref
 from torch import Tensor
 
 from labkit.base.cores import unbound
-from labkit.errors import ParameterError
+from labkit.errors import ModelError, ParameterError
 from labkit.model.cache.protocol import CacheError
 from labkit.model.cache.table import Cache
 from labkit.model.config import ModelConfig
 from labkit.model.rows import Part, Rows
+from labkit.model.sampling import NOT_NUMBERS
 from labkit.optimize.fused import native, structs
 from labkit.optimize.fused.cache import native_of
 from labkit.optimize.fused.native_model import NativeModel
@@ -164,4 +165,5 @@ class Engine:
             Status.OTHER_MODEL: CacheError(
                 "the cache is one of another model: take one that the decoder's own new_cache made."
             ),
+            Status.NOT_FINITE: ModelError(NOT_NUMBERS),
         }[status]

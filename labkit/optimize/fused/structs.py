@@ -22,6 +22,7 @@ class Status(IntEnum):
     NO_TREE = 6
     SPAN_TOO_LONG = 7
     OTHER_MODEL = 8
+    NOT_FINITE = 9
 
 
 VIEWS = 2  # different windows of a model's layers at most (kViews)

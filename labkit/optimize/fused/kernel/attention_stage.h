@@ -102,19 +102,26 @@ private:
         }
     }
 
-    // Key and value of a row into the cache: keys with sixteen positions side by side.
+    // Key and value of a row into the cache: keys with sixteen positions side by side. One that is
+    // not finite would stay there, and spoil rows that do not even see it (0 times it is NaN). So 0
+    // is kept in its place, and the pass is refused.
     void write(const KeysValues<T>& kv, int me, int r, int kv_head) {
         const float* key = s_.rotated(me, r) + s_.queries + kv_head * model_.head_dim;
         const float* value = key + s_.kv;
         const int entry = plan_.rows[r].entry, lane = entry % kWide;
         T* column = kv.keys + static_cast<int64_t>(entry - lane) * model_.head_dim + lane;
         T* row = kv.values + static_cast<int64_t>(entry) * model_.head_dim;
+        F sizes = fset(0.0f);
         for (int d = 0; d < model_.head_dim; d += kWide) {
             alignas(64) T converted[kWide];
+            sizes = flarger(sizes, flarger(fabs(fload(key + d)), fabs(fload(value + d))));
             fstore(converted, fload(key + d));
             for (int i = 0; i < kWide; i++) column[(d + i) * kWide] = converted[i];
             fstore(row + d, fload(value + d));
         }
+        if (largest16(sizes) <= kFinite) return;
+        for (int d = 0; d < model_.head_dim; d++) column[d * kWide] = row[d] = 0;
+        s_.work.damaged = true;
     }
 
     void task(int me, int number) {

@@ -115,9 +115,25 @@ inline Status rows_of(const Continuation& next, const Model& model, const Cache&
     return kDone;
 }
 
+// The likeliest tokens of the wanted rows, from their logits. False where one is not finite.
+inline bool take_likeliest(const Model& model, const Rows& rows, const float* logits) {
+    const int64_t width = whole(model.head.rows);
+    for (int i = 0; i < rows.wanted_rows; i++, logits += width) {
+        const int64_t at = static_cast<int64_t>(i) * rows.likely;
+        int64_t* best = rows.best + at;
+        if (rows.chances) {
+            if (!likely(logits, model.head.rows, rows.likely, best, rows.chances + at))
+                return false;
+        } else if ((*best = likeliest(logits, model.head.rows)) < 0) return *best = 0, false;
+    }
+    return true;
+}
+
 // A pass over rows that were checked. logits: (wanted_rows, the head's rows rounded up to sixteen),
-// or null where only the likeliest tokens are wanted.
-inline void run(Engine& engine, const Model& model, const Cache& cache, const Rows& rows,
+// or null where only the likeliest tokens are wanted. A pass is refused where a key or a value that
+// it makes is not finite; and where it takes the likeliest tokens, also where any of their logits is
+// not.
+inline Status run(Engine& engine, const Model& model, const Cache& cache, const Rows& rows,
                 float* logits) {
     const int64_t width = whole(model.head.rows);
     // Screen for one row or a few drafted rows. With more, arithmetic takes longer than reading.
@@ -127,17 +143,13 @@ inline void run(Engine& engine, const Model& model, const Cache& cache, const Ro
         engine.work.logits.reserve(rows.wanted_rows * width);
         logits = engine.work.logits.data();
     }
+    engine.work.damaged = false;
     Pass pass(model, cache, rows, logits, screened, engine.work, engine.pool);
     pass.run();
     engine.exact_groups += pass.exact_groups;
-    if (screened || !rows.best) return;
-    for (int i = 0; i < rows.wanted_rows; i++) {
-        const float* row = logits + i * width;
-        const int64_t to = static_cast<int64_t>(i) * rows.likely;
-        if (rows.chances)
-            likely(row, model.head.rows, rows.likely, rows.best + to, rows.chances + to);
-        else rows.best[i] = likeliest(row, model.head.rows);
-    }
+    bool finite = !engine.work.damaged;
+    if (finite && rows.best && !screened) finite = take_likeliest(model, rows, logits);
+    return finite || rows.skip ? kDone : kNotFinite; // without all stages, numbers mean nothing
 }
 
 } // namespace lk

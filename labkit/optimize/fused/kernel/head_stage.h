@@ -53,7 +53,9 @@ private:
         const Estimate estimate{logits_ + row * width_, model_.screen_error,
                                 length_of(input(me), row)};
         Best floor;
-        if (first < end) compute(me, floor, most_promising(estimate, first, end), row);
+        const int promising = first < end ? most_promising(estimate, first, end) : first;
+        if (promising < 0) s_.work.damaged = true; // and the search, which ends anyway, is in vain
+        if (first < end) compute(me, floor, std::max(promising, first), row);
         s_.work.floors[me] = floor;
         s_.pool.barrier(me);
         Best best = best_of(me, s_.work.floors);

@@ -28,8 +28,11 @@ inline V vmax(V a, V b) { return _mm256_max_ps(a, b); }
 inline V vmin(V a, V b) { return _mm256_min_ps(a, b); }
 inline V vfma(V a, V b, V c) { return _mm256_fmadd_ps(a, b, c); }
 inline V vabs(V a) { return _mm256_andnot_ps(vset(-0.0f), a); }
+inline V vlarger(V a, V b) {
+    return _mm256_castsi256_ps(_mm256_max_epi32(_mm256_castps_si256(a), _mm256_castps_si256(b)));
+}
 inline V vkeep(V x, V test, V limit) {
-    return _mm256_and_ps(_mm256_cmp_ps(test, limit, _CMP_GE_OQ), x);
+    return _mm256_and_ps(_mm256_cmp_ps(test, limit, _CMP_NLT_UQ), x);
 }
 
 inline float vsum(V x) {
@@ -41,6 +44,13 @@ inline float vtop(V x) {
     __m128 s = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
     s = _mm_max_ps(s, _mm_movehl_ps(s, s));
     return _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)));
+}
+inline float vlargest(V x) {
+    const __m256i of = _mm256_castps_si256(x);
+    __m128i s = _mm_max_epi32(_mm256_castsi256_si128(of), _mm256_extracti128_si256(of, 1));
+    s = _mm_max_epi32(s, _mm_unpackhi_epi64(s, s));
+    s = _mm_max_epi32(s, _mm_shuffle_epi32(s, 1));
+    return _mm_cvtss_f32(_mm_castsi128_ps(s));
 }
 
 inline VI viset(int x) { return _mm256_set1_epi32(x); }

@@ -32,9 +32,13 @@ inline V vmax(V a, V b) { return _mm512_max_ps(a, b); }
 inline V vmin(V a, V b) { return _mm512_min_ps(a, b); }
 inline V vfma(V a, V b, V c) { return _mm512_fmadd_ps(a, b, c); }
 inline V vabs(V a) { return _mm512_abs_ps(a); }
-// x where test >= limit, else 0
+// The larger of floats that are not negative, a NaN being the largest: their bits as integers.
+inline V vlarger(V a, V b) {
+    return _mm512_castsi512_ps(_mm512_max_epi32(_mm512_castps_si512(a), _mm512_castps_si512(b)));
+}
+// 0 where test < limit, else x: a NaN is kept.
 inline V vkeep(V x, V test, V limit) {
-    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(test, limit, _CMP_GE_OQ), x);
+    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(test, limit, _CMP_NLT_UQ), x);
 }
 
 inline __m256 vupper(V x) { // lanes 8..15
@@ -51,6 +55,14 @@ inline float vtop(V x) {
     __m128 s = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
     s = _mm_max_ps(s, _mm_movehl_ps(s, s));
     return _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)));
+}
+inline float vlargest(V x) {
+    const __m256i eight = _mm256_max_epi32(_mm512_castsi512_si256(_mm512_castps_si512(x)),
+                                           _mm256_castps_si256(vupper(x)));
+    __m128i s = _mm_max_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
+    s = _mm_max_epi32(s, _mm_unpackhi_epi64(s, s));
+    s = _mm_max_epi32(s, _mm_shuffle_epi32(s, 1));
+    return _mm_cvtss_f32(_mm_castsi128_ps(s));
 }
 
 inline VI viset(int x) { return _mm512_set1_epi32(x); }

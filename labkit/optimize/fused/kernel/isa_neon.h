@@ -26,12 +26,21 @@ inline V vmax(V a, V b) { return vmaxq_f32(a, b); }
 inline V vmin(V a, V b) { return vminq_f32(a, b); }
 inline V vfma(V a, V b, V c) { return vfmaq_f32(c, a, b); }
 inline V vabs(V a) { return vabsq_f32(a); }
+inline V vlarger(V a, V b) {
+    return vreinterpretq_f32_s32(vmaxq_s32(vreinterpretq_s32_f32(a), vreinterpretq_s32_f32(b)));
+}
 inline V vkeep(V x, V test, V limit) {
-    return vreinterpretq_f32_u32(vandq_u32(vcgeq_f32(test, limit), vreinterpretq_u32_f32(x)));
+    return vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(x), vcltq_f32(test, limit)));
 }
 
 inline float vsum(V x) { return vaddv_f32(vadd_f32(vget_low_f32(x), vget_high_f32(x))); }
 inline float vtop(V x) { return vmaxv_f32(vmax_f32(vget_low_f32(x), vget_high_f32(x))); }
+inline float vlargest(V x) {
+    const int32_t bits = vmaxvq_s32(vreinterpretq_s32_f32(x));
+    float largest;
+    __builtin_memcpy(&largest, &bits, 4);
+    return largest;
+}
 
 inline VI viset(int x) { return vdupq_n_s32(x); }
 inline VI viadd(VI a, VI b) { return vaddq_s32(a, b); }

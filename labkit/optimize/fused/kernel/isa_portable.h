@@ -62,8 +62,17 @@ inline V vfma(const V& a, const V& b, const V& c) {
 inline V vabs(const V& a) {
     return lanes<V>([&](int i) { return std::fabs(a.at[i]); });
 }
+inline float larger(float a, float b) {
+    int32_t bits[2];
+    __builtin_memcpy(bits, &a, 4);
+    __builtin_memcpy(bits + 1, &b, 4);
+    return bits[0] > bits[1] ? a : b;
+}
+inline V vlarger(const V& a, const V& b) {
+    return lanes<V>([&](int i) { return larger(a.at[i], b.at[i]); });
+}
 inline V vkeep(const V& x, const V& test, const V& limit) {
-    return lanes<V>([&](int i) { return test.at[i] >= limit.at[i] ? x.at[i] : 0.0f; });
+    return lanes<V>([&](int i) { return test.at[i] < limit.at[i] ? 0.0f : x.at[i]; });
 }
 
 template <class Both>
@@ -78,6 +87,7 @@ inline float vsum(const V& x) {
 inline float vtop(const V& x) {
     return vfolded(x, [](float a, float b) { return a > b ? a : b; });
 }
+inline float vlargest(const V& x) { return vfolded(x, larger); }
 
 inline VI viset(int x) {
     return lanes<VI>([&](int) { return x; });

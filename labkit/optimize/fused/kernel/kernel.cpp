@@ -40,11 +40,10 @@ int lk_forward(void* handle, const lk::Model* model, const lk::Cache* cache, con
     auto* engine = static_cast<lk::Engine*>(handle);
     const std::lock_guard<std::mutex> lock(engine->busy);
     try {
-        lk::run(*engine, *model, *cache, *rows, logits);
+        return lk::run(*engine, *model, *cache, *rows, logits);
     } catch (const std::bad_alloc&) {
         return lk::kNoMemory;
     }
-    return lk::kDone;
 }
 
 // A pass over the next tokens of one slot. Returns a Status.
@@ -58,11 +57,10 @@ int lk_continue(void* handle, const lk::Model* model, const lk::Cache* cache,
         const lk::Status status = lk::rows_of(*next, *model, *cache, engine->work, span, rows);
         if (status) return status;
         if (rows.guesses) std::fill_n(next->best, next->count, -1);
-        lk::run(*engine, *model, *cache, rows, nullptr);
+        return lk::run(*engine, *model, *cache, rows, nullptr);
     } catch (const std::bad_alloc&) {
         return lk::kNoMemory;
     }
-    return lk::kDone;
 }
 
 // For tests. The next calls are done by the first thread alone, as on a busy machine.

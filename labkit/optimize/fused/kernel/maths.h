@@ -5,6 +5,7 @@
 #pragma once
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "isa.h"
 
@@ -56,6 +57,9 @@ inline F fmax(const F& a, const F& b) {
 inline F fabs(const F& a) {
     return wide([&](int i) { return vabs(a.part[i]); });
 }
+inline F flarger(const F& a, const F& b) { // neither negative
+    return wide([&](int i) { return vlarger(a.part[i], b.part[i]); });
+}
 inline F ffma(const F& a, const F& b, const F& c) {
     return wide([&](int i) { return vfma(a.part[i], b.part[i], c.part[i]); });
 }
@@ -78,13 +82,17 @@ inline V folded(const F& x, Both both) {
     return part[0];
 }
 inline float sum16(const F& x) { return vsum(folded(x, vadd)); }
-inline float max16(const F& x) { return vtop(folded(x, vmax)); }
+inline float max16(const F& x) { return vtop(folded(x, vmax)); } // may lose a NaN
+inline float largest16(const F& x) { return vlargest(folded(x, vlarger)); } // of none negative
 
-// e^x for x <= 88, exactly 0 below -87: 2^n times a polynomial on [-ln2/2, ln2/2], to 2 ulp
-// (coefficients of Cephes' expf, S. Moshier).
+// A size that is not <= this is infinite or NaN.
+constexpr float kFinite = std::numeric_limits<float>::max();
+
+// e^x for x <= 88, exactly 0 below -87, NaN of a NaN: 2^n times a polynomial on [-ln2/2, ln2/2], to
+// 2 ulp (coefficients of Cephes' expf, S. Moshier).
 inline V vexp(V x) {
     const V lowest = vset(-87.0f);
-    const V clipped = vmin(vmax(x, lowest), vset(88.0f));
+    const V clipped = vmin(vset(88.0f), vmax(lowest, x)); // in this order a NaN stays
     const VI n = vnearest(vmul(clipped, vset(1.44269504f)));
     V r = vfma(vfloat(n), vset(-0.693359375f), clipped);
     r = vfma(vfloat(n), vset(2.12194440e-4f), r);
@@ -148,21 +156,29 @@ inline void prefetch(const void* from, int bytes) {
         __builtin_prefetch(static_cast<const char*>(from) + line, 0, 4 - kCache);
 }
 
-// The index of the largest of `count` values, the first among equals.
+// The index of the largest of `count` values, the first among equals; -1 unless all are finite.
 inline int likeliest(const float* x, int count) {
-    F top = fset(x[0]);
+    F top = fset(x[0]), sizes = fset(0.0f);
     int i = 0;
-    for (; i + kWide <= count; i += kWide) top = fmax(top, fload(x + i));
-    float largest = max16(top);
-    for (; i < count; i++) largest = x[i] > largest ? x[i] : largest;
-    for (i = 0; i < count; i++)
-        if (x[i] == largest) return i;
-    return 0; // nothing but NaN
+    for (; i + kWide <= count; i += kWide) {
+        const F some = fload(x + i);
+        top = fmax(top, some);
+        sizes = flarger(sizes, fabs(some));
+    }
+    float largest = max16(top), size = largest16(sizes);
+    for (; i < count; i++) {
+        largest = x[i] > largest ? x[i] : largest;
+        size += std::fabs(x[i]); // finite if both are
+    }
+    if (!(size <= kFinite)) return -1;
+    for (i = 0; x[i] != largest;) i++;
+    return i;
 }
 
 // The indices of the `wanted` largest of `count` values, the first among equals, and their softmax
-// over all values.
-inline void likely(const float* x, int count, int wanted, int64_t* at, float* chances) {
+// over all values. False, and nothing is written, unless all are finite.
+inline bool likely(const float* x, int count, int wanted, int64_t* at, float* chances) {
+    if (likeliest(x, count) < 0) return false;
     int found = 0;
     for (int i = 0; i < count; i++) {
         if (found == wanted && !(x[i] > x[at[found - 1]])) continue;
@@ -178,6 +194,7 @@ inline void likely(const float* x, int count, int wanted, int64_t* at, float* ch
     float all = sum16(weights);
     for (; i < count; i++) all += exp1(x[i] - x[at[0]]);
     for (int n = 0; n < wanted; n++) chances[n] = exp1(x[at[n]] - x[at[0]]) / all;
+    return true;
 }
 
 } // namespace lk

@@ -39,9 +39,16 @@ constexpr int64_t distance(int token, int blocks) {
     return static_cast<int64_t>(token / kTokenGroup) * blocks * kTokenGroup + token % kTokenGroup;
 }
 
+// A block with a number that is not finite. All that is computed from it becomes NaN.
+[[gnu::cold]] inline void damage(TokenBlock& block) {
+    block = {};
+    block.scale = block.total = std::numeric_limits<float>::quiet_NaN();
+}
+
 inline void quantize_block(const Activations& a, int token, int block, const F& low,
                            const F& high) {
-    const float largest = max16(fmax(fabs(low), fabs(high)));
+    const float largest = largest16(flarger(fabs(low), fabs(high)));
+    if (!(largest <= kFinite)) return damage(*a.at(token, block));
     const float scale = largest / 127.0f;
     const F inverse = fset(largest > 0.0f ? 127.0f / largest : 0.0f);
     TokenBlock* to = a.at(token, block);

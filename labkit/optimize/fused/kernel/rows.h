@@ -4,7 +4,8 @@
 
 namespace lk {
 
-// How a call ends. Nothing is written before a call is refused.
+// How a call ends. Nothing is written before a call is refused, but for kNotFinite, which a pass
+// finds: the entries of its rows then hold anything finite.
 enum Status : int32_t {
     kDone = 0,
     kTokenOutside = 1,  // a token outside the vocabulary
@@ -15,6 +16,7 @@ enum Status : int32_t {
     kNoTree = 6,         // parents that make no tree
     kSpanTooLong = 7, // rows that see each other, and more of them than go through a layer together
     kOtherModel = 8,  // a cache of another shape
+    kNotFinite = 9,   // a key, a value or a logit that is infinite or NaN
 };
 
 // What a pass may leave out, so that its share of the time can be measured.

@@ -53,7 +53,7 @@ struct Estimate {
         return max16(top);
     }
 
-private:
+    // The most that each logit of a group may be.
     F at(int g) const {
         return ffma(fload(error + g * kWide), fset(length), fload(logits + g * kWide));
     }
@@ -67,21 +67,26 @@ template <class Floor, class Visit>
 inline void candidates(const Estimate& estimate, int first, int end, Floor floor, Visit visit) {
     for (int from = first; from < end; from += kScreenStep) {
         const int to = std::min(from + kScreenStep, end);
-        if (estimate.most(from, to) < floor()) continue; // a NaN is not passed over
+        if (estimate.most(from, to) < floor()) continue;
         for (int g = from; g < to; g++)
             if (const float most = estimate.most(g, g + 1); !(most < floor())) visit(g, most);
     }
 }
 
-// The group with the screen's largest logit.
+// The group with the screen's largest logit; -1 unless all that the screen says is finite. Then all
+// logits are finite, because each lies within its bounds.
 inline int most_promising(const Estimate& estimate, int first, int end) {
     const Estimate logits{estimate.logits, estimate.error, 0.0f}; // without the error
+    F sizes = fset(0.0f);
     Best best;
     best.row = first;
-    candidates(
-        logits, first, end, [&] { return best.value; },
-        [&](int g, float most) { best.take(most, g); });
-    return static_cast<int>(best.row);
+    for (int from = first; from < end; from += kScreenStep) {
+        const int to = std::min(from + kScreenStep, end);
+        for (int g = from; g < to; g++) sizes = flarger(sizes, fabs(estimate.at(g)));
+        if (!(logits.most(from, to) > best.value)) continue;
+        for (int g = from; g < to; g++) best.take(logits.most(g, g + 1), g);
+    }
+    return largest16(sizes) <= kFinite ? static_cast<int>(best.row) : -1;
 }
 
 } // namespace lk

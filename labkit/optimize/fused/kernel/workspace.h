@@ -2,6 +2,7 @@
 // serves models of any shape in any order: a stage reads only what it, or an earlier stage, wrote
 // in the same pass.
 #pragma once
+#include <atomic>
 #include <cstddef>
 #include <memory>
 #include <new>
@@ -76,6 +77,7 @@ struct Workspace {
     Buffer<float> logits;                           // where the caller wants none
     std::vector<int64_t> positions, wanted, depths; // of the rows of a continuation
     std::vector<int32_t> paths;                     // the same
+    std::atomic<bool> damaged{false};               // whether the pass met what is not finite
 
     // For the slice of the plan.
     void reserve(const Model& model, const Rows& rows, int threads) {
