@@ -67,6 +67,9 @@ GRANITE = {
     "attention_multiplier": 0.2,
     "logits_scaling": 3.0,
 }
+MIXTURE = {
+    "num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "norm_topk_prob": True,
+}  # fmt: skip
 # name -> (transformers' prefix of its config and model class, what differs from SHAPE)
 TINY: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("Llama", {}),
@@ -119,6 +122,12 @@ TINY: dict[str, tuple[str, dict[str, Any]]] = {
     "granite-biases-tied": (
         "Granite",
         GRANITE | {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True},
+    ),
+    "qwen3-moe": ("Qwen3Moe", MIXTURE),
+    "qwen3-moe-some": (  # a mixture in two of the three layers
+        "Qwen3Moe",
+        MIXTURE | {"norm_topk_prob": False, "mlp_only_layers": [1], "tie_word_embeddings": True,
+                   "attention_bias": True},
     ),
 }  # fmt: skip
 

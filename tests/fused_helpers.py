@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -61,14 +62,17 @@ def random_blocks(form: Format, rows: int, columns: int, seed: int = 0) -> np.nd
 def mixed_gguf(path: Path, kinds: Sequence[str], name: str = "llama-tied") -> Path:
     """A tiny model whose matrices take these formats in turn, with random blocks."""
     sizes = dict(SIZES, hidden_size=256, intermediate_size=512, head_dim=64)
+    if name.startswith("qwen3-moe"):
+        sizes["moe_intermediate_size"] = 256
     reference = make_reference(name, **sizes)
     weights, formats = gguf_weights(reference), itertools.cycle(kinds)
     raw: dict[str, tuple[np.ndarray, GGMLQuantizationType]] = {}
     for number, (short, values) in enumerate(weights.items()):
-        if values.ndim == 2:
-            form = FORMATS[next(formats)]
-            blocks = random_blocks(form, *values.shape, seed=number)
-            raw[short] = blocks.reshape(len(blocks), -1), GGMLQuantizationType[form.name.upper()]
+        if values.ndim > 1 and "ffn_gate_inp" not in short:
+            form, rows = FORMATS[next(formats)], math.prod(values.shape[:-1])
+            blocks = random_blocks(form, rows, values.shape[-1], seed=number)
+            stored = blocks.reshape(*values.shape[:-1], -1)
+            raw[short] = stored, GGMLQuantizationType[form.name.upper()]
     return write_gguf(path, reference, weights, raw=raw)
 
 

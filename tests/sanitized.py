@@ -24,6 +24,7 @@ IDS = [(5 * n * n + n) % 97 for n in range(270)]
 CASES = (
     ("llama", "Q4_1"), ("qwen2", "Q8_0"), ("qwen3", "Q4_0"), ("llama", "Q5_0"),
     ("gemma3", "Q8_0"), ("olmo2", "Q4_0"), ("phi4-mini", "Q4_1"), ("granite", "Q8_0"),
+    ("qwen3-moe", "Q8_0"),
 )  # fmt: skip
 MIXED = [name for name in FORMATS if name not in ("q4_0", "q4_1", "q8_0", "q5_0")]
 
@@ -43,7 +44,7 @@ def main(folder: Path) -> None:
             passes(fused)
             native.library().lk_leave_alone(fused.engine._handle, 0)
             spans(fused)
-            if threads == 1:
+            if threads == 1 and not fused.config.experts:
                 drafts(fused, Head.of(plain_twin(file), torch.arange(60)))
     for number in range(2):  # every format in another matrix
         file = mixed_gguf(folder / f"mixed-{number}.gguf", MIXED[number:] + MIXED[:number])

@@ -102,8 +102,13 @@ class Loaded:
 
 
 def gguf_read_bytes(path: Path) -> int:
-    """Bytes of a GGUF file's tensors that a decode step reads: all but an untied embedding."""
-    sizes = {name: tensor.nbytes for name, tensor in GgufFile(path).tensors.items()}
+    """Bytes of a GGUF file that a step reads: without an untied embedding and idle experts."""
+    file = GgufFile(path)
+    used = file.fields.get(f"{file.fields.get('general.architecture')}.expert_used_count", 0)
+    sizes = {  # stacked experts are (experts, rows, columns)
+        name: one.nbytes // one.shape[0] * used if name.endswith("_exps.weight") else one.nbytes
+        for name, one in file.tensors.items()
+    }
     looked_up = sizes["token_embd.weight"] if "output.weight" in sizes else 0
     return sum(sizes.values()) - looked_up
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from labkit.bench import amx
 from labkit.bench.client import Loaded
 from labkit.bench.variants import Variant
-from labkit.limits.cost import Cost, prefill_cost, step_cost, with_weights
+from labkit.limits.cost import Cost, bytes_of_rows, prefill_cost, step_cost, with_weights
 from labkit.model.config import ModelConfig
 
 # GGUF formats whose products ggml and ik_llama.cpp do in int8: both round the other side to int8
@@ -76,5 +76,6 @@ def costs_of(
     )
     if dtype is None:
         return {"tpot": step}
-    whole = with_weights(prefill_cost(config, prompt_tokens, dtype=dtype), one.weight_bytes)
+    read = bytes_of_rows(config, one.weight_bytes, prompt_tokens)
+    whole = with_weights(prefill_cost(config, prompt_tokens, dtype=dtype), read)
     return {"tpot": step, "ttft": whole}

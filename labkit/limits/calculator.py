@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib import resources
+from typing import Any
 
 import yaml
 
@@ -13,23 +14,28 @@ from labkit.limits.cost import ELEMENT_BYTES, Cost, decode_cost, prefill_cost, w
 from labkit.limits.hardware import Hardware
 from labkit.limits.roofline import Limit, limit
 from labkit.model.config import ModelConfig
+from labkit.model.experts import Experts
 
 
 @cache
 def shapes() -> dict[str, ModelConfig]:
     """Well-known models by short name (shapes.yaml, with sources)."""
     text = resources.files("labkit.limits").joinpath("shapes.yaml").read_text(encoding="utf-8")
-    table: dict[str, dict[str, object]] = yaml.safe_load(text)
+    table: dict[str, dict[str, Any]] = yaml.safe_load(text)
     fixed = {"rms_norm_eps": 1e-5, "rope_theta": 1e4}  # neither changes bytes or FLOPs
     return {name: _shape(row | fixed) for name, row in table.items()}
 
 
-def _shape(row: dict[str, object]) -> ModelConfig:
-    """One row as a config. all_seen_every: every so many layers, one has no window."""
+def _shape(row: dict[str, Any]) -> ModelConfig:
+    """One row as a config. all_seen_every: every so many layers, one has no window. experts: every
+    layer has a mixture of them."""
     row.pop("source")
+    layers = range(row["layers"])
     if every := row.pop("all_seen_every", None):
-        row["windowed"] = tuple((n + 1) % every != 0 for n in range(row["layers"]))  # type: ignore
-    return ModelConfig(**row)  # type: ignore[arg-type]
+        row["windowed"] = tuple((n + 1) % every != 0 for n in layers)
+    if experts := row.pop("experts", None):
+        row["experts"] = Experts(**experts, layers=tuple(layers))
+    return ModelConfig(**row)
 
 
 def needed_bytes(config: ModelConfig, dtype: str, context: int, batch: int) -> float:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from labkit.model.config import ModelConfig
 
@@ -46,26 +47,59 @@ class Cost:
         return self.flops / self.read_bytes
 
 
-def _layer_matrices(config: ModelConfig) -> dict[str, tuple[int, int]]:
-    """(inputs, outputs) of every matrix product of a layer."""
+class Matrices(NamedTuple):
+    """Matrices of one shape: how many there are in all layers."""
+
+    number: float
+    inputs: int
+    outputs: int
+
+
+def experts_read(config: ModelConfig, rows: float) -> float:
+    """How many experts of each mixture a pass of `rows` rows reads; 0 in a model without them.
+
+    One row reads the a of E experts that it uses. For k rows it is the number of different experts
+    that is to be expected if every row were routed to each expert alike, and independently of other
+    rows: E (1 - (1 - a/E)^k), which for the rows of a prefill is all of them. Rows of one text
+    share experts more often than that, so a pass of a few rows may read less.
+    """
+    if config.experts is None:
+        return 0
+    count, used = config.experts.count, config.experts.used
+    return count - (count - used) * (1 - used / count) ** (rows - 1)
+
+
+def layer_matrices(config: ModelConfig, experts: float) -> list[Matrices]:
+    """The matrices of all layers. experts: so many of each mixture."""
     hidden, ffn = config.hidden_size, config.intermediate_size
     queries, kv = config.heads * config.head_dim, config.kv_heads * config.head_dim
-    return {
-        "q_proj": (hidden, queries),
-        "k_proj": (hidden, kv),
-        "v_proj": (hidden, kv),
-        "o_proj": (queries, hidden),
-        "gate_proj": (hidden, ffn),
-        "up_proj": (hidden, ffn),
-        "down_proj": (ffn, hidden),
-    }
+    sparse = len(config.experts.layers) if config.experts else 0
+    found = [
+        Matrices(config.layers, hidden, queries),
+        Matrices(2 * config.layers, hidden, kv),
+        Matrices(config.layers, queries, hidden),
+        Matrices(2 * (config.layers - sparse), hidden, ffn),
+        Matrices(config.layers - sparse, ffn, hidden),
+    ]
+    if config.experts:
+        found += [
+            Matrices(sparse, hidden, config.experts.count),  # routers
+            Matrices(2 * sparse * experts, hidden, config.experts.size),
+            Matrices(sparse * experts, config.experts.size, hidden),
+        ]
+    return found
 
 
-def matrix_parameters(config: ModelConfig) -> dict[str, int]:
-    """Weights of all layers' matrices, of the head, and of the embedding table."""
-    layer = sum(inputs * outputs for inputs, outputs in _layer_matrices(config).values())
+def matrix_parameters(config: ModelConfig, experts: float | None = None) -> dict[str, float]:
+    """Weights of all layers' matrices, of the head, and of the embedding table.
+
+    experts: count so many experts of each mixture; None for all.
+    """
+    if experts is None:
+        experts = config.experts.count if config.experts else 0
+    layers = sum(one.number * one.inputs * one.outputs for one in layer_matrices(config, experts))
     table = config.vocab_size * config.hidden_size
-    return {"layers": layer * config.layers, "head": table, "embedding": table}
+    return {"layers": layers, "head": table, "embedding": table}
 
 
 def vector_parameters(config: ModelConfig) -> int:
@@ -79,9 +113,15 @@ def vector_parameters(config: ModelConfig) -> int:
     return a_layer * config.layers + config.hidden_size
 
 
-def parameters(config: ModelConfig) -> int:
-    """All parameters, a tied table counted once."""
-    parts = matrix_parameters(config)
+def router_parameters(config: ModelConfig) -> int:
+    """Weights of all routers of mixtures of experts."""
+    experts = config.experts
+    return len(experts.layers) * experts.count * config.hidden_size if experts else 0
+
+
+def parameters(config: ModelConfig, experts: float | None = None) -> float:
+    """All parameters, a tied table counted once. experts: as `matrix_parameters` takes it."""
+    parts = matrix_parameters(config, experts)
     total = parts["layers"] + parts["head"] + vector_parameters(config)
     return total if config.tied_head else total + parts["embedding"]
 
@@ -92,16 +132,21 @@ def weight_bytes(config: ModelConfig, dtype: str = "float32") -> float:
 
 
 def weight_read_bytes(config: ModelConfig, rows: int, dtype: str = "float32") -> float:
-    """Bytes of weights that a pass reads. An untied embedding table counts one row a token."""
+    """Bytes of weights that a pass reads. An untied embedding table counts one row a token.
+
+    Of a mixture's experts it counts those that so many rows may be expected to use
+    (`experts_read`).
+    """
     unread = 0 if config.tied_head else matrix_parameters(config)["embedding"]
     looked_up = 0 if config.tied_head else rows * config.hidden_size
-    return (parameters(config) - unread + looked_up) * ELEMENT_BYTES[dtype]
+    read = parameters(config, experts_read(config, rows))
+    return (read - unread + looked_up) * ELEMENT_BYTES[dtype]
 
 
 def _activation_elements(config: ModelConfig, rows: int, logits: int) -> float:
     """Elements written by matrix products, each read once by the next."""
-    outputs = sum(outputs for _, outputs in _layer_matrices(config).values())
-    return rows * outputs * config.layers + logits * config.vocab_size
+    matrices = layer_matrices(config, experts_read(config, 1))
+    return rows * sum(one.number * one.outputs for one in matrices) + logits * config.vocab_size
 
 
 def positions_read(config: ModelConfig, before: int) -> float:
@@ -137,7 +182,7 @@ def pass_cost(
     causal mask hides, as torch's counter does. A limit counts only the positions that rows see.
     """
     rows = sum(new for _, new in spans)
-    parts = matrix_parameters(config)
+    parts = matrix_parameters(config, experts_read(config, 1))
     layers = range(config.layers)
     if count_masked:
         seen = float(sum(new * (before + new) for before, new in spans)) * config.layers
@@ -168,6 +213,19 @@ def decode_cost(config: ModelConfig, context: int, batch: int = 1, dtype: str = 
 def with_weights(cost: Cost, nbytes: float) -> Cost:
     """The same pass over weights that take `nbytes`: a quantized model's ledger."""
     return replace(cost, weight_bytes=nbytes)
+
+
+def bytes_of_rows(config: ModelConfig, nbytes: float, rows: float) -> float:
+    """Bytes of weights that a pass of `rows` rows reads, where a pass of one row reads `nbytes`.
+
+    The same, but for mixtures of experts: more rows use more of them. There it is as much more as
+    `experts_read` says, as if every matrix had as many bits a weight.
+    """
+    if config.experts is None:
+        return nbytes
+    one, many = (parameters(config, experts_read(config, count)) for count in (1, rows))
+    table = 0 if config.tied_head else matrix_parameters(config)["embedding"]
+    return nbytes * (many - table) / (one - table)
 
 
 def with_kv(cost: Cost, read: float, written: float) -> Cost:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from labkit.limits.cost import Cost, decode_cost, weight_bytes
+from labkit.limits.cost import Cost, bytes_of_rows, decode_cost, weight_bytes
 from labkit.limits.hardware import Hardware
 from labkit.model.config import ModelConfig
 
@@ -51,9 +51,12 @@ def limit(cost: Cost, hardware: Hardware, bandwidth: float | None = None) -> Lim
 def critical_batch(config: ModelConfig, hardware: Hardware, dtype: str) -> float:
     """The batch from which a decode step without context is compute bound, not memory bound."""
     one = decode_cost(config, 0, 1, dtype)
-    return (
-        hardware.rate(dtype) * one.weight_bytes / hardware.bandwidth(one.weight_bytes) / one.flops
-    )
+    batch, before = 1.0, 0.0
+    while batch > 1.001 * before:  # the larger a batch, the more experts of a mixture it reads
+        before = batch
+        nbytes = bytes_of_rows(config, one.weight_bytes, before)
+        batch = hardware.rate(dtype) * nbytes / hardware.bandwidth(nbytes) / one.flops
+    return batch
 
 
 def fits(config: ModelConfig, hardware: Hardware, dtype: str) -> bool:

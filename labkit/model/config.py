@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from labkit.errors import ModelError
+from labkit.model.experts import Experts
 from labkit.model.families import FAMILIES, Family
 from labkit.model.rope import read_rope, rotary_dim
 from labkit.model.values import flag, ids, number, size
@@ -29,7 +30,8 @@ class ModelConfig:
     attention and the feed-forward; post_norms: norms of what these give, before it is added.
     activation: of the gate, silu or gelu_tanh. Multipliers: of the table's embeddings, of what
     attention and the feed-forward add to the stream, and of scores (None: 1 / sqrt(head_dim));
-    logits are divided by logits_divisor.
+    logits are divided by logits_divisor. experts: the layers that have a mixture of experts in
+    place of a feed-forward; None: no layer.
 
     Two fields tell how a checkpoint stores weights: norm_offset is added to those of its norms;
     joined_projections: q, k and v are one matrix there, gate and up another.
@@ -69,6 +71,7 @@ class ModelConfig:
     logits_divisor: float = 1.0
     norm_offset: float = 0.0
     joined_projections: bool = False
+    experts: Experts | None = None
 
     @property
     def group(self) -> int:
@@ -101,7 +104,8 @@ class ModelConfig:
             tuple(marks[layer] for layer in kept) if marks else ()
             for marks in (self.windowed, self.rotated)
         )
-        return replace(self, layers=len(kept), windowed=windowed, rotated=rotated)
+        experts = self.experts.kept(kept) if self.experts else None
+        return replace(self, layers=len(kept), windowed=windowed, rotated=rotated, experts=experts)
 
     def kv_bytes_per_token(self, element_bytes: float) -> float:
         """Bytes that one token of one sequence takes in the KV cache, over all layers."""

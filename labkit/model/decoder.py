@@ -7,6 +7,7 @@ Tests compare every faster path of this project with this one.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -18,6 +19,7 @@ from labkit.model.cache.protocol import CacheShape, TensorStore
 from labkit.model.cache.static import StaticCache
 from labkit.model.cache.table import Cache, tensors_of
 from labkit.model.config import ModelConfig
+from labkit.model.experts import Mixture
 from labkit.model.rope import attention_factor, check_context, frequencies
 from labkit.model.rows import Rows
 
@@ -58,6 +60,15 @@ class SwiGLU(nn.Module):
         return out
 
 
+def feed_forward(config: ModelConfig, layer: int) -> SwiGLU | Mixture:
+    """What follows a layer's attention: one feed-forward, or a mixture of experts."""
+    experts = config.experts
+    if experts is None or layer not in experts.layers:
+        return SwiGLU(config)
+    one = replace(config, intermediate_size=experts.size)
+    return Mixture(experts, config.hidden_size, (SwiGLU(one) for _ in range(experts.count)))
+
+
 class Layer(nn.Module):
     """One block: attention, then the feed-forward, each added to the stream.
 
@@ -75,7 +86,7 @@ class Layer(nn.Module):
         self.self_attn = Attention(config, layer)
         self.attention_post_norm = norm(config.post_norms)
         self.post_attention_layernorm = norm(config.pre_norms)
-        self.mlp = SwiGLU(config)
+        self.mlp = feed_forward(config, layer)
         self.feed_forward_post_norm = norm(config.post_norms)
 
     def forward(

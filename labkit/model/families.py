@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from labkit.errors import ModelError
+from labkit.model.experts import read_experts
 from labkit.model.rope import rope_base
 from labkit.model.values import flag, mapping, multiplier, must_be, size
 
@@ -94,6 +95,13 @@ def _qwen2(raw: Raw, layers: int) -> dict[str, Any]:
 
 def _qwen3(raw: Raw, layers: int) -> dict[str, Any]:
     return _biases(raw) | {"qk_norm": True} | _qwen_window(raw, layers)
+
+
+def _qwen3_moe(raw: Raw, layers: int) -> dict[str, Any]:
+    """Qwen3 with mixtures of experts; a window, where it is used, is one of all layers."""
+    window = _window(raw) if flag(raw, "use_sliding_window") else {}
+    own = {"qk_norm": True, "experts": read_experts(raw, layers)}
+    return _biases({"attention_bias": raw.get("attention_bias")}) | own | window
 
 
 def _gemma3(raw: Raw, layers: int) -> dict[str, Any]:
@@ -192,6 +200,7 @@ FAMILIES = {
     "mistral": Family("llama", _mistral, {"sliding_window": 4096}),
     "qwen2": Family("qwen2", _qwen2, {"sliding_window": 4096}),
     "qwen3": Family("qwen3", _qwen3, {"sliding_window": 4096}),
+    "qwen3_moe": Family("qwen3_moe", _qwen3_moe, {"sliding_window": 4096}),
     "gemma3_text": Family(
         "gemma3", _gemma3,
         {

@@ -26,6 +26,12 @@ _LAYER_NAMES = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
+_EXPERTS = {  # of a layer's mixture, each stacked in one tensor
+    "ffn_gate_inp": "mlp.gate",
+    "ffn_gate_exps": "mlp.experts.gate_proj",
+    "ffn_up_exps": "mlp.experts.up_proj",
+    "ffn_down_exps": "mlp.experts.down_proj",
+}
 _POST_NORMS = {
     "post_attention_norm": "post_attention_layernorm",
     "post_ffw_norm": "post_feedforward_layernorm",
@@ -71,6 +77,19 @@ def _biases(keys: Keys) -> dict[str, Any]:
 
 def _llama(keys: Keys, config: Mapping[str, Any]) -> dict[str, Any]:
     return {"attention_bias": _biases(keys)["attention_bias"]}
+
+
+def _qwen3_moe(keys: Keys, config: Mapping[str, Any]) -> dict[str, Any]:
+    """llama.cpp scales the weights of a row's experts to sum to 1 in every such model, and has a
+    mixture in every layer."""
+    return {
+        "num_experts": keys.size("expert_count"),
+        "num_experts_per_tok": keys.size("expert_used_count"),
+        "moe_intermediate_size": keys.size("expert_feed_forward_length"),
+        "norm_topk_prob": True,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [],
+    }
 
 
 def _gemma3(keys: Keys, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -134,6 +153,10 @@ ARCHITECTURES = {
     "llama": Architecture("LlamaForCausalLM", "llama", _llama, paired=True),
     "qwen2": Architecture("Qwen2ForCausalLM", "qwen2", _plain),
     "qwen3": Architecture("Qwen3ForCausalLM", "qwen3", _plain),
+    "qwen3moe": Architecture(
+        "Qwen3MoeForCausalLM", "qwen3_moe", _qwen3_moe,
+        frozenset({"expert_count", "expert_used_count", "expert_feed_forward_length"}), _EXPERTS,
+    ),
     "gemma3": Architecture(
         "Gemma3ForCausalLM", "gemma3_text", _gemma3,
         _WINDOW | {"attention.sliding_window_pattern", "rope.freq_base_swa"},

@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from labkit.errors import ModelError
+from labkit.model.experts import expert_name
 from labkit.model.gguf_families import ARCHITECTURES, Architecture
 from labkit.model.gguf_header import GgufFile, GgufTensor
 from labkit.model.gguf_keys import NO_WEIGHTS, Keys, token_id
@@ -55,7 +57,9 @@ def hf_config(file: GgufFile) -> dict[str, Any]:
         "hidden_act": "silu",
         "vocab_size": vocabulary,
         "hidden_size": hidden,
-        "intermediate_size": keys.size("feed_forward_length"),
+        "intermediate_size": keys.size(
+            "feed_forward_length", keys.given("expert_feed_forward_length")
+        ),
         "num_hidden_layers": keys.size("block_count"),
         "num_attention_heads": heads,
         "num_key_value_heads": keys.size("attention.head_count_kv", heads),
@@ -97,9 +101,27 @@ def hf_name(name: str, own: Architecture, path: Path) -> str:
 
 
 def weights_of(file: GgufFile) -> list[tuple[str, GgufTensor]]:
-    """(Hugging Face name, tensor) of every weight."""
+    """(Hugging Face name, tensor) of every weight; stacked experts one by one."""
     own, some = _own(file), (t for t in file.tensors.values() if t.name not in NO_WEIGHTS)
-    return [(hf_name(one.name, own, file.path), one) for one in some]
+    named = ((hf_name(one.name, own, file.path), one) for one in some)
+    return [each for name, one in named for each in _one_by_one(file, name, one)]
+
+
+def _one_by_one(file: GgufFile, name: str, tensor: GgufTensor) -> Iterator[tuple[str, GgufTensor]]:
+    """A tensor as it is; one of stacked experts (experts, rows, columns) expert by expert."""
+    if ".experts." not in name:
+        yield name, tensor
+        return
+    count = file.fields.get(f"{file.fields['general.architecture']}.expert_count")
+    if len(tensor.shape) != 3 or tensor.shape[0] != count:
+        raise ModelError(
+            f"{file.path}: tensor {tensor.name} has shape {tensor.shape}, not those of {count} "
+            "experts, one after another."
+        )
+    nbytes, shape = tensor.nbytes // tensor.shape[0], tensor.shape[1:]
+    for number in range(tensor.shape[0]):
+        at = tensor.offset + number * nbytes
+        yield expert_name(name, number), replace(tensor, shape=shape, offset=at, nbytes=nbytes)
 
 
 def split_heads(tensor: GgufTensor, config: dict[str, Any]) -> int:

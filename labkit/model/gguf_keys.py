@@ -44,6 +44,11 @@ _FIXED: dict[str, tuple[Any, ...]] = {
     "attention.max_alibi_bias": (0.0,),
     "expert_count": (0,),
     "expert_used_count": (0,),
+    "expert_shared_count": (0,),
+    "expert_gating_func": (1,),  # softmax
+    "expert_weights_norm": (True,),
+    "expert_weights_scale": (1.0,),
+    "leading_dense_block_count": (0,),
     "use_parallel_residual": (False,),
     "tensor_data_layout": ("Meta AI original pth", ""),
     "rope.scaling.yarn_log_multiplier": (0.0,),

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from labkit.errors import ModelError
 from labkit.model.config import ModelConfig, config_from_dict
+from labkit.model.experts import check_count, mixture_shapes
 
 HEAD, EMBEDDING = "lm_head.weight", "embed_tokens.weight"
 # Of a model whose results have norms too: the decoder's name of a norm -> the checkpoint's.
@@ -74,8 +75,12 @@ def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     found = {EMBEDDING: (config.vocab_size, hidden), "norm.weight": (hidden,)}
     if not config.tied_head:
         found[HEAD] = (config.vocab_size, hidden)
+    experts = config.experts
+    sparse = {name: shape for name, shape in layer.items() if not name.startswith("mlp.")}
+    sparse |= mixture_shapes(experts, hidden) if experts else {}
     for number in range(config.layers):
-        found |= {f"layers.{number}.{name}": shape for name, shape in layer.items()}
+        own = sparse if experts and number in experts.layers else layer
+        found |= {f"layers.{number}.{name}": shape for name, shape in own.items()}
     return found
 
 
@@ -139,6 +144,8 @@ def check_shapes(config: ModelConfig, given: Mapping[str, tuple[int, ...]], wher
         raise ModelError(
             f"{where}: {config.layers:,} layers in the config, but only {len(given)} tensors."
         )
+    if config.experts:
+        check_count(config.experts, given, where)
     shapes = expected_shapes(config)
     expected = {
         name: (sum(piece.rows for piece in pieces), *shapes[pieces[0].name][1:])

@@ -23,6 +23,11 @@ _MOST = {
     "sliding_window_pattern": 2**12,
     "no_rope_layer_interval": 2**12,
     "query_pre_attn_scalar": 2**18,
+    "num_experts": 2**16,
+    "num_local_experts": 2**16,
+    "num_experts_per_tok": 2**16,
+    "moe_intermediate_size": 2**20,
+    "decoder_sparse_step": 2**12,
 }
 _LARGEST_MULTIPLIER = 1e6  # of embeddings, scores, residuals, logits; models have 0.01 to 100
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
@@ -26,9 +28,25 @@ def counted_bytes(module: nn.Module) -> float:
     """Bytes of a module's weights that a pass of one row reads.
 
     Each parameter counts once, even if several modules share it. An embedding table that no linear
-    layer uses counts as one row. Submodules with packed weights outside their parameters report
-    their bytes (`Weighed`).
+    layer uses counts as one row. Of a mixture of experts, ours or transformers', as many count as a
+    row uses. Submodules with packed weights outside their parameters report their bytes
+    (`Weighed`).
     """
+    return _held_bytes(module) - sum(map(_idle_bytes, module.modules()))
+
+
+def _idle_bytes(module: nn.Module) -> float:
+    """Bytes of the experts of a mixture that one row does not use; 0 for any other module."""
+    experts = getattr(module, "experts", None)
+    router: Any = getattr(module, "gate", None)
+    if not isinstance(experts, nn.Module) or not hasattr(router, "top_k"):
+        return 0
+    used, count = int(router.top_k), int(router.num_experts)
+    return _held_bytes(experts) * (count - used) / count
+
+
+def _held_bytes(module: nn.Module) -> float:
+    """Bytes of a module's weights, all experts of a mixture included."""
     modules = list(module.modules())
     multiplied = {id(m.weight) for m in modules if isinstance(m, nn.Linear)}
     tables = {id(m.weight) for m in modules if isinstance(m, nn.Embedding)} - multiplied

@@ -114,12 +114,14 @@ def overheads(
 ) -> list[dict[str, object]]:
     """The overhead of a token's operations over its limit, for each machine and model.
 
-    price: seconds of overhead of one operation, taken for every machine. The bytes are bfloat16
+    price: seconds of overhead of one operation, taken for every machine. A mixture of experts has
+    other operations a layer, so only dense models are listed. The bytes are bfloat16
     weights and 1,024 tokens of cache. None where they fit a last-level cache of unknown bandwidth:
     then there is no limit.
     """
-    costs = {name: decode_cost(shape, 1024, dtype="bfloat16") for name, shape in shapes().items()}
-    spent = {name: operations_a_layer * shape.layers * price for name, shape in shapes().items()}
+    dense = {name: shape for name, shape in shapes().items() if not shape.experts}
+    costs = {name: decode_cost(shape, 1024, dtype="bfloat16") for name, shape in dense.items()}
+    spent = {name: operations_a_layer * shape.layers * price for name, shape in dense.items()}
     return [
         {"machine": name}
         | {

@@ -16,6 +16,7 @@ from labkit.errors import LabkitError, ParameterError
 from labkit.limits.calculator import shapes
 from labkit.limits.cost import (
     Cost,
+    bytes_of_rows,
     decode_cost,
     positions_read,
     prefill_cost,
@@ -163,7 +164,9 @@ def costs_of(
             config, context,
             dtype=arithmetic, weight_bytes=weights, kv_bytes_per_token=kv_bytes(made),
         ),
-        "prefill": with_weights(prefill_cost(config, prompt, dtype=arithmetic), weights),
+        "prefill": with_weights(
+            prefill_cost(config, prompt, dtype=arithmetic), bytes_of_rows(config, weights, prompt)
+        ),
     }  # fmt: skip
 
 

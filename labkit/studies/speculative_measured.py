@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from labkit.engine.accounting import Accounting
 from labkit.engine.row_costs import RowCosts
-from labkit.limits.cost import Cost, matrix_parameters
+from labkit.limits.cost import Cost, experts_read, matrix_parameters
 from labkit.limits.roofline import limit
 from labkit.optimize.speculative.costs import limit_costs
 from labkit.quality.lossless import SameAnswer, same_answer
@@ -207,7 +207,7 @@ class Measurements:
     def skipped_cost(self) -> float:
         """What a token of self-speculation's draft costs, in passes: its share of the weights."""
         _, kept = self.own_layers
-        parts = matrix_parameters(self.lab.config)
+        parts = matrix_parameters(self.lab.config, experts_read(self.lab.config, 1))
         read = parts["layers"] * kept / self.lab.config.layers + parts["head"]
         return read / (parts["layers"] + parts["head"])
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from labkit.base.device import device_name
 from labkit.engine.passes import traced
 from labkit.engine.row_costs import RowCosts
-from labkit.limits.cost import Cost, pass_cost, with_weights
+from labkit.limits.cost import Cost, bytes_of_rows, pass_cost, with_weights
 from labkit.model.cache.table import Cache
 from labkit.model.forward import Forward, Traced, Weighed, offers
 from labkit.model.load import LoadedModel
@@ -71,13 +71,14 @@ class Target(NamedTuple):
         """The cost of a pass of `rows` after `context` tokens, each row with its likeliest token.
 
         dtype: of the model's weights as loaded. Its own weights count as what a pass of one row
-        reads of them.
+        reads of them, and more where more rows use more experts.
         """
         nbytes = self.weight_bytes
         config, span = self.decoder.config, [(context, rows)]
         if nbytes is None:
             return pass_cost(config, span, rows, dtype)
-        cost = with_weights(pass_cost(config, span, rows, dtype, "float16"), nbytes)
+        read = bytes_of_rows(config, nbytes, rows)
+        cost = with_weights(pass_cost(config, span, rows, dtype, "float16"), read)
         return replace(cost, dtype=self.products or dtype)
 
 

@@ -5,7 +5,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from labkit.limits.cost import (
+    bytes_of_rows,
     decode_cost,
+    experts_read,
     parameters,
     pass_cost,
     prefill_cost,
@@ -15,6 +17,7 @@ from labkit.limits.cost import (
     with_weights,
 )
 from labkit.model.cache.static import StaticCache
+from labkit.model.experts import Experts
 from labkit.model.rows import Rows
 from tests.tiny import tiny_decoder
 
@@ -82,6 +85,43 @@ def test_an_untied_table_is_looked_up_not_read():
     table = tied.vocab_size * tied.hidden_size
     assert parameters(untied) - parameters(tied) == table
     assert weight_read_bytes(untied, 1) - weight_read_bytes(tied, 1) == 4 * tied.hidden_size
+
+
+def mixture(**changes):
+    return tiny_decoder(
+        experts=Experts(**{"count": 8, "used": 2, "size": 24, "layers": (1,)} | changes)
+    )
+
+
+def test_one_row_reads_the_experts_that_it_uses_and_a_prompt_reads_all():
+    decoder = mixture()
+    expert = 3 * 48 * 24
+    assert experts_read(decoder.config, 1) == 2
+    assert experts_read(decoder.config, 2) == pytest.approx(8 * (1 - 0.75**2))
+    assert experts_read(decoder.config, 1000) == pytest.approx(8)
+    assert experts_read(tiny_decoder().config, 5) == 0
+    held, one = parameters(decoder.config), weight_read_bytes(decoder.config, 1) / 4
+    assert held == sum({p.data_ptr(): p.numel() for p in decoder.parameters()}.values())
+    assert one == held - 6 * expert
+    more = weight_read_bytes(decoder.config, 2) / 4
+    assert more == pytest.approx(one + expert * (8 * (1 - 0.75**2) - 2))
+    every = mixture(used=8).config
+    assert weight_read_bytes(every, 1) == weight_bytes(every)
+
+
+def test_the_expected_number_of_experts_is_that_of_random_routing():
+    generator = torch.Generator().manual_seed(0)
+    draws = torch.rand(4000, 5, 8, generator=generator).argsort(-1)[..., :2]  # five rows each
+    found = sum(len(set(draw.flatten().tolist())) for draw in draws) / len(draws)
+    assert experts_read(mixture().config, 5) == pytest.approx(found, rel=0.01)
+
+
+def test_more_rows_read_more_of_a_mixture():
+    config = mixture().config
+    for rows in (1, 3, 200):
+        expected = weight_read_bytes(config, rows)
+        assert bytes_of_rows(config, weight_read_bytes(config, 1), rows) == pytest.approx(expected)
+    assert bytes_of_rows(tiny_decoder().config, 1000, 50) == 1000
 
 
 def test_prefill_and_decode_are_passes():

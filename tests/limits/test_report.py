@@ -42,6 +42,7 @@ def test_an_unknown_machine_names_the_nearest_and_all_others():
         ("qwen3-0.6b", 0.596),
         ("llama-3.2-1b", 1.236),
         ("llama-3.1-8b", 8.03),
+        ("qwen3-30b-a3b", 30.53),
         ("qwen3-32b", 32.76),
         ("llama-3.1-70b", 70.55),
         ("gemma-3-1b", 0.99989),

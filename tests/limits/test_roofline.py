@@ -2,9 +2,10 @@
 
 import pytest
 
-from labkit.limits.cost import Cost, decode_cost, weight_bytes
+from labkit.limits.cost import Cost, bytes_of_rows, decode_cost, weight_bytes
 from labkit.limits.hardware import Hardware, Reading
 from labkit.limits.roofline import Limit, critical_batch, fits, limit
+from labkit.model.experts import Experts
 from tests.tiny import tiny_decoder
 
 
@@ -45,6 +46,17 @@ def test_at_the_critical_batch_both_bounds_are_equal():
     batch = critical_batch(config, hardware, "float32")
     one = decode_cost(config, 0)
     assert batch * one.flops / 1e9 == pytest.approx(one.weight_bytes / 1e6)
+
+
+def test_a_batch_reads_more_of_a_mixture_before_it_computes_longer():
+    hardware = machine()
+    dense = critical_batch(tiny_decoder().config, hardware, "float32")
+    config = tiny_decoder(experts=Experts(64, 2, 80, (0, 1))).config
+    batch = critical_batch(config, hardware, "float32")
+    one = decode_cost(config, 0)
+    expected = bytes_of_rows(config, one.weight_bytes, batch)
+    assert batch * one.flops / 1e9 == pytest.approx(expected / 1e6, rel=2e-3)
+    assert batch > 2 * dense
 
 
 def test_fits():

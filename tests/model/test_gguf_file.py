@@ -26,7 +26,7 @@ NAMES = {
     "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
     "self_attn.o_proj": "attn_output", "self_attn.q_norm": "attn_q_norm",
     "self_attn.k_norm": "attn_k_norm", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
+    "mlp.down_proj": "ffn_down", "mlp.gate": "ffn_gate_inp",
 }  # fmt: skip
 # Of models that have names, reordered rows or norms of their own (by transformers' model_type).
 _POST = {
@@ -58,6 +58,9 @@ def gguf_weights(reference: Any) -> Weights:
         if module.startswith("model.layers."):
             _, _, number, module = module.split(".", 3)
             layer = f"blk.{number}."
+        if module.endswith("mlp.experts"):  # stacked, without ".weight"
+            found |= stacked_experts(layer, kind, tensor.numpy())
+            continue
         names = NAMES | OWN_NAMES.get(config.model_type, {})
         short, values = names[module], tensor.numpy().copy()
         if config.model_type in REORDERED and short in heads:
@@ -76,6 +79,11 @@ def gguf_weights(reference: Any) -> Weights:
 def own_keys(config: Any) -> dict[str, float]:
     """The keys that llama.cpp's converter writes for one family alone."""
     kind, rope = config.model_type, config.rope_parameters
+    if kind == "qwen3_moe":
+        return {
+            "expert_count": config.num_experts, "expert_used_count": config.num_experts_per_tok,
+            "expert_feed_forward_length": config.moe_intermediate_size,
+        }  # fmt: skip
     if kind == "gemma3_text":
         return {
             "attention.sliding_window": config.sliding_window,
@@ -99,6 +107,14 @@ def own_keys(config: Any) -> dict[str, float]:
     return {}
 
 
+def stacked_experts(layer: str, kind: str, values: np.ndarray) -> Weights:
+    """A layer's experts (experts, rows, columns); transformers keeps gate and up in one tensor."""
+    if kind == "down_proj":
+        return {f"{layer}ffn_down_exps.weight": values.copy()}
+    gate, up = np.split(values, 2, axis=1)
+    return {f"{layer}ffn_gate_exps.weight": gate.copy(), f"{layer}ffn_up_exps.weight": up.copy()}
+
+
 def _add_tensors(
     writer: Any,
     weights: Weights,
@@ -113,7 +129,7 @@ def _add_tensors(
                 writer.add_tensor(name, rows)
             else:
                 writer.add_tensor(name, rows, raw_shape=rows.shape, raw_dtype=own)
-        elif values.ndim == 2 and kind != F32:
+        elif values.ndim > 1 and kind != F32 and "ffn_gate_inp" not in name:
             blocks = quantize(values, kind)
             writer.add_tensor(name, blocks, raw_shape=blocks.shape, raw_dtype=kind)
         else:
@@ -134,7 +150,7 @@ def write_gguf(
     raw: rows as bytes and their format, for tensors that are not to be quantized here.
     """
     config = reference.config
-    arch = arch or config.model_type.removesuffix("_text")
+    arch = arch or config.model_type.removesuffix("_text").replace("_", "")
     writer = GGUFWriter(path, arch)
     writer.add_block_count(config.num_hidden_layers)
     writer.add_context_length(config.max_position_embeddings)
@@ -169,7 +185,7 @@ def write_gguf(
 FAMILIES = [
     "llama", "llama-tied", "llama-mha", "llama-wide-heads", "qwen2", "qwen2-tied", "qwen3",
     "gemma3", "phi3", "phi3-window", "phi4-mini", "smollm3", "olmo2", "granite",
-    "granite-biases-tied",
+    "granite-biases-tied", "qwen3-moe",
 ]  # fmt: skip
 
 

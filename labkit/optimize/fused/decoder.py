@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from labkit.model.cache.table import Cache
+from labkit.model.experts import ROUTER
 from labkit.model.rows import Part, Rows, check_streams, fill_streams
 from labkit.optimize.fused.cache import FusedCache
 from labkit.optimize.fused.engine import Engine
@@ -38,7 +39,11 @@ class FusedDecoder:
         self.packed, self.config, self.threads = packed, packed.config, packed.threads
         self.screened = screened and packed.has_screen
         self.formats = sorted(
-            {e.format for name, e in packed.entries.items() if e.format and name != SCREEN}
+            {
+                e.format
+                for name, e in packed.entries.items()
+                if e.format and name != SCREEN and not name.endswith(ROUTER)
+            }
         )
         self.device, self.dtype = torch.device("cpu"), torch.float32
         self.engine = Engine(packed.threads, isa)
@@ -47,7 +52,7 @@ class FusedDecoder:
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of weights that a greedy step reads."""
+        """Bytes of weights that a greedy step of one row reads."""
         return self.packed.read_bytes(self.screened)
 
     @property

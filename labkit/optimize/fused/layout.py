@@ -14,15 +14,14 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from labkit.model.experts import ROUTER
 from labkit.optimize.fused.pack import LANES
 
 _LINE = 64  # bytes of a cache line; each share begins at one
-_STAGES = (
-    *((f"self_attn.{name}_proj.weight",) for name in ("q", "k", "v", "o")),
-    ("mlp.gate_proj.weight", "mlp.up_proj.weight"),  # multiplied side by side
-    ("mlp.down_proj.weight",),
-)
-_LAYER = re.compile(r"layers\.(\d+)\.")
+_ATTENTION = tuple((f"self_attn.{name}_proj.weight",) for name in ("q", "k", "v", "o"))
+_GATED = ("gate_proj.weight", "up_proj.weight")  # multiplied side by side
+_DOWN = "down_proj.weight"
+_LAYER = re.compile(r"layers\.(\d+)\.(?:mlp\.experts\.(\d+)\.)?")
 
 
 @dataclass(frozen=True)
@@ -69,13 +68,26 @@ def stages(names: Iterable[str]) -> list[tuple[str, ...]]:
     A draft head's own matrix comes first, then the layers, then all others.
     """
     left = dict.fromkeys(names)
-    layers = sorted({int(number[1]) for name in left if (number := _LAYER.match(name))})
+    layers: dict[int, set[int]] = {}  # the experts of each
+    for found_in in filter(None, map(_LAYER.match, left)):
+        experts = layers.setdefault(int(found_in[1]), set())
+        experts |= {int(found_in[2])} if found_in[2] else set()
     wanted: list[tuple[str, ...]] = [("fuse.weight",)]
-    wanted += [tuple(f"layers.{n}.{name}" for name in stage) for n in layers for stage in _STAGES]
+    for n, own in sorted(layers.items()):
+        of_layer = (*_ATTENTION, *_feed_forward(sorted(own)))
+        wanted += [tuple(f"layers.{n}.{name}" for name in stage) for stage in of_layer]
     found = [stage for stage in wanted if all(name in left for name in stage)]
     for name in (name for stage in found for name in stage):
         del left[name]
     return found + [(name,) for name in left]
+
+
+def _feed_forward(experts: list[int]) -> list[tuple[str, ...]]:
+    """The stages of a layer's feed-forward: of a mixture its router, then gate and up of every
+    expert, then down of every expert."""
+    owners = [f"mlp.experts.{number}." for number in experts] or ["mlp."]
+    gated = [tuple(owner + name for name in _GATED) for owner in owners]
+    return [(ROUTER,), *gated, *((owner + _DOWN,) for owner in owners)]
 
 
 def lay_out(entries: Mapping[str, Entry], threads: int) -> tuple[dict[str, Location], int]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from labkit.model.config import ModelConfig, read_config
+from labkit.model.experts import ROUTER
 from labkit.model.gguf_file import half_split, hf_config, split_heads, weights_of
 from labkit.model.gguf_header import GgufFile, GgufTensor
 from labkit.model.shapes import (
@@ -22,7 +23,7 @@ from labkit.model.shapes import (
     stored,
 )
 from labkit.model.weight_files import read_shapes, read_tensors
-from labkit.optimize.fused.pack import FusedError, format_of, to_blocks
+from labkit.optimize.fused.pack import FORMATS, FusedError, format_of, from_blocks, to_blocks
 
 __all__ = [
     "EMBEDDING",
@@ -34,6 +35,9 @@ __all__ = [
     "own_head",
     "rounded",
 ]
+
+
+_FLOATS = FORMATS["f32"]
 
 
 @dataclass(frozen=True)
@@ -70,9 +74,13 @@ def held(name: str, data: np.ndarray, form: str = "") -> Weights:
 
 
 def rounded(name: str, data: np.ndarray, form: str) -> Weights:
-    """A float tensor: a matrix (rows, columns) in blocks of a format, a vector as it is."""
+    """A float tensor: a matrix (rows, columns) in blocks of a format, a vector or a router as it
+    is."""
     if data.ndim != 2:
         return held(name, data)
+    if name.endswith(ROUTER):
+        floats = np.ascontiguousarray(data, dtype=np.float32)
+        return held(name, floats.view(np.uint8).reshape(len(data), -1, _FLOATS.nbytes), "f32")
     return held(name, to_blocks(data, format_of(form)), form)
 
 
@@ -104,6 +112,8 @@ def _from_file(file: GgufFile, piece: Piece, tensor: GgufTensor, heads: int) -> 
         rows = file.read(tensor, piece.first + first, count)
         return rows.reshape(count, -1, form.nbytes)
 
+    if piece.name.endswith(ROUTER):  # the kernel multiplies routers in floats
+        return rounded(piece.name, from_blocks(read(0, piece.rows), form), "f32")
     shape = (piece.rows, *tensor.shape[1:])
     if not heads:
         return Weights(piece.name, shape, form.name, read)

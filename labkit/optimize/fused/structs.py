@@ -45,6 +45,12 @@ class Matrix(ctypes.Structure):
     )
 
 
+class Expert(ctypes.Structure):
+    """One feed-forward of a mixture (kernel/model.h)."""
+
+    _fields_ = tuple((name, Matrix) for name in ("gate", "up", "down"))
+
+
 class Layer(ctypes.Structure):
     """A layer's vectors and matrices (kernel/model.h)."""
 
@@ -54,6 +60,8 @@ class Layer(ctypes.Structure):
         *((name, c_void_p) for name in ("attention_post_norm", "feed_forward_post_norm")),
         *((name, c_int32) for name in ("view", "rope")),
         *((name, Matrix) for name in ("query", "key", "value", "output", "gate", "up", "down")),
+        ("router", Matrix),
+        ("experts", POINTER(Expert)),
     )
 
 
@@ -68,6 +76,7 @@ class Model(ctypes.Structure):
         *((name, c_int32) for name in ("activation", "whole_norms")),
         *((name, c_float) for name in ("eps", "embedding_multiplier")),
         *((name, c_float) for name in ("residual_multiplier", "score_scale")),
+        *((name, c_int32) for name in ("experts", "used", "expert_size", "normalized")),
         ("layer", POINTER(Layer)),
         ("norm", c_void_p),
         ("embedding", Matrix),
@@ -119,4 +128,4 @@ class Continuation(ctypes.Structure):
     )
 
 
-STRUCTS = (Matrix, Layer, Model, Cache, Span, Rows, Continuation)  # as lk_sizes orders them
+STRUCTS = (Matrix, Expert, Layer, Model, Cache, Span, Rows, Continuation)  # as lk_sizes orders them

@@ -63,12 +63,18 @@ class PackedWeights:
     def read_bytes(self, screened: bool = False) -> int:
         """Bytes that a decode step reads.
 
-        That is all weights but an untied embedding table, with either the head or the screen. The
+        That is all weights but an untied embedding table, with either the head or the screen, and
+        of a mixture's experts those that one row uses. The
         few logits that are computed with the head after screening are not counted.
         """
         left_out = {self.head} if screened else {SCREEN, SCREEN_ERROR}
         left_out |= {EMBEDDING} if HEAD in self.entries else set()
-        return sum(e.nbytes for name, e in self.entries.items() if name not in left_out)
+        read = sum(e.nbytes for name, e in self.entries.items() if name not in left_out)
+        experts = self.config.experts
+        if experts is None:
+            return read
+        routed = sum(e.nbytes for name, e in self.entries.items() if ".experts." in name)
+        return read - routed * (experts.count - experts.used) // experts.count
 
     @property
     def head(self) -> str:
@@ -77,17 +83,27 @@ class PackedWeights:
 
 
 def check_shape(config: ModelConfig) -> None:
-    """FusedError for sizes that do not divide into the kernel's blocks."""
+    """FusedError for sizes that do not divide into the kernel's blocks, and for mixtures of experts
+    in a family of other arithmetic than Qwen3-MoE's."""
+    experts = config.experts
+    plain = config.pre_norms and not config.post_norms and config.residual_multiplier == 1
+    if experts and not (plain and config.activation == "silu"):
+        raise FusedError(
+            "the fused decoder computes mixtures of experts as Qwen3-MoE has them; those of "
+            f"{config.family} differ in norms, multipliers or activation."
+        )
+    dense = experts is None or len(experts.layers) < config.layers
     sizes = {
-        "hidden size": (config.hidden_size, BLOCK),
-        "intermediate size": (config.intermediate_size, BLOCK),
-        "query size": (config.heads * config.head_dim, BLOCK),
-        "head size": (config.head_dim, LANES),
+        "a hidden size": (config.hidden_size, BLOCK),
+        "an intermediate size": (config.intermediate_size if dense else 0, BLOCK),
+        "an expert size": (experts.size if experts else 0, BLOCK),
+        "a query size": (config.heads * config.head_dim, BLOCK),
+        "a head size": (config.head_dim, LANES),
     }
     for name, (size, divisor) in sizes.items():
         if size % divisor:
             raise FusedError(
-                f"the fused decoder needs a {name} that {divisor} divides; this model's is {size}."
+                f"the fused decoder needs {name} that {divisor} divides; this model's is {size}."
             )
 
 

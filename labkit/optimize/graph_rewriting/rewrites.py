@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from labkit.model.attention import Attention, RMSNorm
 from labkit.model.decoder import Decoder, SwiGLU
+from labkit.model.experts import Mixture
 
 
 def shared_copy(decoder: Decoder) -> Decoder:
@@ -77,12 +78,20 @@ class MergedSwiGLU(nn.Module):
         return out
 
 
+def _merged(plain: SwiGLU | Mixture) -> MergedSwiGLU | Mixture:
+    """A feed-forward, or every expert of a mixture, with gate and up merged."""
+    if not isinstance(plain, Mixture):
+        return MergedSwiGLU(plain)
+    plain.experts = nn.ModuleList(MergedSwiGLU(one) for one in plain.experts)  # type: ignore[arg-type]
+    return plain
+
+
 def merge_projections(decoder: Decoder) -> Decoder:
     """q, k and v in one product, gate and up in another: four products a layer instead of seven."""
     rewritten = shared_copy(decoder)
     for layer in rewritten.layers:
         layer.self_attn = MergedAttention(layer.self_attn)  # type: ignore[arg-type]
-        layer.mlp = MergedSwiGLU(layer.mlp)  # type: ignore[arg-type]
+        layer.mlp = _merged(layer.mlp)  # type: ignore[arg-type]
     return rewritten.eval().requires_grad_(False)
 
 
@@ -97,11 +106,12 @@ class BareRMSNorm(nn.Module):
         return F.rms_norm(x.float(), x.shape[-1:], None, self.eps).to(x.dtype)
 
 
-def _scaled(linear: nn.Linear, scale: Tensor) -> nn.Linear:
+def _scaled(linear: nn.Module, scale: Tensor) -> nn.Module:
     """The same layer for an input without the norm's weight: its matrix contains that weight."""
     folded = copy.copy(linear)
     folded._parameters = dict(linear._parameters)
-    weight = (linear.weight.float() * scale.float()).to(linear.weight.dtype)
+    weight: Any = linear.weight
+    weight = (weight.float() * scale.float()).to(weight.dtype)
     folded.weight = nn.Parameter(weight, requires_grad=False)
     return folded
 
@@ -109,6 +119,10 @@ def _scaled(linear: nn.Linear, scale: Tensor) -> nn.Linear:
 def _fold(norm: nn.Module, owner: nn.Module, names: tuple[str, ...]) -> nn.Module:
     if not isinstance(norm, RMSNorm):
         return norm  # a model without norms here
+    if isinstance(owner, Mixture):
+        owner.gate = _scaled(owner.gate, norm.weight)  # type: ignore[assignment]
+        for expert in owner.experts:
+            _fold(norm, expert, names)
     for name in names:
         if hasattr(owner, name):
             setattr(owner, name, _scaled(getattr(owner, name), norm.weight))

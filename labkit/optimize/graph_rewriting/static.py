@@ -22,6 +22,10 @@ from labkit.model.rope import check_context
 from labkit.model.rows import Rows
 
 Step = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+_ROUTED = (
+    "which experts a step of a mixture reads is known only when it runs, and a fixed graph cannot "
+    "leave the others out. Choose another variant."
+)
 
 
 class StaticShapes(nn.Module):
@@ -99,8 +103,11 @@ def compile_step(decoder: Decoder, freeze: bool = True) -> StaticShapes:
     """torch.compile over the whole decode step: operations fused, Python gone.
 
     The first step compiles, which takes a minute or so; `freeze` lets the compiler take weights as
-    constants and lay them out for its kernels. Raises CompilerError on a CPU without a compiler.
+    constants and lay them out for its kernels. Raises CompilerError on a CPU without a compiler,
+    and for a mixture of experts.
     """
+    if decoder.config.experts:
+        raise CompilerError(f"torch.compile is not used: {_ROUTED}")
     cpu = kind(decoder.device) == "cpu"
     if cpu and not any(map(shutil.which, ("c++", "g++", "clang++"))):
         raise CompilerError("torch.compile needs a C++ compiler on a CPU: install g++ or clang.")
@@ -171,13 +178,15 @@ def capture_step(decoder: Decoder) -> StaticShapes:
     """The decode step as a CUDA graph: no kernel is fused, but none waits for Python to launch it.
 
     The first step captures the graph. A step with another cache captures it again: use one cache.
-    Raises DeviceError where the model is not on an NVIDIA GPU.
+    Raises DeviceError where the model is not on an NVIDIA GPU, and for a mixture of experts.
     """
     if kind(decoder.device) != "cuda":
         raise DeviceError(
             f"CUDA graphs need an NVIDIA GPU, and this model is on {decoder.device}: load it with "
             "device cuda, or leave the graph out."
         )
+    if decoder.config.experts:
+        raise DeviceError(f"a CUDA graph is not used: {_ROUTED}")
     captured = StaticShapes(decoder)
     captured.step = CapturedStep(captured._step)
     return captured

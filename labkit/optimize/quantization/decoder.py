@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from labkit.errors import ParameterError
-from labkit.limits.cost import vector_parameters
+from labkit.limits.cost import router_parameters, vector_parameters
 from labkit.model.cache.static import StaticCache
 from labkit.model.cache.table import Cache
 from labkit.model.config import ModelConfig
@@ -63,11 +63,20 @@ class QuantizedDecoder:
 
     @property
     def weight_bytes(self) -> float:
-        """Bytes that a pass of one row would read: packed matrices, 16-bit scales, vectors."""
-        matrices = sum(found.nbytes for layer in self.layers for found in layer.values())
+        """Bytes that a pass of one row would read: packed matrices, 16-bit scales, vectors, and
+        routers, which stay as they are."""
+        matrices = sum(map(self._read_bytes, self.layers))
         weight = self.decoder.lm_head.weight
         head = float(weight.nbytes) if self.head is None else self.head.nbytes
-        return matrices + head + vector_parameters(self.config) * self.decoder.dtype.itemsize
+        others = vector_parameters(self.config) + router_parameters(self.config)
+        return matrices + head + others * self.decoder.dtype.itemsize
+
+    def _read_bytes(self, layer: dict[str, Quantized]) -> float:
+        """Bytes of a layer's matrices that one row reads: of experts, those that it uses."""
+        routed = sum(found.nbytes for name, found in layer.items() if ".experts." in name)
+        whole = sum(found.nbytes for found in layer.values())
+        experts = self.config.experts
+        return whole - routed * (experts.count - experts.used) / experts.count if experts else whole
 
 
 def with_weight(linear: nn.Linear, weight: Tensor) -> nn.Linear:
@@ -98,12 +107,18 @@ def quantize(
     method: rtn (round to nearest), symmetric (the same around zero), hqq, or gptq. gptq needs
     `calibration`, token ids of real texts; it solves layer by layer, each on the outputs of the
     quantized layers before it. group: inputs that share a scale, None for all of a row. head_bits:
-    None leaves the head as it is. Raises ParameterError for an unknown method, width or group, or
-    for gptq without calibration.
+    None leaves the head as it is. Routers of mixtures of experts are never quantized. Raises
+    ParameterError for an unknown method, width or group, and for gptq without calibration or of
+    mixtures of experts.
     """
     texts = [list(ids) for ids in calibration]
     if method not in METHODS:
         raise ParameterError(f"method {method!r} is unknown; allowed: {', '.join(METHODS)}.")
+    if method in CALIBRATED and decoder.config.experts:
+        raise ParameterError(
+            f"{method} is not made for mixtures of experts: an expert that no text is routed to "
+            f"has no inputs to be fitted on. Choose {', '.join(DATA_FREE)}."
+        )
     if method in CALIBRATED and not texts:
         raise ParameterError(f"{method} needs calibration texts (token ids); none were given.")
     made = shared_copy(decoder)

@@ -13,7 +13,8 @@ CASES = [
     ("llama", "Q4_1"), ("llama-tied", "Q8_0"), ("llama-mha", "Q4_0"), ("qwen2", "Q8_0"),
     ("qwen2-tied", "Q4_1"), ("qwen3", "Q4_0"), ("llama-wide-heads", "Q8_0"), ("qwen3", "Q5_0"),
     ("qwen2-tied", "Q5_0"), ("gemma3", "Q8_0"), ("phi3-window", "Q4_1"), ("phi4-mini", "Q8_0"),
-    ("smollm3", "Q4_0"), ("olmo2", "Q8_0"), ("granite", "Q4_1"),
+    ("smollm3", "Q4_0"), ("olmo2", "Q8_0"), ("granite", "Q4_1"), ("qwen3-moe", "Q8_0"),
+    ("qwen3-moe", "Q4_1"),
 ]  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from torch._dynamo.exc import TorchRuntimeError
 
 from labkit.engine.generate import generate
 from labkit.errors import DeviceError
+from labkit.model.experts import Experts
 from labkit.model.load import load
 from labkit.model.rows import Rows
 from labkit.optimize import graph_rewriting as rewriting
@@ -36,6 +37,7 @@ FAMILIES: dict[str, dict[str, object]] = {
         "logits_divisor": 3.0,
     },
     "half turned": {"rope_dim": 4, "rotated": (True, False)},
+    "experts": {"experts": Experts(4, 2, 24, (1,), normalized=True)},
 }  # fmt: skip
 REWRITES = {
     "merged": rewriting.merge_projections,

@@ -1,6 +1,7 @@
 // One pass of a ragged batch of rows through all layers, on all threads, in one call.
 #pragma once
 #include "attention_stage.h"
+#include "experts.h"
 #include "head_stage.h"
 
 namespace lk {
@@ -88,6 +89,7 @@ private:
         if (!asked) return;
         add(me, layer.output, scratch.attended.view, layer.attention_post_norm);
         s_.normalize(me, scratch.input.view, count(), layer.feed_forward_norm, stream);
+        if (layer.experts) return MixtureStage(s_, layer).run(me);
         if (s_.model.activation == kGeluTanh)
             feed_forward(me, layer, [](const F& gate, const F& up) { return geglu(gate, up); });
         else feed_forward(me, layer, [](const F& gate, const F& up) { return swiglu(gate, up); });
@@ -128,34 +130,16 @@ private:
         });
     }
 
-    // Gate and up side by side: a block of their product is quantized as soon as it is computed.
     // gated(gate, up): their product, once the gate has been through its activation.
     template <class Gated>
     void feed_forward(int me, const Layer& layer, Gated gated) {
         const auto blocks = [&](int owner) { return layer.gate.count(owner) / 2; };
         s_.products(me, blocks, [&](int owner, int begin, int end) {
             const int first = layer.gate.begin(owner) / 2;
-            for (int i = begin; i < end; i++) feed_forward_block(me, layer, first + i, gated);
+            for (int i = begin; i < end; i++)
+                s_.gated_block(layer.gate, layer.up, first + i, s_.scratch(me).input.view, 0,
+                               count(), s_.work.middle.view, 0, gated);
         });
-    }
-
-    template <class Gated>
-    void feed_forward_block(int me, const Layer& layer, int block, Gated gated) {
-        const Activations& input = s_.scratch(me).input.view;
-        F gate[2][kMaxTile], up[2][kMaxTile];
-        for (int t = 0, done = 0; t < count(); t += done) {
-            for (int half = 0; half < 2; half++) {
-                const int g = 2 * block + half, left = count() - t;
-                done = multiply_group(gate[half], layer.gate, g, input, t, half ? done : left);
-                // Another format may take fewer tokens at once.
-                for (int up_to = 0; up_to < done;)
-                    up_to += multiply_group(up[half] + up_to, layer.up, g, input, t + up_to,
-                                            done - up_to);
-            }
-            for (int i = 0; i < done; i++)
-                quantize_block(s_.work.middle.view, t + i, block, gated(gate[0][i], up[0][i]),
-                               gated(gate[1][i], up[1][i]));
-        }
     }
 
     Stages s_;

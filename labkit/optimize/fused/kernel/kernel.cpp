@@ -11,9 +11,9 @@ int lk_slice_rows() { return lk::kSliceRows; }
 
 // Bytes of each struct, so that Python can compare its own. Returns how many there are.
 int lk_sizes(int32_t* sizes) {
-    const int found[] = {sizeof(lk::Matrix),      sizeof(lk::Layer), sizeof(lk::Model),
-                         sizeof(lk::Cache),       sizeof(lk::Span),  sizeof(lk::Rows),
-                         sizeof(lk::Continuation)};
+    const int found[] = {sizeof(lk::Matrix), sizeof(lk::Expert), sizeof(lk::Layer),
+                         sizeof(lk::Model),  sizeof(lk::Cache),  sizeof(lk::Span),
+                         sizeof(lk::Rows),   sizeof(lk::Continuation)};
     std::copy(std::begin(found), std::end(found), sizes);
     return static_cast<int>(std::size(found));
 }

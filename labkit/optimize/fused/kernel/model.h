@@ -42,6 +42,11 @@ struct Matrix {
     int count(int thread) const { return begin(thread + 1) - begin(thread); }
 };
 
+// One feed-forward of a mixture. All of a mixture have the same sizes.
+struct Expert {
+    Matrix gate, up, down;
+};
+
 struct Layer {
     const float *attention_norm, *feed_forward_norm; // hidden floats, or null: none
     // head_dim floats, or of all heads where norms are whole, or null.
@@ -51,6 +56,10 @@ struct Layer {
     int32_t view; // which of the model's windows
     int32_t rope; // which of the cache's angles; -1: its queries and keys do not turn
     Matrix query, key, value, output, gate, up, down;
+    // A layer with a mixture has no gate, up and down, but a router (experts, hidden) in floats, and
+    // the experts. Null in any other layer.
+    Matrix router;
+    const Expert* experts;
 };
 
 enum Activation : int32_t { kSilu = 0, kGeluTanh = 1 };
@@ -67,6 +76,9 @@ struct Model {
     float eps;
     // Of the table's embeddings, of what is added to the stream, and of scores.
     float embedding_multiplier, residual_multiplier, score_scale;
+    // Of mixtures: how many experts, how many a row uses, the size of one, and whether the weights
+    // of those used are scaled to sum to 1. Zeros where no layer has one.
+    int32_t experts, used, expert_size, normalized;
     const Layer* layer;
     const float* norm;
     Matrix embedding, head;

@@ -152,13 +152,36 @@ public:
         });
     }
 
-    // A group of a matrix's rows times all tokens: store(token, group, sixteen outputs).
+    // A group of a matrix's rows times tokens from `first` on: store(token, group, sixteen outputs).
     template <class Store>
-    void multiply(const Matrix& m, int group, const Activations& from, int tokens, Store store) {
+    void multiply(const Matrix& m, int group, const Activations& from, int tokens, Store store,
+                  int first = 0) {
         F out[kMaxTile];
-        for (int t = 0, done; t < tokens; t += done) {
-            done = multiply_group(out, m, group, from, t, tokens - t);
+        for (int t = first, done; t < first + tokens; t += done) {
+            done = multiply_group(out, m, group, from, t, first + tokens - t);
             for (int i = 0; i < done; i++) store(t + i, group, out[i]);
+        }
+    }
+
+    // A block of a feed-forward's middle, gated(gate, up), of `tokens` tokens from `token` on, whose
+    // results are the tokens of `to` from `first` on. Gate and up are multiplied side by side: a
+    // block of their product is quantized as soon as it is computed.
+    template <class Gated>
+    void gated_block(const Matrix& gate, const Matrix& up, int block, const Activations& from,
+                     int token, int tokens, const Activations& to, int first, Gated gated) {
+        F gates[2][kMaxTile], ups[2][kMaxTile];
+        for (int t = 0, done = 0; t < tokens; t += done) {
+            for (int half = 0; half < 2; half++) {
+                const int g = 2 * block + half, left = tokens - t, at = token + t;
+                done = multiply_group(gates[half], gate, g, from, at, half ? done : left);
+                // Another format may take fewer tokens at once.
+                for (int up_to = 0; up_to < done;)
+                    up_to += multiply_group(ups[half] + up_to, up, g, from, at + up_to,
+                                            done - up_to);
+            }
+            for (int i = 0; i < done; i++)
+                quantize_block(to, first + t + i, block, gated(gates[0][i], ups[0][i]),
+                               gated(gates[1][i], ups[1][i]));
         }
     }
 

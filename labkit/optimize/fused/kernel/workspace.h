@@ -3,56 +3,14 @@
 // in the same pass.
 #pragma once
 #include <atomic>
-#include <cstddef>
-#include <memory>
-#include <new>
 #include <vector>
 
+#include "buffers.h"
 #include "plan.h"
-#include "product.h"
+#include "routes.h"
 #include "screen.h"
 
 namespace lk {
-
-// Memory for `count` values or more, at the start of a cache line. Growing loses the contents.
-template <class T>
-class Buffer {
-public:
-    T* data() const { return data_.get(); }
-    T& operator[](size_t i) const { return data_.get()[i]; }
-
-    void reserve(size_t count) {
-        if (count <= size_) return;
-        const size_t size = std::max(count, 2 * size_);
-        data_.reset(static_cast<T*>(::operator new(size * sizeof(T), kLine)));
-        size_ = size;
-    }
-
-private:
-    static_assert(std::is_trivial_v<T>);
-    static constexpr std::align_val_t kLine{64};
-    struct Free {
-        void operator()(T* memory) const { ::operator delete(memory, kLine); }
-    };
-    std::unique_ptr<T, Free> data_;
-    size_t size_ = 0;
-};
-
-// Quantized activations with memory of their own.
-class Quantized {
-public:
-    void reserve(int tokens, int columns) {
-        const int blocks = columns / kBlock;
-        const size_t padded =
-            static_cast<size_t>(tokens + kTokenGroup - 1) / kTokenGroup * kTokenGroup;
-        data_.reserve(padded * blocks);
-        view = {data_.data(), blocks};
-    }
-    Activations view{};
-
-private:
-    Buffer<TokenBlock> data_;
-};
 
 // What a stage makes for the products after it. One for all threads; where work is replicated, one
 // for each.
@@ -68,6 +26,7 @@ struct Workspace {
     Buffer<float> branches;                         // (rows, hidden), where results have norms
     Buffer<float> norm_scales;                      // (rows, 2), where norms are over all heads
     Quantized middle;                               // (rows, intermediate)
+    MixtureWork mixture;                            // of layers with a mixture of experts
     Buffer<float> joined_floats;                    // (rows, 2 hidden), in a draft head
     Quantized joined;                               // the same
     Buffer<Partial> partials;                       // (chunks, rows, heads)
@@ -98,6 +57,7 @@ struct Workspace {
             scratch[i].rotated.reserve(plan.replicated ? count * all : 0);
         }
         middle.reserve(plan.count(), model.intermediate);
+        if (model.experts) mixture.reserve(model, plan.count(), threads);
         if (rows.features) {
             joined.reserve(plan.count(), 2 * model.hidden);
             joined_floats.reserve(count * 2 * model.hidden);

@@ -23,17 +23,27 @@ from labkit.model.config import ModelConfig
 from labkit.model.decoder import Decoder, Layer, divided
 
 
+def check_dense(config: ModelConfig) -> None:
+    """ModelError for a mixture of experts: heads have no router."""
+    if config.experts:
+        raise ModelError(
+            "a draft head is made for dense models only, not for mixtures of experts: choose "
+            "another draft."
+        )
+
+
 class Head(nn.Module):
     """The head in PyTorch: the one that is trained, and the reference for the fused one.
 
     config: the target's; the head's own has one layer. ids (words,) int64: the tokens that it can
-    draft, in the order of its logits.
+    draft, in the order of its logits. Raises ModelError for a mixture of experts.
     """
 
     ids: Tensor
 
     def __init__(self, config: ModelConfig, ids: Tensor) -> None:
         super().__init__()
+        check_dense(config)
         hidden = config.hidden_size
         self.config = config.with_layers([config.layers - 1])
         self.token_norm = RMSNorm(hidden, config.rms_norm_eps)

@@ -27,7 +27,7 @@ from labkit.limits.work import BareProducts, rates
 from labkit.model.decoder import Decoder, divided
 from labkit.model.load import LoadedModel, load
 from labkit.optimize.fused import FusedDecoder, load_fused
-from labkit.optimize.speculative.head.model import Head, save_head
+from labkit.optimize.speculative.head.model import Head, check_dense, save_head
 from labkit.optimize.speculative.head.own_text import OwnText, Writer
 
 if TYPE_CHECKING:
@@ -221,6 +221,7 @@ def head_path(loaded: LoadedModel) -> Path:
 def main(model: str, minutes: float, tokens: int, out: Path | None) -> None:
     """Train a draft head for MODEL and keep it."""
     loaded = load(model or None)
+    check_dense(loaded.config)
     recipe = Recipe(tokens=tokens, minutes=minutes)
     began = time.monotonic()
     texts = write_texts(load_fused(model or None), loaded.tokenizer, recipe)
