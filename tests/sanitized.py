@@ -21,10 +21,12 @@ from tests.fused_helpers import damaged_gguf, logits, mixed_gguf, plain_twin, ti
 from tests.tiny import whole
 
 IDS = [(5 * n * n + n) % 97 for n in range(270)]
+# Of the later ones none has a screen: a tiny random model repeats tokens, and the tree below would
+# have two children with one token, of which a screened pass follows one.
 CASES = (
     ("llama", "Q4_1"), ("qwen2", "Q8_0"), ("qwen3", "Q4_0"), ("llama", "Q5_0"),
-    ("gemma3", "Q8_0"), ("olmo2", "Q4_0"), ("phi4-mini", "Q4_1"), ("granite", "Q8_0"),
-    ("qwen3-moe", "Q8_0"),
+    ("gemma3", "Q4_1"), ("olmo2", "Q4_0"), ("phi4-mini", "Q4_1"),
+    ("qwen3-moe", "Q4_1"),
 )  # fmt: skip
 MIXED = [name for name in FORMATS if name not in ("q4_0", "q4_1", "q8_0", "q5_0")]
 
