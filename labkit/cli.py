@@ -64,8 +64,9 @@ def reports(**options: Any) -> int:
     """
     from labkit.report.runs.request import ReportRequest
     from labkit.report.runs.run import run_reports
+    from labkit.studies.allowed import check_identified
 
-    return run_reports(ReportRequest(**options))
+    return run_reports(ReportRequest(**options), check_identified)
 
 
 @main.command()
