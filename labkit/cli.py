@@ -5,33 +5,12 @@ Each command imports what it needs, so that --help answers at once.
 
 from __future__ import annotations
 
-import functools
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from labkit.errors import LabkitError
-
-
-def _clear_errors(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Print a LabkitError as one line, without a traceback, and exit with code 2."""
-
-    @functools.wraps(command)
-    def wrapped(*args: Any, **kwargs: Any) -> None:
-        try:
-            code = command(*args, **kwargs)
-        except LabkitError as error:
-            click.echo(f"error: {error}", err=True)
-            code = 2
-        except KeyboardInterrupt:
-            click.echo("interrupted", err=True)
-            code = 130
-        sys.exit(code or 0)
-
-    return wrapped
+from labkit.base.command import clear_errors, show
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -56,7 +35,7 @@ def main() -> None:
     help="by its datasheet, instead of this machine; a wrong name lists those that are known",
 )
 @click.option("--remeasure", is_flag=True, help="measure this machine again")
-@_clear_errors
+@clear_errors
 def limit(model: str, **options: Any) -> None:
     """The least time that MODEL can take, on this machine or on one that you do not have.
 
@@ -64,7 +43,7 @@ def limit(model: str, **options: Any) -> None:
     """
     from labkit.limits.report import limit_report
 
-    click.echo(limit_report(model or None, **options))
+    show(limit_report(model or None, **options))
 
 
 @main.command()
@@ -76,7 +55,7 @@ def limit(model: str, **options: Any) -> None:
 @click.option("--params", default=None, type=click.Path(path_type=Path), help="YAML file")
 @click.option("--run", "name", default="", help="name of the run; default: date, model, profile")
 @click.option("--force", is_flag=True, help="run again what is already done")
-@_clear_errors
+@clear_errors
 def reports(**options: Any) -> int:
     """Run the notebooks and write their pages into outputs/<run>.
 
@@ -85,8 +64,9 @@ def reports(**options: Any) -> int:
     """
     from labkit.report.runs.request import ReportRequest
     from labkit.report.runs.run import run_reports
+    from labkit.studies.allowed import check_identified
 
-    return run_reports(ReportRequest(**options))
+    return run_reports(ReportRequest(**options), check_identified)
 
 
 @main.command()
@@ -97,22 +77,32 @@ def reports(**options: Any) -> int:
 @click.option("--model", default="", help="directory, GGUF file or hub id; default: the built-in")
 @click.option("--threads", default=None, type=int, help="default: the cores allowed")
 @click.option("--json", "json_path", default=None, type=click.Path(path_type=Path), help="samples")
-@_clear_errors
-def bench(**options: Any) -> None:
+@clear_errors
+def bench(json_path: Path | None, **options: Any) -> None:
     """Compare our variants and other engines, interleaved; the first is the baseline.
 
     An unknown name lists the known ones. `make peers` installs the other engines.
     """
+    from labkit.base.paths import json_text
+    from labkit.base.places import try_file, write_result
     from labkit.bench.run import run
 
-    click.echo(run(**options))
+    if json_path:
+        try_file(json_path, "the file of samples", "give another place to --json")
+    found = run(**options)
+    show(found.text)
+    if json_path:
+        write_result(
+            json_path, json_text(found.samples) + "\n", "the file of samples",
+            "the table above is all that is kept",
+        )  # fmt: skip
 
 
 @main.command()
 @click.argument("runs", nargs=-1, metavar="RUN RUN [RUN ...]")
-@_clear_errors
+@clear_errors
 def compare(runs: tuple[str, ...]) -> None:
     """The findings of two or more runs, a column a run. RUN: a folder, or a name in outputs."""
     from labkit.report.compare import comparison
 
-    click.echo(comparison(runs))
+    show(comparison(runs))

@@ -15,6 +15,7 @@ import platformdirs
 from labkit.errors import LabkitError
 
 _DEEPEST = 50  # levels of a JSON file; ours have fewer than ten
+_LARGEST = 64 * 2**20  # bytes of a JSON file; ours have a few MB
 
 
 def cache_dir() -> Path:
@@ -42,10 +43,10 @@ def project_root() -> Path:
 def atomic_write(path: Path, content: str | bytes) -> None:
     """Write a whole file or leave the old one: nobody reads half of it, even on a full disk.
 
-    Text is written as UTF-8; folders on the way are made. Raises OSError where it cannot be
-    written.
+    Text is written as UTF-8, half a character as "?"; folders on the way are made. Raises OSError
+    where it cannot be written.
     """
-    data = content.encode("utf-8") if isinstance(content, str) else content
+    data = content.encode("utf-8", "replace") if isinstance(content, str) else content
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
     try:
@@ -60,15 +61,53 @@ def atomic_write(path: Path, content: str | bytes) -> None:
         raise
 
 
+def json_text(data: Any, indent: int | None = None) -> str:
+    """Data as JSON that every program reads: what is no number, or infinite, becomes null."""
+    try:
+        return json.dumps(data, indent=indent, allow_nan=False)
+    except ValueError:
+        return json.dumps(_without_nan(data), indent=indent, allow_nan=False)
+
+
+def _without_nan(data: Any) -> Any:
+    if isinstance(data, float) and not math.isfinite(data):
+        return None
+    if isinstance(data, dict):
+        return {name: _without_nan(value) for name, value in data.items()}
+    return [_without_nan(one) for one in data] if isinstance(data, list | tuple) else data
+
+
+def text_in(path: Path, most: int = _LARGEST) -> str:
+    """The text of a file of ours.
+
+    Raises OSError for what cannot be read or is no file, ValueError for a file that is no UTF-8 or
+    has more than `most` bytes. A pipe, as a shell makes it for <(...), is read too.
+    """
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        data = file.read(most + 1) if size <= most else b""
+    if max(size, len(data)) > most:
+        raise ValueError(f"it has more than {most / 2**20:.0f} MB")
+    return data.decode("utf-8")
+
+
 def json_in(path: Path) -> Any:
     """What a JSON file holds, however hostile: it can be taken apart without surprise.
 
-    Raises ValueError, in one line, where it cannot be read, is no UTF-8 or no JSON, holds a number
-    that no float holds, or is nested too deep.
+    NaN and Infinity, which JSON has not, are read as null: an unknown number. Raises ValueError, in
+    one line, where it cannot be read, is no file, no UTF-8 or no JSON, holds a number that no float
+    holds, is larger than any of ours, or is nested too deep.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-        found = json.loads(text, parse_float=_finite(float), parse_int=_finite(int))
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise ValueError("it is no regular file")  # to read from a pipe could take for ever
+        text = text_in(path)
+        found = json.loads(
+            text,
+            parse_float=_finite(float),
+            parse_int=_finite(int),
+            parse_constant=lambda _: None,
+        )
     except OSError as error:
         raise ValueError(f"{path.name} cannot be read: {error.strerror}.") from None
     except (ValueError, RecursionError) as error:

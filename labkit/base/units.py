@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import reprlib
 
 _PREFIXES = ("", "k", "M", "G", "T", "P")
 
@@ -25,3 +26,17 @@ def seconds(value: float) -> str:
         if abs(value) * factor >= 1:
             return f"{value * factor:.3g} {unit}"
     return f"{value * 1e9:.3g} ns"
+
+
+def shown(value: object, most: int = 80) -> str:
+    """What was given, for an error message: as Python writes it, in one line, cut where it is long.
+
+    It takes no longer for a value that is huge.
+    """
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = short.maxlong = most
+    try:
+        text = short.repr(value)
+    except ValueError:  # Python writes no number of more than some thousand digits
+        return f"{type(value).__name__} of very many digits"
+    return text if len(text) <= most else f"{text[: most - 1]}…"

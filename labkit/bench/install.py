@@ -26,7 +26,7 @@ from typing import Any
 import yaml
 from tqdm.auto import tqdm
 
-from labkit.base.paths import atomic_write, project_root
+from labkit.base.paths import atomic_write, project_root, read_json
 from labkit.bench import amx
 from labkit.errors import LabkitError, ParameterError
 
@@ -102,10 +102,7 @@ def is_installed(peer: str) -> bool:
 
 def is_current(pin: Pin) -> bool:
     """Whether the peer is installed with just these pins."""
-    try:
-        kept = json.loads((peers_root() / pin.peer / _STAMP).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
+    kept = read_json(peers_root() / pin.peer / _STAMP)
     return bool(kept == pin.stamp()) and peer_python(pin.peer).exists()
 
 
@@ -119,16 +116,15 @@ def built(peer: str, says: str = "") -> str:
 
     says: what the engine itself says of its build.
     """
-    try:
-        kept = json.loads((peers_root() / peer / _STAMP).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    kept = read_json(peers_root() / peer / _STAMP)
+    if not kept:
         return says
     here = (
-        f"compiled here with {_own_flags(kept['cmake'])}"
+        f"compiled here with {_own_flags(str(kept.get('cmake', '')))}"
         if kept.get("build")
         else "ready-made wheel"
     )
-    with_amx = f"; {kept['amx']}" if kept.get("flags") else ""
+    with_amx = f"; {kept.get('amx', '')}" if kept.get("flags") else ""
     return f"{here}{with_amx}" + (f"; {says}" if says else "")
 
 
@@ -254,7 +250,7 @@ def install_all(names: Sequence[str] = (), force: bool = False) -> dict[str, str
             install(pin)
             outcome[pin.peer] = ""
             print(f"{pin.peer}: installed")
-        except InstallError as error:
+        except (LabkitError, OSError) as error:
             outcome[pin.peer] = str(error)
             print(f"{pin.peer}: FAILED\n{error}", file=sys.stderr)
     return outcome
@@ -271,6 +267,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ParameterError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
     failed = [peer for peer, message in outcome.items() if message]
     print(f"{len(outcome) - len(failed)} of {len(outcome)} peers installed in {peers_root()}")
     return 1 if failed else 0

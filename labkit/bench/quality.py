@@ -12,11 +12,12 @@ from typing import Any, TypeVar
 import click
 import torch
 
+from labkit.base.command import clear_errors, show
 from labkit.base.device import cores_allowed
 from labkit.bench import client
 from labkit.bench.client import Source, Worker
 from labkit.bench.variants import find
-from labkit.errors import LabkitError
+from labkit.errors import LabkitError, ParameterError
 from labkit.model.forward import Forward
 from labkit.model.load import load
 from labkit.quality.divergence import Divergence, divergence, share_of_kl
@@ -105,19 +106,23 @@ def _each(
 @click.option("--model", default="", help="directory, hub id or GGUF file; default: the shipped")
 @click.option("--tokens", default=2048, show_default=True, help="of held-out prose and code")
 @click.option("--questions", default=0, show_default=True, help="of each kind to ask as well")
-def main(names: tuple[str, ...], model: str, tokens: int, questions: int) -> None:
+@clear_errors
+def main(names: tuple[str, ...], model: str, tokens: int, questions: int) -> int:
     """Print how far each VARIANT's distributions are from the exact decoder's."""
+    find(names)
+    if questions < 0:
+        raise ParameterError(f"{questions} questions: allowed are 0 and more.")
     loaded, source = load(model or None), client.locate(model or None)
     texts = pieces(loaded.tokenizer, "evaluation", tokens)
     found, failed = diverge_variants(names, source, loaded.decoder, texts)
-    print(text_table([{"variant": name} | row(name, found) for name in found]))
+    show(text_table([{"variant": name} | row(name, found) for name in found]))
     if questions:
         scores, silent = score_variants(names, source, loaded.tokenizer, short(questions))
-        print(text_table([{"variant": name} | _scores(one) for name, one in scores.items()]))
+        show(text_table([{"variant": name} | _scores(one) for name, one in scores.items()]))
         failed |= silent
     for name, message in failed.items():
-        print(f"{name}: FAILED: {message}")
-    raise SystemExit(bool(failed))
+        show(f"{name}: FAILED: {message}")
+    return int(bool(failed))
 
 
 def _scores(scores: dict[str, Score]) -> dict[str, str]:

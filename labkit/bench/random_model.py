@@ -17,7 +17,9 @@ from typing import Any
 import click
 import numpy as np
 
-from labkit.bench.install import peer_python
+from labkit.base.command import clear_errors
+from labkit.base.places import try_file
+from labkit.bench.install import is_installed, peer_python
 from labkit.errors import LabkitError, ParameterError
 from labkit.model.gguf_header import GgufFile
 from labkit.model.load import default_gguf
@@ -116,6 +118,9 @@ def make(name: str, kind: str, target: Path) -> None:
     for given, known in ((name, SHAPES), (kind, FTYPES)):
         if given not in known:
             raise ParameterError(f"{given!r} is unknown; allowed: {', '.join(known)}.")
+    try_file(target, "the model", "give another file")
+    if not is_installed("llama.cpp"):
+        raise LabkitError("llama.cpp, which quantizes, is not installed; run `make peers`.")
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         whole = Path(folder) / "f16.gguf"
         write(SHAPES[name], whole)
@@ -126,12 +131,10 @@ def make(name: str, kind: str, target: Path) -> None:
 @click.argument("shape")
 @click.argument("kind")
 @click.argument("target", type=click.Path(path_type=Path))
+@clear_errors
 def main(shape: str, kind: str, target: Path) -> None:
     """Write TARGET: a random model in a known SHAPE, with its matrices in formats of KIND."""
-    try:
-        make(shape, kind, target)
-    except LabkitError as error:
-        raise click.ClickException(str(error)) from None
+    make(shape, kind, target)
 
 
 if __name__ == "__main__":

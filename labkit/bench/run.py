@@ -8,17 +8,14 @@ fractions of each variant's own limit.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from functools import cache, partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from tqdm.auto import tqdm
 
-from labkit.base.paths import atomic_write
 from labkit.bench import client
 from labkit.bench.client import Loaded, Source, Worker
 from labkit.bench.costs import costs_of, products
@@ -27,7 +24,7 @@ from labkit.engine.sequence import check_lengths
 from labkit.errors import LabkitError, ParameterError
 from labkit.limits.cost import Cost
 from labkit.limits.hardware import Hardware
-from labkit.limits.measure import fastest_products, measure_hardware
+from labkit.limits.measure import check_threads, fastest_products, measure_hardware
 from labkit.limits.roofline import limit
 from labkit.model.config import ModelConfig, read_config
 from labkit.model.load import tokenizer_of
@@ -43,6 +40,7 @@ from labkit.workload.prompts import prompt_ids
 Started = dict[str, tuple[Worker, Loaded]]
 Ask = Callable[[Sequence[int], int], Trace]  # (prompt, new tokens) -> their trace
 Costs = dict[tuple[str, str], Cost]
+_MOST_ROUNDS = 1_000_000
 
 
 class Measured(NamedTuple):
@@ -200,44 +198,57 @@ def _table(found: Measured, hardware: Hardware) -> str:
     return text_table(rows + [_bare_row(result, name) for name in reads if name in result.traces])
 
 
+class Outcome(NamedTuple):
+    """A finished comparison: `text` for a terminal, `samples` for other programs."""
+
+    measured: Measured
+    hardware: Hardware
+
+    @property
+    def text(self) -> str:
+        """The table; below it what variants said, and which failed."""
+        found, comparison = self.measured, self.measured.comparison
+        lines = [_table(found, self.hardware)]
+        lines += [f"{name}: {one.note}" for name, one in found.loaded.items() if one.note]
+        lines += [f"{name}: FAILED: {why}" for name, why in comparison.failed.items()]
+        if not comparison.trusted():
+            lines.append("The A/A control failed: do not trust this comparison.")
+        return "\n".join(lines)
+
+    @property
+    def samples(self) -> dict[str, Any]:
+        """Everything that was measured, and on what."""
+        costs = [
+            {"variant": name, "metric": time, **asdict(cost)}
+            for (name, time), cost in self.measured.costs.items()
+        ]
+        return {
+            "environment": environment(),
+            "hardware": self.hardware.describe(),
+            "variants": {name: vars(one) for name, one in self.measured.loaded.items()},
+            "costs": costs,
+            "comparison": self.measured.comparison.to_dict(),
+        }
+
+
 def run(
     variants: str,
     prompt_tokens: int,
     new_tokens: int,
     rounds: int,
     model: str = "",
-    json_path: Path | None = None,
     threads: int | None = None,
-) -> str:
-    """The table of a comparison as text; raises LabkitError for what cannot be compared."""
+) -> Outcome:
+    """Compare variants, named with commas; raises LabkitError for what cannot be compared."""
     names = [name.strip() for name in variants.split(",") if name.strip()]
     find(names)
-    if rounds < FEWEST_ROUNDS:
-        raise ParameterError(f"{rounds} rounds are too few; at least {FEWEST_ROUNDS} are needed.")
+    if not FEWEST_ROUNDS <= rounds <= _MOST_ROUNDS:
+        raise ParameterError(
+            f"{rounds} rounds are too few or too many; allowed are {FEWEST_ROUNDS} to "
+            f"{_MOST_ROUNDS:,}."
+        )
+    check_threads(threads)
     source = client.locate(model or None)
     checked_config(source, prompt_tokens, new_tokens)
     hardware = measure_hardware("cpu", threads)
-    found = measure(names, source, prompt_tokens, new_tokens, rounds, hardware)
-    if json_path:
-        atomic_write(json_path, json.dumps(_everything(found, hardware)) + "\n")
-    result = found.comparison
-    lines = [_table(found, hardware)]
-    lines += [f"{name}: {one.note}" for name, one in found.loaded.items() if one.note]
-    lines += [f"{name}: FAILED: {why}" for name, why in result.failed.items()]
-    if not result.trusted():
-        lines.append("The A/A control failed: do not trust this comparison.")
-    return "\n".join(lines)
-
-
-def _everything(found: Measured, hardware: Hardware) -> dict[str, Any]:
-    costs = [
-        {"variant": name, "metric": time, **asdict(cost)}
-        for (name, time), cost in found.costs.items()
-    ]
-    return {
-        "environment": environment(),
-        "hardware": hardware.describe(),
-        "variants": {name: vars(one) for name, one in found.loaded.items()},
-        "costs": costs,
-        "comparison": found.comparison.to_dict(),
-    }
+    return Outcome(measure(names, source, prompt_tokens, new_tokens, rounds, hardware), hardware)

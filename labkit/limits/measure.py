@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
+import os
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
 from tqdm.auto import tqdm
 
 from labkit.base.device import Device, cores_allowed, device_name, kind, memory_bytes
-from labkit.base.paths import atomic_write, cache_dir
+from labkit.base.paths import atomic_write, cache_dir, json_in, json_text
+from labkit.base.places import writable_cache, write_result
 from labkit.errors import ImpossibleRate, ParameterError
 from labkit.limits.ceiling import ceiling
 from labkit.limits.clock import check_clock
@@ -164,8 +166,11 @@ def _outdone(kept: Hardware) -> bool:
     return now > _BEATEN * kept.matrix["float32"].best
 
 
-def _from_json(text: str) -> Hardware:
-    raw = json.loads(text)
+def _to_json(hardware: Hardware) -> str:
+    return json_text(asdict(hardware), indent=1)
+
+
+def _from_json(raw: Any) -> Hardware:
     raw["bandwidth_points"] = {int(k): Reading(**v) for k, v in raw["bandwidth_points"].items()}
     raw["matrix"] = {k: Reading(**v) for k, v in raw["matrix"].items()}
     raw["by_threads"] = {
@@ -173,6 +178,15 @@ def _from_json(text: str) -> Hardware:
         for k, both in raw["by_threads"].items()
     }
     return Hardware(**raw)
+
+
+def check_threads(threads: int | None) -> None:
+    """Raise ParameterError for less than one thread, and for more than the machine has."""
+    most = os.cpu_count() or 1
+    if threads is not None and not 1 <= threads <= most:
+        raise ParameterError(
+            f"{threads} threads cannot read or multiply; give at least 1, and at most {most}."
+        )
 
 
 def measure_hardware(
@@ -189,10 +203,10 @@ def measure_hardware(
     run takes over one of the last half hour. Without it, the measurement in the cache folder holds
     unless a short spell shows that it is too low. It takes less than a minute on two cores.
 
-    Raises ImpossibleRate where the clock is wrong, and ParameterError for less than one thread.
+    Raises ImpossibleRate where the clock is wrong, ParameterError for less than one thread or more
+    than there are, and UnwritableError, before it measures, where nothing can be kept.
     """
-    if threads is not None and threads < 1:
-        raise ParameterError(f"{threads} threads cannot read or multiply; give at least 1.")
+    check_threads(threads)
     count = threads or cores_allowed()
     seconds *= 1 if kind(device) == "cpu" else _ACCELERATOR
     mark = (
@@ -205,10 +219,11 @@ def measure_hardware(
         return kept
     hardware = None if remeasure else _usable(_read(here, device, count), recent=of_run is not None)
     if hardware is None:
+        writable_cache()  # half a minute of measuring, and no place to keep it: told before it
         hardware = _measure(device, count, seconds)
         _write(here, hardware)
     if of_run:
-        _write(of_run, hardware)
+        write_result(of_run, _to_json(hardware), "the run's measurement", "make room there")
     return hardware
 
 
@@ -216,12 +231,10 @@ def _read(path: Path, device: Device, threads: int) -> Hardware | None:
     """A kept measurement of this device; None where there is none, or a file that was cut short or
     written by hand."""
     try:
-        kept = _from_json(path.read_text(encoding="utf-8"))
+        kept = _from_json(json_in(path))
         _age(kept)
         sound = _sound(kept, device, threads)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return None
-    except ImpossibleRate:
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, ImpossibleRate):
         return None
     return kept if sound else None
 
@@ -234,10 +247,14 @@ def _sound(kept: Hardware, device: Device, threads: int) -> bool:
         most.check_bandwidth(reading.best, size)
     for dtype, reading in kept.matrix.items():
         most.check_matrix(reading.best, dtype)
-    readings = [*kept.bandwidth_points.values(), *kept.matrix.values()]
-    positive = all(0 < reading.slowest <= reading.best for reading in readings)
+    fewer = [found[name] for found in kept.by_threads.values() for name in ("bandwidth", "matrix")]
+    readings = [*kept.bandwidth_points.values(), *kept.matrix.values(), *fewer]
+    positive = all(0 < r.slowest <= r.best and r.median > 0 <= r.spread for r in readings)
     complete = bool(kept.bandwidth_points) and "float32" in kept.matrix
-    return positive and complete and (kept.device, kept.threads) == (str(device), threads)
+    named = all(isinstance(text, str) for text in (kept.name, kept.measured_at, kept.source))
+    sized = min(kept.capacity, kept.cache) >= 0 and min(kept.bandwidth_points, default=0) >= 1
+    same = (kept.device, kept.threads) == (str(device), threads)
+    return positive and complete and named and sized and same
 
 
 def _usable(kept: Hardware | None, recent: bool) -> Hardware | None:
@@ -254,4 +271,4 @@ def _age(kept: Hardware) -> float:
 
 def _write(path: Path, hardware: Hardware) -> None:
     with contextlib.suppress(OSError):  # a measurement that cannot be stored is still valid
-        atomic_write(path, json.dumps(asdict(hardware), indent=1))
+        atomic_write(path, _to_json(hardware))

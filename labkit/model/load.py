@@ -15,6 +15,7 @@ import torch
 from labkit.base.device import Device, resolve_device
 from labkit.base.kept import keep
 from labkit.base.paths import cache_dir
+from labkit.base.units import shown
 from labkit.errors import ModelError, ParameterError
 from labkit.model.config import ModelConfig, read_config
 from labkit.model.decoder import Decoder, rope_frequencies
@@ -131,7 +132,11 @@ def locate_described(name: str | Path | None = None) -> tuple[str, Path, Path | 
     if name is None or str(name) in ("", DEFAULT_MODEL):
         file = default_gguf()
         return DEFAULT_MODEL, describe_once(file), file
-    path = Path(name).expanduser()
+    try:
+        path = Path(name).expanduser()
+        path.exists()
+    except (OSError, RuntimeError) as error:  # too long, or the home of nobody
+        raise ModelError(f"no model at {shown(str(name))}: {error}.") from None
     if path.is_dir():
         return path.resolve().name, path, None
     if path.is_file() and path.suffix == ".gguf":

@@ -9,13 +9,13 @@ fit each other.
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
+from labkit.base.command import clear_errors
 from labkit.base.paths import project_root, read_json
 from labkit.report.finding import csv_text
 from labkit.report.folders import DONE, about
@@ -197,13 +197,14 @@ def _of_its_copies(
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--profile", default="full", show_default=True, help="that the run must be of")
-def main(run: Path, profile: str) -> None:
+@clear_errors
+def main(run: Path, profile: str) -> int:
     """Print what is wrong with RUN as an example, one line a fault."""
     notebooks = sorted((project_root() / "notebooks").glob("[0-9][0-9]_*.ipynb"))
     found = faults(run, [path.stem for path in notebooks], profile)
     for fault in found:
         click.echo(fault, err=True)
-    sys.exit(1 if found else 0)
+    return 1 if found else 0
 
 
 if __name__ == "__main__":

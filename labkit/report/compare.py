@@ -30,7 +30,7 @@ def when(stamp: object) -> str:
     """2026-11-24T11:08:00+00:00 -> 24 November 2026, 11:08 UTC."""
     try:
         moment = datetime.fromisoformat(str(stamp)).astimezone(UTC)
-    except ValueError:
+    except (ValueError, OverflowError):
         return "unknown time"
     return f"{moment.day} {moment:%B %Y, %H:%M} UTC"
 
@@ -39,7 +39,9 @@ def machine_words(stamp: dict[str, Any]) -> str:
     """The machine in one line, from environment.json."""
     name = str(stamp.get("device") or "unknown machine")
     memory = stamp.get("memory_bytes")
-    return f"{name}, {scaled(float(memory), 'B')} of memory" if memory else name
+    if isinstance(memory, bool) or not isinstance(memory, int | float) or not memory:
+        return name
+    return f"{name}, {scaled(float(memory), 'B')} of memory"
 
 
 def name_of(finding: Finding) -> str:

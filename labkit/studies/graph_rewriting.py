@@ -14,8 +14,6 @@ from typing import Any
 from labkit.base.device import kind
 from labkit.base.units import scaled, seconds
 from labkit.engine.generate import generate
-from labkit.engine.sequence import check_lengths
-from labkit.errors import ParameterError
 from labkit.limits.cost import Cost
 from labkit.limits.datasheet import machines
 from labkit.model.rows import Rows
@@ -67,15 +65,12 @@ class Study:
     rounds: int = 8
 
     def __post_init__(self) -> None:
-        if self.new_tokens < 2 or self.check_tokens < 1:
-            given = f"new_tokens {self.new_tokens}, check_tokens {self.check_tokens}"
-            raise ParameterError(f"{given}: allowed are at least 2 and 1.")
         self.lab = Lab.open(
             "03_graph_rewriting", "graph_rewriting", self.model, self.device, self.dtype,
             prompt_tokens=self.prompt_tokens, new_tokens=self.new_tokens, rounds=self.rounds,
+            parameters=vars(self),
         )  # fmt: skip
         most = max(self.new_tokens, self.check_tokens)
-        check_lengths(self.lab.config, max(self.prompt_tokens, self.prefill_tokens), most)
         self.capacity = self.prompt_tokens + most
         # All rungs share one cache: a compiled step or a CUDA graph is made for one.
         self.cache = self.lab.decoder.new_cache(1, self.capacity)

@@ -13,8 +13,6 @@ from typing import Any
 
 from labkit.base.units import scaled
 from labkit.engine.generate import generate
-from labkit.engine.sequence import check_lengths
-from labkit.errors import ParameterError
 from labkit.limits.cost import Cost, positions_read
 from labkit.model.cache.table import Cache
 from labkit.optimize.kv_cache import fill, generate_without_cache
@@ -43,7 +41,7 @@ from labkit.studies.kv_cache_window import forgetful
 from labkit.studies.lab import Lab
 from labkit.studies.predictions import EARLIER, LIMIT_NOTE, limit_cells, limit_told
 from labkit.timing.compare import Comparison, Variant
-from labkit.timing.statistics import FEWEST_ROUNDS, interval
+from labkit.timing.statistics import interval
 from labkit.timing.trace import Trace, record
 
 
@@ -65,33 +63,18 @@ class Study:
     rounds: int = 8
 
     def __post_init__(self) -> None:
-        self._check()
         self.lab = Lab.open(
             "02_kv_cache", "kv_cache", self.model, self.device, self.dtype,
             prompt_tokens=self.prompt_tokens, new_tokens=self.new_tokens, rounds=self.rounds,
+            parameters=vars(self),
         )  # fmt: skip
         most = max(self.new_tokens, self.check_tokens)
         longest = max(*self.contexts, self.prompt_tokens)
-        check_lengths(self.lab.config, longest, most)
         self.windowed = sliding(self.window)
         self.kinds = [NO_CACHE, GROWING, STATIC, self.windowed]
         self.makers = makers(self.lab.decoder, longest + most + 16, self.window)
         self.timed = timed_contexts(self.prompt_tokens, self.new_tokens)
         self.middle = (self.timed[0] + self.timed[-1]) // 2
-
-    def _check(self) -> None:
-        """Raise ParameterError for numbers that no comparison can use."""
-        if not self.contexts or min(self.contexts) < 1:
-            raise ParameterError(f"contexts must be some numbers from 1 on; got {self.contexts}.")
-        least = {
-            "new_tokens": 2, "window": 1, "check_tokens": 1, "quality_tokens": 2,
-            "curve_rounds": FEWEST_ROUNDS,
-        }  # fmt: skip
-        for name, allowed in least.items():
-            if getattr(self, name) < allowed:
-                raise ParameterError(
-                    f"{name} {getattr(self, name)}: allowed are at least {allowed}."
-                )
 
     def cost(self, kind: str, context: int) -> Cost:
         """The cost of one token after `context` with a variant, or with the control."""

@@ -8,7 +8,8 @@ notebook. `run(...)` of the study's module calls them in the order of the notebo
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from importlib import metadata
 from typing import Any
 
@@ -32,11 +33,13 @@ from labkit.report.told.finding import Finding
 from labkit.report.told.plots import say
 from labkit.report.told.turns import MAIN, told_lost
 from labkit.report.told.words import effect
+from labkit.studies.allowed import check, model_of
 from labkit.timing.compare import Comparison, Variant
 from labkit.timing.held import Need, compare_held, need
 from labkit.timing.statistics import FEWEST_ROUNDS, Ratio
 from labkit.timing.trace import Trace, record
 from labkit.workload.prompts import Workload, prompt_ids
+from labkit.workload.texts import lengths
 
 # The time in a trace that each phase's rate derives from.
 TIMES = {"decode": "tpot", "prefill": "ttft", "end_to_end": "e2e_latency"}
@@ -75,18 +78,27 @@ class Lab:
         new_tokens: int,
         rounds: int,
         remeasure: bool = False,
+        parameters: Mapping[str, Any] | None = None,
     ) -> Lab:
         """Load a model and measure the machine, or read an earlier measurement of it.
 
-        rounds: of the study's comparisons. Raises ParameterError, before anything is loaded, for
-        numbers that no comparison can use; else LabkitError as `load` and `measure_hardware` do.
+        rounds: of the study's comparisons. parameters: all that its notebook has, by name. Raises
+        ParameterError for values that it cannot use: before anything is loaded, or before anything
+        is measured where they do not fit the model. Else LabkitError as `load` and
+        `measure_hardware` do.
         """
+        given = dict(parameters or {})
+        if given:
+            check(notebook, given)
         if prompt_tokens < 1 or new_tokens < 2 or rounds < FEWEST_ROUNDS:
             raise ParameterError(
                 f"prompt_tokens {prompt_tokens}, new_tokens {new_tokens}, rounds {rounds}: allowed "
                 f"are at least 1, 2 (a TPOT needs two tokens) and {FEWEST_ROUNDS}."
             )
         loaded = load(model, device, dtype)
+        if given:
+            text = partial(lengths, loaded.tokenizer)
+            check(notebook, given, model_of(asdict(loaded.config), text))
         hardware = measure_hardware(
             loaded.decoder.device, remeasure=remeasure, keep=record_of.run_folder()
         )

@@ -13,11 +13,9 @@ from functools import cached_property, partial
 import torch
 
 from labkit.engine.generate import generate
-from labkit.engine.sequence import check_lengths
-from labkit.errors import ParameterError
 from labkit.limits.cost import Cost
 from labkit.model.forward import Forward
-from labkit.optimize.quantization import METHODS, QuantizedDecoder, pack, quantize
+from labkit.optimize.quantization import QuantizedDecoder, pack, quantize
 from labkit.quality.lossless import SameAnswer, same_answer
 from labkit.report.told import decoders
 from labkit.studies import quantization_forecast as forecast
@@ -28,7 +26,6 @@ from labkit.studies.quantization_variants import (
     PLAIN,
     Plan,
     attempt,
-    check_engines,
     costs_of,
     plans,
     stored_formats,
@@ -64,24 +61,11 @@ class Measured:
     rounds: int = 5
 
     def __post_init__(self) -> None:
-        check_engines(self.engines)
-        if unknown := sorted(set(self.methods) - set(METHODS)):
-            raise ParameterError(
-                f"method {unknown[0]!r} is unknown; allowed: {', '.join(METHODS)}."
-            )
-        if self.long_context < 0:
-            raise ParameterError(f"long_context {self.long_context}: allowed are 0 and more.")
-        if self.questions < 0:
-            raise ParameterError(f"questions {self.questions}: allowed are 0 and more.")
         self.lab = Lab.open(
             "04_quantization", "quantization", self.model, self.device, self.dtype,
             prompt_tokens=self.prompt_tokens, new_tokens=self.new_tokens, rounds=self.rounds,
+            parameters=vars(self),
         )  # fmt: skip
-        check_lengths(
-            self.lab.config,
-            max(self.prompt_tokens, self.piece_tokens + self.long_context),
-            max(self.new_tokens, self.check_tokens),
-        )
         self.fitted = {method: f"{self.bits} bits, {method}" for method in self.methods}
 
     @cached_property

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from labkit.engine.accounting import Accounting
 from labkit.engine.row_costs import RowCosts
+from labkit.errors import ModelError
 from labkit.limits.cost import Cost, experts_read, matrix_parameters
 from labkit.limits.roofline import limit
 from labkit.optimize.speculative.costs import limit_costs
@@ -78,6 +79,7 @@ class Measurements:
         self.lab = Lab.open(
             "05_speculative", "speculative", self.model, self.device, self.dtype,
             prompt_tokens=max(1, self.context), new_tokens=self.new_tokens, rounds=self.rounds,
+            parameters=vars(self),
         )  # fmt: skip
         self.target = fastest(self.lab.loaded, self.model)
 
@@ -105,6 +107,7 @@ class Measurements:
         spread = time.perf_counter() - began
         while answer_next():
             pass
+        _some(cases, len(given), self.new_tokens)
         return Calibration(costs, cases, spread)
 
     def _middle(self, some: Sequence[Task]) -> int:
@@ -144,8 +147,10 @@ class Measurements:
         every = [t for kind in KINDS for t in tasks((kind,), held_out=True)[: self.tasks_a_kind]]
         every += human_eval(self.outside_tasks)
         loaded, target = self.lab.loaded, self.target.decoder
-        return answered(target, loaded.tokenizer, every, self.new_tokens, loaded.config.eos_ids,
-                        streams=has_head(loaded))  # fmt: skip
+        found = answered(target, loaded.tokenizer, every, self.new_tokens, loaded.config.eos_ids,
+                         streams=has_head(loaded))  # fmt: skip
+        _some(found, len(every), self.new_tokens)
+        return found
 
     @cached_property
     def kinds(self) -> dict[str, list[Case]]:
@@ -258,6 +263,15 @@ class Measurements:
 
     def _speedups(self, found: Sequence[Foreseen]) -> list[float]:
         return [one.speedup(self.costs, self.head and self.head.cost) for one in found]
+
+
+def _some(cases: Sequence[Case], asked: int, new_tokens: int) -> None:
+    """ModelError where no task is left: none fits, or every answer is too short."""
+    if not cases:
+        raise ModelError(
+            f"none of {asked} tasks with answers of up to {new_tokens} tokens could be used: they "
+            "do not fit the model's context, or it answers with fewer than 8 tokens."
+        )
 
 
 def _by_kind(cases: list[Case]) -> dict[str, list[Case]]:

@@ -7,12 +7,12 @@ exit code 1.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 
 import click
 from tqdm.auto import tqdm
 
+from labkit.base.command import clear_errors
 from labkit.model.forward import Forward
 from labkit.model.load import load
 from labkit.studies.speculative_target import costs_of, fastest, kept_head
@@ -34,7 +34,8 @@ def differing(
 @click.option("--model", default="", help="directory, GGUF file or hub id; default: the built-in")
 @click.option("--new-tokens", default=256, show_default=True, help="of each answer, at most")
 @click.option("--outside", default=16, show_default=True, help="tasks of HumanEval beside our own")
-def main(model: str, new_tokens: int, outside: int) -> None:
+@clear_errors
+def main(model: str, new_tokens: int, outside: int) -> int:
     """Compare every task's greedy answer with and without speculation, token by token."""
     loaded = load(model or None)
     chosen = fastest(loaded, model)
@@ -52,7 +53,7 @@ def main(model: str, new_tokens: int, outside: int) -> None:
         f"{chosen.name}: {len(cases)} of {len(every)} tasks fit, {len(of)} settings, "
         f"{compared:,} tokens; answers that differ: {len(wrong)} {'; '.join(wrong)}"
     )
-    sys.exit(bool(wrong))
+    return int(bool(wrong))
 
 
 if __name__ == "__main__":

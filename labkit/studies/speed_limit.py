@@ -13,8 +13,6 @@ from typing import Any
 
 from labkit.base.device import last_level_cache
 from labkit.engine.generate import generate
-from labkit.engine.sequence import check_lengths
-from labkit.errors import ParameterError
 from labkit.limits.cost import Cost, decode_cost, prefill_cost
 from labkit.limits.roofline import Limit, critical_batch, limit
 from labkit.model.reference import load_reference, reference_generate, reference_logits
@@ -52,18 +50,12 @@ class Study:
     remeasure: bool = False  # measure the machine again even if it is known
 
     def __post_init__(self) -> None:
-        if self.memory_seconds <= 0 or self.new_tokens < 2:
-            raise ParameterError(
-                f"memory_seconds {self.memory_seconds:g}, new_tokens {self.new_tokens}: allowed "
-                "are some time above 0, and at least 2 tokens, which a TPOT needs."
-            )
         self.lab = Lab.open(
             "00_speed_limit", "plain_decoder", self.model, self.device, self.dtype,
             prompt_tokens=self.prompt_tokens, new_tokens=self.new_tokens, rounds=self.rounds,
-            remeasure=self.remeasure,
+            remeasure=self.remeasure, parameters=vars(self),
         )  # fmt: skip
         config, dtype = self.lab.config, self.lab.dtype
-        check_lengths(config, self.prompt_tokens, max(self.new_tokens, self.check_tokens))
         self.passes = ledger.passes(config, self.prompt_tokens, dtype)
         self.costs: dict[str, Cost] = {  # of the timed passes, by phase
             "decode": decode_cost(config, self.lab.middle, dtype=dtype),

@@ -10,8 +10,7 @@ import torch
 
 from labkit.bench import client
 from labkit.bench.quality import judge_variants, score_variants
-from labkit.bench.run import Measured, checked_config, measure
-from labkit.engine.sequence import check_lengths
+from labkit.bench.run import Measured, measure
 from labkit.limits.cost import Cost, step_cost
 from labkit.model.rows import Part, Rows
 from labkit.optimize.fused import AS_IS, FusedDecoder
@@ -56,11 +55,9 @@ class Measurements:
         self.lab = Lab.open(
             "15_the_limit", "fused", self.model, "cpu", "float32",
             prompt_tokens=self.prompt_tokens, new_tokens=self.new_tokens, rounds=self.rounds,
+            parameters=vars(self),
         )  # fmt: skip
         self.where = client.locate(self.model or None)
-        checked_config(self.where, self.prompt_tokens, self.new_tokens)
-        if self.long_context:
-            check_lengths(self.lab.config, self.long_context, 1)
         self.weights = AS_IS if self.where.gguf else "q8_0"
         self.fused, self.missing = native(self.where, self.weights)
         self.names = names(self.where, self.weights, self.fused is not None, self.peers)

@@ -16,8 +16,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from labkit.engine.generate import generate
-from labkit.engine.sequence import check_lengths
-from labkit.errors import ParameterError
 from labkit.limits.cost import Cost, decode_cost
 from labkit.limits.work import BareRead
 from labkit.model.decoder import Decoder
@@ -59,27 +57,15 @@ class Study:
     rounds: int = 20
 
     def __post_init__(self) -> None:
-        self._check()
         self.lab = Lab.open(
             "01_timing", "timing", self.model, self.device, self.dtype,
             prompt_tokens=self.prompt_tokens, new_tokens=self.new_tokens, rounds=self.rounds,
+            parameters=vars(self),
         )  # fmt: skip
-        check_lengths(self.lab.config, self.prompt_tokens, max(self.new_tokens, *LENGTHS))
         self.prompt = self.lab.prompt(0)
         self.short = Rows.prefill(self.prompt[:16])
         self.slowed = f"slowed by {self.slowdown:.0%}"
         self.looks: dict[float, float] = {}  # seconds of a short read before a turn, by its start
-
-    def _check(self) -> None:
-        """ParameterError for values that leave a section with nothing to show."""
-        if self.series < FEWEST_IN_SERIES:
-            raise ParameterError(
-                f"series {self.series} is too short: give at least {FEWEST_IN_SERIES} repetitions."
-            )
-        if self.slowdown <= 0:
-            raise ParameterError(f"slowdown {self.slowdown:g} is not above 0: give one like 0.1.")
-        if self.new_tokens < 2:
-            raise ParameterError(f"new_tokens {self.new_tokens}: a TPOT needs at least 2.")
 
     def one_pass(self, decoder: Decoder | None = None) -> Tensor:
         """The work that sections 1 to 4 time: one pass over a short prompt."""

@@ -7,11 +7,13 @@ well the method works on this machine; the exit code is 1 where they are not as 
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 
 import click
 
+from labkit.base.command import clear_errors
 from labkit.errors import ParameterError
 from labkit.model.load import load
 from labkit.studies.pitfalls import slowed_decoding
@@ -93,11 +95,17 @@ def told(name: str, share: float, rounds: int, found: Mapping[str, int], good: b
 )
 @click.option("--prompt-tokens", default=16, show_default=True)
 @click.option("--new-tokens", default=6, show_default=True)
+@clear_errors
 def main(
     same: int, planted: int, slowdown: float, rounds: str, same_rounds: int, pilot: int,
     prompt_tokens: int, new_tokens: int,
-) -> None:  # fmt: skip
+) -> int:  # fmt: skip
     """Count the verdicts of comparisons whose true result is known, on the default model."""
+    if not 0 < slowdown < math.inf or min(same, planted) < 0:
+        raise ParameterError(
+            f"slowdown {slowdown:g}, {same} and {planted} comparisons: allowed are a slowdown "
+            "above 0 and no fewer than 0 comparisons."
+        )
     model = load()
 
     def make(share: float) -> Variant:
@@ -110,15 +118,12 @@ def main(
         good = false <= MOST_FALSE * same
         click.echo(told(SAME, 0.0, same_rounds, found, good))
     if planted:
-        try:
-            count = needed(rounds, slowdown, pilot, make)
-        except ParameterError as error:
-            raise click.UsageError(str(error)) from error
+        count = needed(rounds, slowdown, pilot, make)
         found = outcomes(planted, count, SLOWED, make, slowdown)
         seen = found["slower"] >= LEAST_SEEN * planted
         good = good and seen
         click.echo(told(SLOWED, slowdown, count, found, seen))
-    raise SystemExit(not good)
+    return int(not good)
 
 
 if __name__ == "__main__":

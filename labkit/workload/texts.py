@@ -9,7 +9,7 @@ Python, and differ slightly between versions.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
@@ -111,3 +111,21 @@ def pieces(tokenizer: Tokenizer, purpose: str, tokens: int, length: int = 512) -
             f"{len(taken)}. Ask for fewer tokens or shorter pieces."
         )
     return taken
+
+
+def lengths(tokenizer: Tokenizer, purpose: str) -> dict[str, int]:
+    """How many tokens of text there are for a purpose, by part; 0 where Python came without it."""
+
+    def count(part: str) -> int:
+        try:
+            return len(_ids(tokenizer, part, purpose))
+        except TextError:
+            return 0
+
+    return {part: count(part) for part in PARTS}
+
+
+def most_tokens(there: Mapping[str, int], length: int) -> int:
+    """The most tokens that `pieces` of a length can be asked for. there: tokens by part."""
+    first, second = (there[part] // length for part in PARTS)
+    return length * min(2 * first, 2 * second + 1)

@@ -1,12 +1,17 @@
 """`labkit bench` on a tiny model: the table, the samples, what each is held against, refusals."""
 
+import errno
 import json
+import os
 
 import pytest
+from click.testing import CliRunner
 
+from labkit.base import places
 from labkit.bench import run as bench
 from labkit.bench.client import Loaded
 from labkit.bench.run import Measured, held_comparison
+from labkit.cli import main
 from labkit.errors import ImpossibleRate, LabkitError
 from labkit.limits.cost import Cost
 from labkit.limits.hardware import Hardware, Reading
@@ -15,6 +20,17 @@ from labkit.timing.compare import again
 from labkit.timing.trace import Trace
 from tests.tiny import save_tiny_model
 
+ASKED = [
+    "bench",
+    "--variants",
+    "transformers,plain",
+    "--prompt-tokens",
+    "12",
+    "--new-tokens",
+    "4",
+    "--rounds",
+    "5",
+]
 # Reads 1e9 bytes/s and multiplies 1e9 float32 a second.
 SLOW = Hardware(
     "a machine", "cpu", 1,
@@ -38,7 +54,9 @@ def steady(step):
 
 def test_a_table_with_a_row_a_variant_the_control_and_the_bare_read(model, tmp_path):
     target = tmp_path / "bench.json"
-    text = bench.run("transformers,plain", 12, 4, 5, model, target)
+    done = CliRunner().invoke(main, [*ASKED, "--model", model, "--json", str(target)])
+    assert done.exit_code == 0, done.output
+    text = done.stdout
     lines = text.splitlines()
     assert lines[0].split()[:2] == ["variant", "decode"]
     assert [line.split("  ")[0] for line in lines[1:5]] == [
@@ -64,6 +82,9 @@ def test_a_table_with_a_row_a_variant_the_control_and_the_bare_read(model, tmp_p
         ({"variants": "plain,plain"}, "named twice"),
         ({"variants": "bare-read"}, "no variant 'bare-read'"),
         ({"rounds": 2}, "too few"),
+        ({"rounds": 10**9}, "too many"),
+        ({"threads": 0}, "at least 1"),
+        ({"threads": 10**6}, "at most"),
         ({"prompt_tokens": 511}, "context"),
         ({"new_tokens": 1}, "from 2 tokens on"),
     ],
@@ -124,6 +145,50 @@ def test_notes_and_failures_stand_below_the_table(monkeypatch, model):
     result.failed["transformers"] = "it ended"
     monkeypatch.setattr(bench, "measure", lambda *_: Measured(result, {}, {"plain": one}))
     monkeypatch.setattr(bench, "measure_hardware", lambda *_: SLOW)
-    table, *below = bench.run("transformers,plain", 8, 4, 5, model).split("\nplain: ")
+    table, *below = bench.run("transformers,plain", 8, 4, 5, model).text.split("\nplain: ")
     assert below == ["reads batches of 31\ntransformers: FAILED: it ended"]
     assert "plain (again)" in table
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """A comparison that takes no time; its names are asked for."""
+    asked = []
+    result = held_comparison({"plain": steady(0.1)}, {}, 5, SLOW)
+
+    def measure(*given):
+        asked.append(given[0])
+        return Measured(result, {}, {})
+
+    monkeypatch.setattr(bench, "measure", measure)
+    monkeypatch.setattr(bench, "measure_hardware", lambda *_: SLOW)
+    return asked
+
+
+@pytest.mark.parametrize("where", ["folder", "file/below", "device", "long"])
+def test_a_place_that_cannot_be_written_is_told_before_anything_is_timed(
+    where, measured, model, tmp_path
+):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    target = {"device": "/dev/full", "long": tmp_path / ("x" * 300)}.get(where, tmp_path / where)
+    done = CliRunner().invoke(main, [*ASKED, "--model", model, "--json", str(target)])
+    assert done.exit_code == 2
+    assert done.stderr.startswith("error: ")
+    assert "cannot be written" in done.stderr
+    assert (done.stdout, measured) == ("", [])
+
+
+def test_what_was_measured_is_printed_even_where_it_cannot_be_written(
+    measured, model, tmp_path, monkeypatch
+):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(places, "atomic_write", full)
+    target = tmp_path / "bench.json"
+    done = CliRunner().invoke(main, [*ASKED, "--model", model, "--json", str(target)])
+    assert done.exit_code == 2
+    assert "plain (again)" in done.stdout
+    assert "No space left on device): the table above is all that is kept" in done.stderr
+    assert not target.exists()

@@ -1,10 +1,14 @@
 """Measuring this machine: kept, measured again on request, and never read from a broken file."""
 
 import json
+import math
+from collections import namedtuple
 
 import pytest
 
-from labkit.errors import ParameterError
+from labkit.base import places
+from labkit.base.places import UnwritableError
+from labkit.errors import LabkitError, ParameterError
 from labkit.limits import measure
 from labkit.limits.hardware import Hardware, Reading
 from labkit.limits.measure import measure_hardware
@@ -195,3 +199,46 @@ def test_the_slowest_rate_of_a_size_is_its_own() -> None:
     here = Hardware("a", "cpu", 2, points, {})
     assert (here.slowest_bandwidth(2**20), here.slowest_bandwidth(2**30)) == (20.0, 30.0)
     assert here.bandwidth(2**20) == 50.0
+
+
+def test_a_cache_that_cannot_be_written_is_told_before_anything_is_measured(small, monkeypatch):
+    small.parent.mkdir(exist_ok=True)
+    monkeypatch.setattr(measure, "_measure", lambda *a: pytest.fail("it was measured"))
+    monkeypatch.setenv("LABKIT_CACHE", str(small.parent / "file"))
+    (small.parent / "file").touch()
+    with pytest.raises(LabkitError, match="LABKIT_CACHE"):
+        measure_hardware("cpu", seconds=0.001)
+    monkeypatch.setenv("LABKIT_CACHE", str(small.parent))
+    monkeypatch.setattr(places.shutil, "disk_usage", lambda _: namedtuple("usage", "free")(0))
+    with pytest.raises(UnwritableError, match="set LABKIT_CACHE to another folder"):
+        measure_hardware("cpu", seconds=0.001)
+
+
+def test_a_run_that_cannot_keep_its_measurement_is_told(small, tmp_path):
+    (tmp_path / "hardware").touch()
+    with pytest.raises(UnwritableError, match="the run's measurement"):
+        measure_hardware("cpu", seconds=0.001, keep=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"by_threads": {"1": {"bandwidth": reading(1.0)}}},
+        {"by_threads": {"1": {"bandwidth": reading(1.0), "matrix": reading(math.nan)}}},
+        {"by_threads": []},
+        {"bandwidth_points": {"0": reading(1.0)}},
+        {"bandwidth_points": {"65536": reading(math.nan)}},
+        {"bandwidth_points": {"65536": reading(math.inf)}},
+        {"capacity": math.nan},
+        {"cache": "much"},
+        {"name": ["x"]},
+        {"measured_at": None},
+    ],
+)  # fmt: skip
+def test_a_kept_file_with_a_part_that_cannot_be_true_is_measured_again(small, change):
+    measure_hardware("cpu", seconds=0.001)
+    file = next(small.glob("*.json"))
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    found = measure_hardware("cpu", seconds=0.001)
+    assert set(found.bandwidth_points) == {2**16, 2**18, 2**20}
+    assert json.loads(file.read_text())["capacity"] > 0

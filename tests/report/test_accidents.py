@@ -89,7 +89,7 @@ def test_a_local_model_is_handed_on_by_its_full_path(request_, tmp_path, monkeyp
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path)
     for given, expected in (("here", str(tmp_path / "here")), ("org/name", "org/name"), ("", "")):
-        _, values = plan(replace(request_, model=given))
+        values = plan(replace(request_, model=given)).values
         assert values["00_good"]["model"] == expected
 
 

@@ -1,5 +1,7 @@
 """Which notebooks there are, and which parameters are refused before anything runs."""
 
+import math
+
 import nbformat
 import pytest
 
@@ -141,3 +143,92 @@ def test_our_profiles_fit_our_notebooks():
         read_profile(folder, "fast")
     for notebook in every:
         assert {"model", "device", "dtype"} <= set(notebook.parameters)
+
+
+@pytest.mark.parametrize(
+    "text", ["00_first:\n", "00_first:\n02_cache: {window: 4}\n", "00_first: {}"]
+)
+def test_a_section_may_be_empty(notebooks, tmp_path, text):
+    (tmp_path / "p.yaml").write_text(text)
+    given = read_overrides(tmp_path / "p.yaml")
+    values = apply_overrides(notebooks, notebooks, given, "PARAMS")
+    assert values["00_first"] == {}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ({"rounds": None}, "rounds of 00_first must be int; it is no value"),
+        ({"07_none": None}, "no notebook has a parameter '07_none'"),
+        ({"00_first": {1: 2}}, "00_first has no parameter 1"),
+        ({"00_first": {None: 2}}, "00_first has no parameter None"),
+        ({"00_first": {"rounds": {"a": 1}}}, "must be int"),
+        ({"share": math.nan}, "must be float; it is nan"),
+        ({"share": math.inf}, "must be float; it is inf"),
+        ({"share": 10**400}, "must be float"),
+        ({"sizes": [[1]]}, "must be list"),
+        ({"model": "x", "rounds": "y" * 10**6}, "must be int; it is 'yyy"),
+        ({"z" * 10**6: 1}, "no notebook has a parameter 'zzz"),
+    ],
+)
+def test_hostile_values_are_refused_in_a_short_line(notebooks, overrides, words):
+    with pytest.raises(ParameterError, match=words) as caught:
+        apply_overrides(notebooks, notebooks, overrides, "PARAMS")
+    assert len(str(caught.value)) < 500
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xff\xfe", b"a: \x00", b"a: [" * 5000, b"? [a, b]\n: 1", b"1: 2", b"a: &x [*x, *y]",
+        b"a: 1" + b"0" * 5000, b"!!python/object:os.system {}", b"a: b: c", b"x" * (2**20 + 1),
+    ],
+)  # fmt: skip
+def test_a_hostile_params_file_is_one_line(tmp_path, content):
+    path = tmp_path / "params.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ParameterError) as caught:
+        read_overrides(path)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ParameterError, match="cannot be read: Is a directory"):
+        read_overrides(tmp_path)
+
+
+def test_a_name_that_is_given_twice_is_refused(tmp_path):
+    for text in ("rounds: 3\nrounds: 5", "00_first: {rounds: 3, rounds: 5}"):
+        (tmp_path / "p.yaml").write_text(text)
+        with pytest.raises(ParameterError, match="'rounds' is given twice"):
+            read_overrides(tmp_path / "p.yaml")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"[]", b"\xff", b'{"cells": 3}', b"[" * 10**5,
+     b'{"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": [7]}'],
+)  # fmt: skip
+def test_a_file_that_is_no_notebook_is_one_line(tmp_path, content):
+    (tmp_path / "00_x.ipynb").write_bytes(content)
+    with pytest.raises(ParameterError, match="00_x.ipynb") as caught:
+        discover(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_notebook_that_has_gone_is_told(tmp_path):
+    (tmp_path / "00_x.ipynb").symlink_to(tmp_path / "gone")
+    with pytest.raises(ParameterError, match="00_x.ipynb cannot be read: No such file"):
+        discover(tmp_path)
+
+
+@pytest.mark.parametrize("cell", ["rounds: int = (", "rounds: int = len([1])", "rounds: int", "\0"])
+def test_a_parameters_cell_that_is_no_list_of_values_is_one_line(tmp_path, cell):
+    write(tmp_path, "00_x", parameters=cell)
+    with pytest.raises(ParameterError, match="00_x: ") as caught:
+        read_notebook(tmp_path / "00_x.ipynb")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_profile_is_one_of_those_that_are_there(tmp_path):
+    for name in ("../x", "y" * 300, "", "full.yaml", "a\0b"):
+        with pytest.raises(ParameterError, match="is unknown; allowed: none"):
+            read_profile(tmp_path, name)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import html
+import os
 import re
+import subprocess
+import sys
 from typing import Any
 from xml.etree import ElementTree
 
@@ -183,3 +186,18 @@ def test_findings_are_shown_in_one_table(shown: list[Any]) -> None:
     row = plots.finding_row(finding())
     assert row["speedup"] == "3.10x [2.90, 3.30]"
     assert row["metric"] == "decode rate"
+
+
+@pytest.mark.parametrize("backend", ["nonsense", "module://none", "Qt5Agg", ""])
+def test_a_backend_that_is_none_stops_no_figure(backend: str) -> None:
+    """matplotlib is imported in a process of its own: here it has been already."""
+    code = "from labkit.report.told import plots\nplots.new_figure()\n"
+    code += "import os; print(repr(os.environ['MPLBACKEND']))"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"MPLBACKEND": backend},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.strip() == repr(backend), done.stderr[-2000:]

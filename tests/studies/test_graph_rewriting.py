@@ -258,7 +258,7 @@ def test_a_rung_that_fails_is_said_to_be_missing_and_has_no_finding(
 
 @pytest.mark.parametrize("wrong", [{"new_tokens": 1}, {"check_tokens": 0}, {"rounds": 2}])
 def test_numbers_that_no_study_can_use_are_refused_before_anything_is_loaded(wrong) -> None:
-    with pytest.raises(ParameterError, match="allowed are at least"):
+    with pytest.raises(ParameterError, match="03_graph_rewriting: .*; allowed: whole numbers"):
         graph_rewriting.Study(model="/nowhere", **wrong)
 
 

@@ -173,9 +173,9 @@ def test_samples_are_told_as_they_are() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"series": 24}, "series 24 is too short: give at least 25"),
-        ({"slowdown": 0.0}, "slowdown 0 is not above 0"),
-        ({"new_tokens": 1}, "new_tokens 1: a TPOT needs at least 2"),
+        ({"series": 24}, "series is 24; allowed: whole numbers from 25"),
+        ({"slowdown": 0.0}, "slowdown is 0.0; allowed: numbers above 0"),
+        ({"new_tokens": 1}, "new_tokens is 1; allowed: whole numbers from 2"),
     ],
 )
 def test_values_that_leave_nothing_to_show_are_refused_at_once(

@@ -19,7 +19,7 @@ from labkit.optimize.graph_rewriting import shared_copy
 from labkit.optimize.quantization.decoder import QuantizedDecoder, linears, replace
 from labkit.optimize.quantization.grid import Quantized
 
-_GROUPS = (32, 64, 128, 256)  # group sizes that the 4-bit kernel supports
+GROUPS = (32, 64, 128, 256)  # group sizes that the 4-bit kernel supports
 _ROWS = 32  # the kernel needs a number of outputs that this divides
 
 
@@ -108,7 +108,7 @@ class PackedDecoder(Decoder):
 def _packed(matrix: Quantized, bias: Tensor | None, dtype: torch.dtype) -> nn.Module:
     if matrix.bits == 8 and matrix.symmetric and matrix.scale.shape[1] == 1:
         return Int8Linear(matrix, bias, dtype)
-    if matrix.bits == 4 and matrix.group in _GROUPS and len(matrix.scale) % _ROWS == 0:
+    if matrix.bits == 4 and matrix.group in GROUPS and len(matrix.scale) % _ROWS == 0:
         return Int4Linear(matrix, bias, dtype)
     raise PackingError(
         f"no kernel for {matrix.bits} bits in groups of {matrix.group} and {len(matrix.scale)} "

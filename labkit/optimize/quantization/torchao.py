@@ -18,6 +18,7 @@ from torch import nn
 from labkit.errors import LabkitError, ParameterError
 from labkit.model.decoder import Decoder
 from labkit.model.weights import counted_bytes
+from labkit.optimize.quantization.packed import GROUPS
 
 
 class TorchaoError(LabkitError):
@@ -62,6 +63,9 @@ def quantize_with_torchao(decoder: Decoder, bits: int, group: int = 64) -> Torch
     TorchaoError where torchao is missing, ParameterError for other widths.
     """
     configs = _configs(group)
+    if bits == 4 and group not in GROUPS:
+        allowed = ", ".join(map(str, GROUPS))
+        raise TorchaoError(f"no kernel for groups of {group}; allowed: {allowed}.")
     if bits not in configs:
         raise ParameterError(f"{bits} bits are not supported by torchao here; allowed: 4, 8.")
     from torchao.quantization import quantize_

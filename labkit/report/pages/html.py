@@ -24,11 +24,16 @@ from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
 
 from labkit.base.paths import atomic_write
-from labkit.report.pages.links import Link
+from labkit.report.pages.links import Link, quoted
 from labkit.report.told import words
 from labkit.report.told.finding import Finding
 
-_ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
+# What a terminal takes as a command: CSI (colours, the cursor); strings up to BEL or ST, in a line
+# (OSC 8 is a link, as pip and rich print it); the short ones. What was cut off has no end.
+_ESCAPES = re.compile(
+    r"\x1b\[[0-?]*[ -/]*[@-~]?|\x1b[]PX^_][^\x07\x1b\n]*(?:\x07|\x1b\\)?|\x1b[ -/]*[0-~]?"
+)
+_CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # all but tab and line ends
 _PROGRESS = re.compile(r"\d+%\||\bit/s\b|s/it\b|\?it|/s\]\s*$")
 _CODE_OR_MATH = re.compile(
     r"(```.*?```|`[^`\n]*`)|(?<!\\)\$\$(.+?)\$\$|(?<!\\)\$([^\s$](?:[^$\n]*[^\s$\\])?)\$", re.S
@@ -53,6 +58,7 @@ def templates() -> jinja2.Environment:
         words.metric, words.share_interval, words.held_against, words.band,
     )  # fmt: skip
     made.filters |= {function.__name__: function for function in filters}
+    made.filters["urlencode"] = quoted
     return made
 
 
@@ -102,6 +108,11 @@ def code(source: str) -> str:
     return str(highlight(source, PythonLexer(), HtmlFormatter(nowrap=True)))
 
 
+def plain(text: str) -> str:
+    """Text without the escape sequences of terminals and other control characters."""
+    return _CONTROLS.sub("", _ESCAPES.sub("", text))
+
+
 def _without_progress(text: str) -> str:
     lines = re.split(r"[\r\n]+", text)
     return "\n".join(line for line in lines if line.strip() and not _PROGRESS.search(line))
@@ -128,22 +139,22 @@ def _data(output: Mapping[str, Any]) -> str:
     if ours and "text/html" in data:
         return _joined(data["text/html"])
     if "text/markdown" in data:
-        return markdown(_joined(data["text/markdown"]))
+        return markdown(plain(_joined(data["text/markdown"])))
     if "image/png" in data:
         picture = html.escape(_joined(data["image/png"]).strip(), quote=True)
         return f'<img alt="output of this cell" src="data:image/png;base64,{picture}">'
-    return _pre(_joined(data.get("text/plain", data.get("text/html", ""))))
+    return _pre(plain(_joined(data.get("text/plain", data.get("text/html", "")))))
 
 
 def render_output(output: Mapping[str, Any]) -> str:
     """One output of a cell as HTML; empty for progress bars and widgets."""
     kind = output["output_type"]
     if kind == "stream":
-        text = _ANSI.sub("", _joined(output["text"]))
+        text = plain(_joined(output["text"]))
         text = _without_progress(text) if output["name"] == "stderr" else text
         return _pre(text, output["name"]) if text.strip() else ""
     if kind == "error":
-        return _pre(_ANSI.sub("", "\n".join(output["traceback"])), "error")
+        return _pre(plain("\n".join(output["traceback"])), "error")
     return _data(output)
 
 
@@ -213,7 +224,7 @@ def error_of(notebook: Any) -> str | None:
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
             if output["output_type"] == "error":
-                return _ANSI.sub("", f"{output['ename']}: {output['evalue']}").strip()
+                return plain(f"{output['ename']}: {output['evalue']}").strip()
     return None
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from labkit.base.paths import atomic_write, read_json
 from labkit.errors import FindingsError
 from labkit.report.compare import machine_words, summary, when
-from labkit.report.folders import findings_of, runs_in
+from labkit.report.folders import entries, findings_of, object_in, runs_in
 from labkit.report.pages import links
 from labkit.report.pages.html import markdown, templates
 from labkit.report.told import decoders, words
@@ -21,7 +21,7 @@ _UNKNOWN = dict.fromkeys(("model", "dtype", "profile"), "unknown") | {"status": 
 
 
 def _environment_rows(stamp: dict[str, Any], parameters: dict[str, Any]) -> list[tuple[str, str]]:
-    flat = {k: v for k, v in stamp.items() if k != "versions"} | (stamp.get("versions") or {})
+    flat = {k: v for k, v in stamp.items() if k != "versions"} | object_in(stamp, "versions")
     return [
         (name.replace("_", " "), "–" if value is None else str(value))
         for name, value in [*flat.items(), *parameters.items()]
@@ -40,7 +40,7 @@ def made_from(record: dict[str, Any]) -> str:
 def _otherwise(run: dict[str, Any], entry: dict[str, Any]) -> str:
     """What a notebook was made with where the run as it stands has something else."""
     told = []
-    if entry.get("profile", run.get("profile")) != run.get("profile"):
+    if (entry.get("profile") or run.get("profile")) != run.get("profile"):
         told.append(f"profile {entry['profile']}")
     if "git_revision" in entry and made_from(entry) != made_from(run):
         told.append(made_from(entry) or "revision unknown")
@@ -78,7 +78,7 @@ def write_run_index(run_dir: Path) -> None:
     """Write index.html of a run from the files in its folder, even if it is not finished."""
     run = _UNKNOWN | read_json(run_dir / "run.json")
     stamp, (findings, unread) = read_json(run_dir / "environment.json"), _findings(run_dir)
-    notebooks = [_notebook_row(run_dir, run, entry) for entry in run.get("notebooks") or []]
+    notebooks = [_notebook_row(run_dir, run, entry) for entry in entries(run)]
     titles = {entry["name"]: entry["title"] for entry in notebooks}
     facts = [f"profile {run['profile']}", made_from(run), when(run.get("started"))]
     page = templates().get_template("run.html.j2").render(
@@ -88,7 +88,7 @@ def write_run_index(run_dir: Path) -> None:
         headline="" if unread else words.headline(findings), unread=unread,
         facts="; ".join(filter(None, facts)), columns=markdown(words.COLUMNS),
         links=links.of_run(run_dir), machine=machine_words(stamp),
-        stamp=_environment_rows(stamp, run.get("parameters") or {}), script_hash=None,
+        stamp=_environment_rows(stamp, object_in(run, "parameters")), script_hash=None,
     )  # fmt: skip
     atomic_write(run_dir / "index.html", page)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -33,7 +34,15 @@ def of_run(run: Path) -> list[Link]:
     return list(_there(run, "", [(name, run / name) for name in names]))
 
 
+def quoted(name: str) -> str:
+    """The name of a file or a path for a link, whatever characters it has."""
+    try:
+        return quote(os.fsencode(name))
+    except UnicodeEncodeError:  # half a character that stands for no byte
+        return quote(name.encode("utf-8", "replace"))
+
+
 def _there(run: Path, start: str, files: Iterable[tuple[str, Path]]) -> Iterable[Link]:
     for text, path in files:
         if path.is_file():
-            yield Link(text, start + quote(path.relative_to(run).as_posix()))
+            yield Link(text, start + quoted(path.relative_to(run).as_posix()))

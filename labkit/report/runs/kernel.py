@@ -14,6 +14,8 @@ from jupyter_client.channels import AsyncZMQSocketChannel
 from jupyter_client.manager import AsyncKernelManager
 from traitlets import Type
 
+from labkit.report.runs import tether
+
 LOOK_AGAIN = 1.0  # seconds
 
 
@@ -43,9 +45,24 @@ class _Client(AsyncKernelClient):
 
 
 class PatientKernelManager(AsyncKernelManager):
-    """Starts kernels whose clients use PatientChannel."""
+    """Starts kernels whose clients use PatientChannel, and which end with this process."""
 
     client_factory = Type(_Client, klass=AsyncKernelClient)
+
+    async def start_kernel(  # type: ignore[override]  # as AsyncKernelManager does
+        self, **options: Any
+    ) -> None:
+        """Start the kernel with a pipe whose other end only this process has."""
+        if os.name != "posix":  # there the kernel watches a handle of this process
+            return await super().start_kernel(**options)
+        end, self._held = os.pipe()
+        given = options.pop("env", None) or os.environ
+        try:
+            await super().start_kernel(
+                **options, env={**given, tether.FD: str(end)}, pass_fds=(end,)
+            )
+        finally:
+            os.close(end)
 
 
 def this_interpreter(folder: Path) -> str:
@@ -55,7 +72,7 @@ def this_interpreter(folder: Path) -> str:
     """
     spec = folder / "kernels" / "labkit" / "kernel.json"
     spec.parent.mkdir(parents=True)
-    argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    argv = [sys.executable, "-m", tether.__name__, "-f", "{connection_file}"]
     described = {"argv": argv, "display_name": "labkit", "language": "python"}
     spec.write_text(json.dumps(described), encoding="utf-8")
     before = os.environ.get("JUPYTER_PATH")

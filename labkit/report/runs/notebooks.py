@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ast
 import difflib
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,13 @@ from typing import Any
 import nbformat
 import yaml
 
+from labkit.base.paths import text_in
+from labkit.base.units import shown
 from labkit.errors import ParameterError
 
 _TYPES: dict[str, type] = {"int": int, "float": float, "bool": bool, "str": str}
+_LARGEST = 2**20  # bytes of a file of parameters
+_NAME = 80  # characters of a name that are compared with those that are known
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,10 @@ class Notebook:
         """The file's name without its ending: 02_kv_cache."""
         return self.path.stem
 
+    def defaults(self) -> dict[str, Any]:
+        """Its parameters as it has them."""
+        return {name: default for name, (_, default) in self.parameters.items()}
+
     def declared(self) -> str:
         """Its parameters and their types, for an error message."""
         return ", ".join(f"{name}: {kind}" for name, (kind, _) in self.parameters.items())
@@ -37,7 +46,7 @@ class Notebook:
 
 def _declared(source: str, where: str) -> dict[str, tuple[str, Any]]:
     found = {}
-    for node in ast.parse(source).body:
+    for node in _statements(source, where):
         if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name):
             raise ParameterError(
                 f"{where}: the parameters cell may hold only `name: type = value`."
@@ -45,24 +54,57 @@ def _declared(source: str, where: str) -> dict[str, tuple[str, Any]]:
         if node.value is None:
             raise ParameterError(f"{where}: parameter {node.target.id} has no default.")
         kind = ast.unparse(node.annotation)
-        found[node.target.id] = (kind, ast.literal_eval(node.value))
+        try:
+            found[node.target.id] = (kind, ast.literal_eval(node.value))
+        except ValueError:
+            raise ParameterError(
+                f"{where}: the default of {node.target.id} is no plain value: "
+                f"{ast.unparse(node.value)}."
+            ) from None
     return found
+
+
+def _statements(source: str, where: str) -> list[ast.stmt]:
+    try:
+        return ast.parse(source).body
+    except (SyntaxError, ValueError) as error:
+        raise ParameterError(f"{where}: the parameters cell is no Python ({error}).") from None
+
+
+def read_cells(path: Path) -> list[Any]:
+    """The cells of a notebook file; ParameterError, in one line, for one that cannot be read."""
+    try:
+        cells = list(nbformat.read(path, as_version=4).cells)
+        whole = all(isinstance(c.source, str) and isinstance(c.metadata, dict) for c in cells)
+    except OSError as error:
+        raise ParameterError(f"{path.name} cannot be read: {error.strerror}.") from None
+    except Exception as error:  # nbformat raises many kinds, for a file that may hold anything
+        raise ParameterError(f"{path.name} is no notebook ({type(error).__name__}).") from None
+    if not whole:
+        raise ParameterError(f"{path.name} is no notebook: a cell has no text.")
+    return cells
+
+
+def _tags(cell: Any) -> list[Any]:
+    found = cell.metadata.get("tags")
+    return found if isinstance(found, list) else []
 
 
 def read_notebook(path: Path) -> Notebook:
     """A notebook file's title (its first heading) and its declared parameters.
 
-    Raises ParameterError for a parameters cell that holds anything but `name: type = value`.
+    Raises ParameterError for a file that is no notebook, and for a parameters cell that holds
+    anything but `name: type = value`.
     """
-    notebook = nbformat.read(path, as_version=4)
+    cells = read_cells(path)
     headings = [
         line.removeprefix("# ").strip()
-        for cell in notebook.cells
+        for cell in cells
         if cell.cell_type == "markdown"
         for line in cell.source.splitlines()
         if line.startswith("# ")
     ]
-    tagged = [c.source for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
+    tagged = [cell.source for cell in cells if "parameters" in _tags(cell)]
     parameters = _declared(tagged[0], path.stem) if tagged else {}
     return Notebook(path, headings[0] if headings else path.stem, parameters)
 
@@ -102,43 +144,64 @@ def _fits(value: Any, kind: str) -> bool:
         return isinstance(value, list) and all(_fits(item, kind[5:-1]) for item in value)
     if isinstance(value, bool):
         return kind == "bool"
-    if kind == "float" and isinstance(value, int):
-        return True
+    if kind == "float":  # NaN and infinity are no values of anything
+        return isinstance(value, int | float) and abs(value) <= sys.float_info.max
     return kind in _TYPES and isinstance(value, _TYPES[kind])
 
 
-def _check_value(notebook: Notebook, name: str, value: Any, where: str) -> None:
+def _near(name: Any, known: Iterable[str]) -> list[str]:
+    """The known name that is nearest to one that may be anything."""
+    return difflib.get_close_matches(str(name)[:_NAME], known, n=1)
+
+
+def _check_value(notebook: Notebook, name: Any, value: Any, where: str) -> None:
     if name not in notebook.parameters:
-        near = difflib.get_close_matches(name, notebook.parameters, n=1)
+        near = _near(name, notebook.parameters)
         hint = f" Did you mean {near[0]}?" if near else ""
         raise ParameterError(
-            f"{where}: {notebook.name} has no parameter {name!r}.{hint} "
+            f"{where}: {notebook.name} has no parameter {shown(name)}.{hint} "
             f"It has: {notebook.declared()}."
         )
     kind, _ = notebook.parameters[name]
     if not _fits(value, kind):
+        given = "no value" if value is None else f"{shown(value)}, {type(value).__name__}"
         raise ParameterError(
-            f"{where}: {name} of {notebook.name} must be {kind}; {value!r} is "
-            f"{type(value).__name__}. Its parameters: {notebook.declared()}."
+            f"{where}: {name} of {notebook.name} must be {kind}; it is {given}. "
+            f"Its parameters: {notebook.declared()}."
         )
 
 
 def read_overrides(path: Path) -> dict[str, Any]:
     """The parameters in a YAML file: `name: value`, or `NN_notebook: {name: value}`.
 
-    Raises ParameterError where the file cannot be read or holds something else.
+    A notebook's section may be empty. Raises ParameterError where the file cannot be read, holds
+    something else, or names something twice.
     """
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = yaml.load(text_in(path, _LARGEST), _Once)
     except OSError as error:
         raise ParameterError(f"{path} cannot be read: {error.strerror}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ParameterError(f"{path} is not YAML: {error}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        said = " ".join(str(error).split())
+        raise ParameterError(f"{path} is not YAML: {said}") from None
     if raw is None:
         return {}
     if not isinstance(raw, dict) or not all(isinstance(key, str) for key in raw):
         raise ParameterError(f"{path} must map names to values; it holds {type(raw).__name__}.")
     return raw
+
+
+class _Once(yaml.SafeLoader):
+    """YAML in which no mapping names anything twice: only one of the two values would count."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """A mapping; ConstructorError for a key that it has already."""
+        keys = [key.value for key, _ in node.value if isinstance(key.value, str)]
+        if repeated := [key for key in keys if keys.count(key) > 1]:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"{shown(repeated[0])} is given twice", node.start_mark
+            )
+        return super().construct_mapping(node, deep)
 
 
 def apply_overrides(
@@ -156,13 +219,13 @@ def apply_overrides(
     values: dict[str, dict[str, Any]] = {notebook.name: {} for notebook in chosen}
     by_name = {notebook.name: notebook for notebook in every}
     for name, value in overrides.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) or (value is None and name in by_name):
             if name not in by_name:
                 known = ", ".join(by_name)
-                raise ParameterError(f"{where}: {name!r} is no notebook; there are {known}.")
-            for inner, inner_value in value.items():
+                raise ParameterError(f"{where}: {shown(name)} is no notebook; there are {known}.")
+            for inner, inner_value in (value or {}).items():
                 _check_value(by_name[name], inner, inner_value, where)
-            values.get(name, {}).update(value)
+            values.get(name, {}).update(value or {})
             continue
         owners = [notebook for notebook in every if name in notebook.parameters]
         if not owners:
@@ -175,16 +238,18 @@ def apply_overrides(
 
 def _refuse_everywhere(every: Sequence[Notebook], name: str, where: str) -> None:
     known = sorted({parameter for notebook in every for parameter in notebook.parameters})
-    near = difflib.get_close_matches(name, known, n=1)
+    near = _near(name, known)
     hint = f" Did you mean {near[0]}?" if near else ""
     each = "; ".join(f"{notebook.name} ({notebook.declared()})" for notebook in every)
-    raise ParameterError(f"{where}: no notebook has a parameter {name!r}.{hint} There are: {each}.")
+    raise ParameterError(
+        f"{where}: no notebook has a parameter {shown(name)}.{hint} There are: {each}."
+    )
 
 
 def read_profile(folder: Path, profile: str) -> dict[str, Any]:
     """The parameters of a profile in notebooks/profiles; ParameterError for an unknown one."""
-    path = folder / "profiles" / f"{profile}.yaml"
-    if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml"))) or "none"
-        raise ParameterError(f"profile {profile!r} is unknown; allowed: {known}.")
-    return read_overrides(path)
+    known = {path.stem: path for path in sorted((folder / "profiles").glob("*.yaml"))}
+    if profile not in known:
+        allowed = ", ".join(known) or "none"
+        raise ParameterError(f"profile {shown(profile)} is unknown; allowed: {allowed}.")
+    return read_overrides(known[profile])

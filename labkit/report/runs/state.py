@@ -13,10 +13,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import nbformat
-
 from labkit.base.paths import atomic_write, project_root, read_json
-from labkit.report.runs.notebooks import Notebook
+from labkit.report.runs.notebooks import Notebook, read_cells
 from labkit.report.runs.reach import reached
 
 
@@ -44,10 +42,11 @@ def resume_key(
     """Hash of all that the result of a notebook depends on.
 
     values: its parameters. identity: of the model and the machine; its `environment` has the
-    time of the run, so it is left out. package: the folder of labkit, by default this one.
+    time of the run, so it is left out. package: the folder of labkit, by default this one. Raises
+    ParameterError where the notebook cannot be read.
     """
     folder = package or project_root() / "labkit"
-    cells = nbformat.read(notebook.path, as_version=4).cells
+    cells = read_cells(notebook.path)
     fixed = {name: value for name, value in identity.items() if name != "environment"}
     code = _digest(files_of(cells, folder), folder)
     texts = [(cell.cell_type, cell.source) for cell in cells]
@@ -61,7 +60,8 @@ def measurements(run: Path) -> dict[str, str]:
     The first notebook of a run that needs one makes it (`limits.measure`), and the others read it.
     """
     files = sorted((run / "hardware").glob("*.json"))
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    held = [path for path in files if path.is_file()]
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in held}
 
 
 def save_state(run: Path, name: str, key: str, seconds: float) -> None:

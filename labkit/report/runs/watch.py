@@ -12,6 +12,8 @@ from typing import Any
 
 import psutil
 
+from labkit.report.runs.execute import FOLLOW, KERNEL_DIED, NOT_WRITTEN
+
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     """End a process and its kernel: SIGTERM, and SIGKILL after three seconds."""
@@ -38,13 +40,14 @@ def _last_line(log: Path) -> str:
     return lines[-1].strip() if lines else ""
 
 
-def _whole(notebook: Path) -> bool:
-    """Whether a notebook's file is complete; a full disk leaves half of one."""
+def is_notebook(path: Path) -> bool:
+    """Whether a file is a whole notebook; a full disk leaves half of one."""
+    import nbformat
+
     try:
-        json.loads(notebook.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return bool(nbformat.read(path, as_version=4).cells)
+    except Exception:  # nbformat raises many kinds, for a file that may hold anything
         return False
-    return True
 
 
 def run_notebook(source: Path, run: Path, parameters: dict[str, Any]) -> str | None:
@@ -58,6 +61,7 @@ def run_notebook(source: Path, run: Path, parameters: dict[str, Any]) -> str | N
     partial = target.with_name(f".{source.stem}.part.ipynb")
     command = [sys.executable, "-m", "labkit.report.runs.execute", str(source), str(partial)]
     given = os.environ | {
+        "MPLBACKEND": "agg",  # whatever the user has set: figures are drawn without a screen
         "LABKIT_RUN_DIR": str(run.resolve()),
         "LABKIT_HEADLESS": "1",
     }
@@ -65,7 +69,11 @@ def run_notebook(source: Path, run: Path, parameters: dict[str, Any]) -> str | N
         log = Path(folder) / "log"
         errors = None if sys.stderr.isatty() else open(log, "wb")  # noqa: SIM115
         process = subprocess.Popen(
-            [*command, json.dumps(parameters)], env=given, stderr=errors, start_new_session=True
+            [*command, json.dumps(parameters), FOLLOW],
+            env=given,
+            stdin=subprocess.PIPE,  # held open: the process ends when this one does
+            stderr=errors,
+            start_new_session=True,
         )
         try:
             code = process.wait()
@@ -74,9 +82,11 @@ def run_notebook(source: Path, run: Path, parameters: dict[str, Any]) -> str | N
             partial.unlink(missing_ok=True)
             raise
         finally:
+            if process.stdin:
+                process.stdin.close()
             if errors:
                 errors.close()
-        if _whole(partial):
+        if is_notebook(partial):
             partial.replace(target)
         else:
             partial.unlink(missing_ok=True)
@@ -90,7 +100,6 @@ def _reason(code: int, executed: Path, last: str) -> str:
     import nbformat
 
     from labkit.report.pages.html import error_of
-    from labkit.report.runs.execute import KERNEL_DIED, NOT_WRITTEN
 
     if code == KERNEL_DIED:
         return "the kernel died, often because memory ran out"

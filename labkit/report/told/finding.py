@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -11,7 +10,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
-from labkit.base.paths import json_in
+from labkit.base.paths import json_in, json_text
 
 SCHEMA = 2  # of the JSON files; a file of another schema is not read
 
@@ -200,7 +199,7 @@ def to_json(findings: Sequence[Finding], run: Mapping[str, Any] | None = None) -
     """
     about = {} if run is None else {"run": dict(run)}
     rows = [asdict(finding) for finding in findings]
-    return json.dumps({"schema": SCHEMA, **about, "findings": rows}, indent=1) + "\n"
+    return json_text({"schema": SCHEMA, **about, "findings": rows}, indent=1) + "\n"
 
 
 def rows_in(path: Path) -> list[dict[str, Any]]:

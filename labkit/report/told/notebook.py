@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from labkit.base.paths import atomic_write, project_root
+from labkit.base.paths import atomic_write, json_text, project_root
+from labkit.errors import FindingsError
+from labkit.report.told import words
 from labkit.report.told.finding import Finding, to_json
 from labkit.report.told.plots import show_findings
 
@@ -32,19 +33,26 @@ def live() -> bool:
 def save_findings(notebook: str, findings: Sequence[Finding]) -> Path:
     """Write a notebook's findings and show them; returns the file.
 
-    Raises ValueError for a finding of another notebook.
+    Raises ValueError for a finding of another notebook, and FindingsError, which tells them, where
+    they cannot be written.
     """
     wrong = [finding.notebook for finding in findings if finding.notebook != notebook]
     if wrong:
         raise ValueError(f"findings of {wrong[0]} cannot be saved as those of {notebook}.")
     path = current_run() / "findings" / f"{notebook}.json"
-    atomic_write(path, to_json(findings))
-    show_findings(findings)
+    show_findings(findings)  # first: a page shows them even where the file cannot be written
+    try:
+        atomic_write(path, to_json(findings))
+    except OSError as error:
+        told = " ".join(map(words.sentence, findings))
+        raise FindingsError(
+            f"the findings cannot be written to {path} ({error.strerror}). They are: {told}"
+        ) from error
     return path
 
 
 def save_samples(notebook: str, name: str, data: Mapping[str, Any]) -> Path:
     """Write raw samples into the run's traces folder; returns the file."""
     path = current_run() / "traces" / notebook / f"{name}.json"
-    atomic_write(path, json.dumps(data) + "\n")
+    atomic_write(path, json_text(data) + "\n")
     return path

@@ -11,8 +11,10 @@ import html
 import inspect
 import io
 import itertools
+import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from IPython.core.getipython import get_ipython
@@ -71,12 +73,24 @@ def show_html(markup: str, text: str) -> None:
         print(text)
 
 
+@contextmanager
+def _without_backend() -> Iterator[None]:
+    """matplotlib cannot be imported where MPLBACKEND names no backend; figures here need none."""
+    given = os.environ.pop("MPLBACKEND", None)
+    try:
+        yield
+    finally:
+        if given is not None:
+            os.environ["MPLBACKEND"] = given
+
+
 def new_figure(width: float = 7.2, height: float = 3.6, columns: int = 1) -> tuple[Any, Any]:
     """A figure in the project's style, and its axes: one, or an array of `columns`.
 
     width, height: inches.
     """
-    import matplotlib as mpl
+    with _without_backend():
+        import matplotlib as mpl
     from cycler import cycler
     from matplotlib.figure import Figure
 

@@ -22,7 +22,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
+from labkit.base.command import clear_errors, show
 from labkit.base.paths import cache_dir
+from labkit.base.places import try_file
+from labkit.errors import ParameterError
 from labkit.limits.work import BareProducts, rates
 from labkit.model.decoder import Decoder, divided
 from labkit.model.load import LoadedModel, load
@@ -218,10 +221,14 @@ def head_path(loaded: LoadedModel) -> Path:
 @click.option("--minutes", default=Recipe.minutes, show_default=True, help="of training")
 @click.option("--tokens", default=Recipe.tokens, show_default=True, help="of the target's own text")
 @click.option("--out", default=None, type=click.Path(path_type=Path), help="default: kept")
+@clear_errors
 def main(model: str, minutes: float, tokens: int, out: Path | None) -> None:
     """Train a draft head for MODEL and keep it."""
+    if not 0 < minutes < math.inf or tokens < 1:
+        raise ParameterError(f"{minutes:g} minutes and {tokens} tokens: both must be above 0.")
     loaded = load(model or None)
     check_dense(loaded.config)
+    path = try_file(out or head_path(loaded), "the head", "give another place to --out")
     recipe = Recipe(tokens=tokens, minutes=minutes)
     began = time.monotonic()
     texts = write_texts(load_fused(model or None), loaded.tokenizer, recipe)
@@ -241,9 +248,8 @@ def main(model: str, minutes: float, tokens: int, out: Path | None) -> None:
         "agreement": share_predicted(head, loaded.decoder, unseen),
         "torch": torch.__version__,
     }
-    path = out or head_path(loaded)
+    show(f"{path}: {made}")
     save_head(head, path, made)
-    print(f"{path}: {made}")
 
 
 if __name__ == "__main__":
