@@ -20,6 +20,7 @@ _MOST = 1_000_000  # of anything that is counted
 ROUNDS = 5  # timing.statistics.FEWEST_ROUNDS
 BITS = (2, 3, 4, 5, 6, 8)  # optimize.quantization.grid.BITS
 METHODS = ("rtn", "hqq", "symmetric", "gptq")  # optimize.quantization.METHODS
+CALIBRATED = ("gptq",)  # optimize.quantization.decoder.CALIBRATED: not for mixtures of experts
 ENGINES = ("torch", "torchao", "fused")  # quantization_variants.ENGINES
 SERIES = 25  # timing.FEWEST_IN_SERIES
 LONGEST_ANSWER = 16  # max(timing.LENGTHS)
@@ -36,18 +37,23 @@ class Allowed(NamedTuple):
 
 class Model(NamedTuple):
     """What the values depend on: the longest context, the inputs of each kind of matrix, and how
-    many tokens of text there are of a purpose, by part."""
+    many tokens of text there are of a purpose, by part. experts: a mixture of them."""
 
     context: int
     inputs: tuple[int, ...]
     text: Callable[[str], Mapping[str, int]]
+    experts: bool = False
 
 
 def model_of(config: Values, text: Callable[[str], Mapping[str, int]]) -> Model:
     """From the fields of a ModelConfig; text: purpose -> `workload.texts.lengths`."""
     attention = config["heads"] * config["head_dim"]
-    inputs = (config["hidden_size"], config["intermediate_size"], attention)
-    return Model(config["max_positions"], tuple(dict.fromkeys(inputs)), text)
+    experts = config["experts"]
+    inner = [experts["size"]] if experts else []
+    if not experts or len(experts["layers"]) < config["layers"]:
+        inner.append(config["intermediate_size"])
+    inputs = tuple(dict.fromkeys((config["hidden_size"], *inner, attention)))
+    return Model(config["max_positions"], inputs, text, experts is not None)
 
 
 class Fault(NamedTuple):
@@ -203,6 +209,9 @@ def _quantization(v: Values, model: Model) -> Iterator[Fault]:
     if undivided := [size for size in model.inputs if size % v["group"]]:
         told = f"a divisor of all of {', '.join(map(str, model.inputs))}, the matrices' inputs"
         yield Fault(("group",), f"{told} (not of {undivided[0]})")
+    if model.experts and set(v["methods"]) & set(CALIBRATED):
+        told = ", ".join(name for name in METHODS if name not in CALIBRATED)
+        yield Fault(("methods",), f"{told}, for this is a mixture of experts")
     yield from _timed(v, model, "check_tokens")
     piece, answer = v["piece_tokens"], max(v["new_tokens"], v["check_tokens"])
     yield from _too_long(model, piece + v["long_context"] + answer, "piece_tokens", "long_context")

@@ -6,7 +6,7 @@ from __future__ import annotations
 import importlib
 import json
 import math
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 import pytest
@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 
 from labkit.base.paths import project_root
 from labkit.errors import ParameterError
+from labkit.model.experts import Experts
 from labkit.optimize.quantization import METHODS
+from labkit.optimize.quantization.decoder import CALIBRATED
 from labkit.optimize.quantization.grid import BITS
 from labkit.report.runs.notebooks import apply_overrides, discover, read_profile
 from labkit.report.runs.request import ReportRequest, plan
@@ -82,6 +84,7 @@ def test_the_values_of_the_tests_fit_a_tiny_model() -> None:
 def test_numbers_are_those_of_the_routines() -> None:
     assert (allowed.ROUNDS, allowed.BITS, allowed.METHODS) == (FEWEST_ROUNDS, BITS, METHODS)
     assert allowed.ENGINES == quantization_variants.ENGINES
+    assert allowed.CALIBRATED == CALIBRATED
     assert allowed.SERIES == timing.FEWEST_IN_SERIES
     assert max(timing.LENGTHS) == allowed.LONGEST_ANSWER
     for kind in KINDS:
@@ -174,6 +177,18 @@ def test_a_model_s_facts_come_from_its_config_and_the_text() -> None:
     with pytest.raises(ParameterError, match="256 tokens, the model's context"):
         check_identified("00_speed_limit", longer, identity)
     check_identified("00_speed_limit", DEFAULTS["00_speed_limit"], None)
+
+
+def test_a_mixture_of_experts_has_its_own_sizes_and_methods() -> None:
+    every = Experts(count=8, used=2, size=24, layers=(0, 1))
+    found = model_of(asdict(replace(CONFIG, experts=every)), TEXT.__getitem__)
+    assert (found.inputs, found.experts) == ((48, 24), True)
+    some = replace(CONFIG, experts=replace(every, layers=(1,)))
+    assert model_of(asdict(some), TEXT.__getitem__).inputs == (48, 24, 80)
+    values = DEFAULTS["04_quantization"] | {"group": 8}
+    large = LARGE._replace(experts=True)
+    assert "rtn, hqq, symmetric, for this is a" in refused("04_quantization", values, large)
+    assert refused("04_quantization", values | {"methods": ["rtn", "hqq"]}, large) == ""
 
 
 def test_a_notebook_of_the_user_may_have_any_value() -> None:
