@@ -174,7 +174,7 @@ def test_no_memory_error_and_no_undefined_behaviour(tmp_path):
     }
     done = subprocess.run(
         [sys.executable, "-m", "tests.sanitized", tmp_path],
-        env=env, cwd=project_root(), capture_output=True, text=True, timeout=900,
+        env=env, cwd=project_root(), capture_output=True, text=True, timeout=550,
     )  # fmt: skip
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
     assert "sanitized: 15 formats" in done.stdout
