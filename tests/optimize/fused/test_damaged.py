@@ -105,6 +105,18 @@ def test_every_instruction_set_refuses(
         refuses(FusedDecoder(packed(file, threads=2), isa))
 
 
+@pytest.mark.parametrize(
+    "name", ["qwen3-moe", "gemma3", "olmo2", "granite", "smollm3", "phi4-mini"]
+)
+def test_every_family_is_refused(damaged: Damage, name: str) -> None:
+    """Where routers choose experts, one that is damaged is not just never chosen."""
+    places = [("blk.0.attn_output", 3), ("blk.2.ffn_down", 5)]
+    if name == "qwen3-moe":
+        places = [("blk.0.ffn_gate_inp", 4), ("blk.2.ffn_gate_inp", 0)]
+    for tensor, row in places:
+        refuses(FusedDecoder(packed(damaged(tensor, row, NAN, "Q8_0", name), threads=2)))
+
+
 @pytest.mark.parametrize("isa", RUN)
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_head_of_any_format_with_one_damaged_row(tmp_path: Path, name: str, isa: str) -> None:

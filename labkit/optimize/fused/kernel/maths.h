@@ -177,7 +177,8 @@ inline int likeliest(const float* x, int count) {
 
 // The indices of the `wanted` largest of `count` values, the first among equals, and their softmax
 // over all values. False, and nothing is written, unless all are finite.
-inline bool likely(const float* x, int count, int wanted, int64_t* at, float* chances) {
+[[nodiscard]] inline bool likely(const float* x, int count, int wanted, int64_t* at,
+                                 float* chances) {
     if (likeliest(x, count) < 0) return false;
     int found = 0;
     for (int i = 0; i < count; i++) {

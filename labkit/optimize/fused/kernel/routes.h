@@ -1,5 +1,7 @@
 // Which experts of a mixture the rows of a slice go to.
 #pragma once
+#include <limits>
+#include <numeric>
 #include <vector>
 
 #include "buffers.h"
@@ -43,8 +45,12 @@ public:
         const int used = model.used, width = whole(model.experts);
         for (int r = 0; r < count; r++) {
             float* chances = &chances_[static_cast<size_t>(r) * used];
-            likely(logits + static_cast<int64_t>(r) * width, model.experts, used,
-                   &chosen_[static_cast<size_t>(r) * used], chances);
+            int64_t* chosen = &chosen_[static_cast<size_t>(r) * used];
+            const float* own = logits + static_cast<int64_t>(r) * width;
+            if (!likely(own, model.experts, used, chosen, chances)) { // its stream becomes NaN
+                std::iota(chosen, chosen + used, 0);
+                std::fill_n(chances, used, std::numeric_limits<float>::quiet_NaN());
+            }
             if (!model.normalized) continue;
             float all = 0.0f;
             for (int i = 0; i < used; i++) all += chances[i];
