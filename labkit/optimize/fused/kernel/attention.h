@@ -177,7 +177,8 @@ inline void score(float (*scores)[kChunk], const KeysValues<T>& kv, const float*
     for (int run = begin, stop; run < end; run = stop) {
         stop = kv.run_end(run, end);
         const T* after = stop < end ? kv.key_block(stop) : kv.value(begin);
-        score_run<T, kCount>(scores, kv, queries, run - begin, stop - run, kv.key_block(run), after);
+        score_run<T, kCount>(scores, kv, queries, run - begin, stop - run, kv.key_block(run),
+                             after);
     }
     if (kv.path.steps) score_path<T, kCount>(scores, kv, queries, begin, end);
     for (int v = 0; v < kCount; v++) {
