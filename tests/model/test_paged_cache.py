@@ -265,6 +265,15 @@ def test_sizes_that_make_no_cache_are_refused(slots: int, blocks: int) -> None:
         paged(blocks, slots)
 
 
+def test_a_slot_holds_no_more_than_the_models_context() -> None:
+    cache = paged(9, 1, replace(CONFIG, max_positions=90))
+    assert cache.capacity == 90
+    cache.extend(0, 90)
+    assert len(cache.blocks(0)) == 6
+    with pytest.raises(CacheError, match="room for 90"):
+        cache.extend(0, 1)
+
+
 def test_blocks_go_through_bytes_unchanged() -> None:
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
         store = PagedTensorStore(LONG, 1, 3, dtype)

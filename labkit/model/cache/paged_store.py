@@ -41,7 +41,7 @@ class PagedTensorStore(TensorStore):
         device: Device = "cpu",
     ) -> None:
         most = blocks_of_a_slot(config, slots, blocks)
-        self.blocks, self.capacity = blocks, most * BLOCK_SIZE
+        self.blocks, self.capacity = blocks, min(most * BLOCK_SIZE, config.max_positions)
         shape = (2, config.layers, blocks, config.kv_heads, BLOCK_SIZE, config.head_dim)
         self._both = torch.zeros(shape, dtype=dtype, device=device)
         self._keys, self._values = self._both[0], self._both[1]

@@ -23,7 +23,7 @@ class PagedFusedStore(NativeStore):
 
     def __init__(self, config: ModelConfig, slots: int, blocks: int, dtype: torch.dtype) -> None:
         most = blocks_of_a_slot(config, slots, blocks)
-        super().__init__(config, slots, most * LANES, dtype)
+        super().__init__(config, slots, min(most * LANES, config.max_positions), dtype)
         self.blocks = blocks
         first = (config.layers, config.kv_heads, blocks)
         self._allocate((*first, config.head_dim, LANES), (*first, LANES, config.head_dim))
