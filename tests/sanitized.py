@@ -18,6 +18,7 @@ from labkit.optimize.fused.weights import packed
 from labkit.optimize.speculative.head.fused import fused_head
 from labkit.optimize.speculative.head.model import Head
 from tests.fused_helpers import damaged_gguf, logits, mixed_gguf, plain_twin, tiny_gguf
+from tests.paged_helpers import scattered
 from tests.tiny import whole
 
 IDS = [(5 * n * n + n) % 97 for n in range(270)]
@@ -46,6 +47,7 @@ def main(folder: Path) -> None:
             passes(fused)
             native.library().lk_leave_alone(fused.engine._handle, 0)
             spans(fused)
+            paged(fused)
             if threads == 1 and not fused.config.experts:
                 drafts(fused, Head.of(plain_twin(file), torch.arange(60)))
     for number in range(2):  # every format in another matrix
@@ -120,6 +122,24 @@ def damaged(folder: Path) -> None:
             with contextlib.suppress(ModelError):
                 fused.greedy(parts, fused.new_cache(1, 40))
                 raise AssertionError("not refused")
+
+
+def paged(fused: FusedDecoder) -> None:
+    """Blocks in any order to the end of the memory, shared, copied, and a table that lies."""
+    cache = scattered(fused.new_paged_cache(3, 34))
+    fused(Rows.of([whole(0, 0, IDS[:270]), Part(1, 0, IDS[:140])]), cache)
+    cache.fork(1)
+    fused(Rows.of([whole(1, 140, IDS[:6], [-1, 0, 1, 0, 3, 1]), Part(2, 140, [3])]), cache)
+    cache.keep(1, 140, [0, 3, 4])
+    with contextlib.suppress(CacheError):
+        fused.greedy([Part(2, 141, IDS[:120])], cache)
+        raise AssertionError("not refused")
+    cache.release(0)
+    fused.greedy([whole(1, 143, IDS[:3], causal=False)], cache)
+    cache.store.point(2, 3, 34)
+    with contextlib.suppress(CacheError):
+        fused.greedy([Part(2, 141, [5])], cache)
+        raise AssertionError("not refused")
 
 
 def drafts(fused: FusedDecoder, head: Head) -> None:

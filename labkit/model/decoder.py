@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from labkit.model.attention import Attention, RMSNorm
+from labkit.model.cache.paged import PagedCache
+from labkit.model.cache.paged_store import PagedTensorStore
 from labkit.model.cache.protocol import CacheShape, TensorStore
 from labkit.model.cache.static import StaticCache
 from labkit.model.cache.table import Cache, tensors_of
@@ -140,6 +142,11 @@ class Decoder(nn.Module):
     def new_cache(self, slots: int, capacity: int) -> StaticCache:
         """A static cache for this model, of this model's dtype, on its device."""
         return StaticCache(self.config, slots, capacity, self.dtype, self.device)
+
+    def new_paged_cache(self, slots: int, blocks: int) -> PagedCache:
+        """A cache of `blocks` blocks that all slots share, of this model's dtype and device."""
+        store = PagedTensorStore(self.config, slots, blocks, self.dtype, self.device)
+        return PagedCache(store, slots)
 
     def rope(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """cos and sin of each row's angles, (rows, ropes, turned numbers), in the model's dtype."""

@@ -13,6 +13,7 @@ from typing import Protocol, TypeVar, runtime_checkable
 import torch
 from torch import Tensor
 
+from labkit.model.cache.paged import PagedCache
 from labkit.model.cache.table import Cache
 from labkit.model.config import ModelConfig
 from labkit.model.rows import Part, Rows
@@ -70,6 +71,17 @@ class Traced(Protocol):
 
     def traced(self, rows: Rows, cache: Cache) -> tuple[Tensor, Tensor]:
         """Logits as Forward gives them, and the streams of all rows, (rows, hidden)."""
+
+
+@runtime_checkable
+class Paged(Protocol):
+    """A decoder that reads a cache of blocks: slots take memory as they grow, and may share it."""
+
+    def new_paged_cache(self, slots: int, blocks: int) -> PagedCache:
+        """An empty cache of so many blocks of 16 positions, which all slots share.
+
+        A slot holds at most the model's context. Raises CacheError for numbers below 1.
+        """
 
 
 @runtime_checkable

@@ -53,13 +53,7 @@ class Cache:
 
         The same as `reserve`, for a caller that has no Rows.
         """
-        length = self.length(slot)
-        capacity = self.store.capacity
-        if count < 1:
-            raise CacheError(f"a cache is extended by at least one row; {count} given.")
-        if capacity is not None and length + count > capacity:
-            self._check(Span(slot, length, count, 0))  # raises
-        self._lengths[slot] = length + count
+        self._lengths[slot] = self._extended(slot, count)
 
     def takes(self, slot: int, count: int, tree: bool = False) -> bool:
         """Whether `count` more rows fit at the end of a slot, as a chain or as a tree."""
@@ -80,10 +74,7 @@ class Cache:
 
         After a pass over a tree, this keeps the accepted path.
         """
-        count = self.length(slot) - start
-        inside = start >= 0 and all(0 <= row < count for row in rows)
-        if not inside or list(rows) != sorted(set(rows)):
-            raise CacheError(f"cannot keep rows {list(rows)} of {count} from {start} on.")
+        self._check_kept(slot, start, rows)
         for to, row in enumerate(rows):
             if to != row:
                 self.store.move(slot, start + row, start + to)
@@ -115,6 +106,21 @@ class Cache:
             )
         if span.parents and not self.store.trees:
             raise CacheError(f"{type(self.store).__name__} takes rows in a chain, not in a tree.")
+
+    def _extended(self, slot: int, count: int) -> int:
+        """The length of a slot after `count` more rows; CacheError where they do not fit."""
+        length, capacity = self.length(slot), self.store.capacity
+        if count < 1:
+            raise CacheError(f"a cache is extended by at least one row; {count} given.")
+        if capacity is not None and length + count > capacity:
+            self._check(Span(slot, length, count, 0))  # raises
+        return length + count
+
+    def _check_kept(self, slot: int, start: int, rows: Sequence[int]) -> None:
+        count = self.length(slot) - start
+        inside = start >= 0 and all(0 <= row < count for row in rows)
+        if not inside or list(rows) != sorted(set(rows)):
+            raise CacheError(f"cannot keep rows {list(rows)} of {count} from {start} on.")
 
     def _free_slot(self, source: int) -> int:
         for slot, length in enumerate(self._lengths):

@@ -6,6 +6,7 @@ import math
 from ctypes import byref
 
 import torch
+from torch import Tensor
 
 from labkit.base.memory import allocate
 from labkit.model.cache.protocol import CacheError
@@ -19,44 +20,71 @@ from labkit.optimize.fused.pack import LANES
 _TYPES = {torch.float16: 0, torch.float32: 1}
 
 
-class FusedStore:
-    """Keys and values of `slots` sequences, float16 or float32, laid out for the kernel.
+class NativeStore:
+    """Memory of keys and values, float16 or float32, and the struct that tells the kernel of it.
 
-    keys: (layers, slots, kv_heads, capacity / 16, head_dim, 16), sixteen positions side by side;
-    values: (layers, slots, kv_heads, capacity, head_dim).
+    config: of the model whose RoPE angles it holds. capacity: the most positions of a slot. ref:
+    the struct, for a call of the kernel. What keys and values look like is for subclasses to say.
     """
 
     window: int | None = None
     sinks: int = 0
     trees: bool = True
-    capacity: int | None
+    keys: Tensor
+    values: Tensor
 
     def __init__(self, config: ModelConfig, slots: int, capacity: int, dtype: torch.dtype) -> None:
         if dtype not in _TYPES:
             raise CacheError(f"the fused cache holds float16 or float32, not {dtype}.")
         if capacity < 1:
             raise CacheError(f"a cache needs room for at least one token; {capacity} given.")
-        self.config, self.capacity = config, capacity
+        self.config, self.capacity, self.dtype = config, capacity, dtype
         check_context(config.rope_scaling, capacity)
-        blocks = -(-capacity // LANES)
-        shape = (config.layers, slots, config.kv_heads, blocks, config.head_dim, LANES)
-        # On huge pages: a step reads a little of every layer, and each page walk takes time.
-        self.keys, self.values = (
-            torch.from_numpy(allocate(math.prod(shape) * dtype.itemsize)).view(dtype).view(shape)
-            for _ in range(2)
-        )
-        self.values = self.values.view(*shape[:3], blocks * LANES, config.head_dim)
-        at = torch.arange(blocks * LANES)[None, :, None].float()
+        positions = -(-capacity // LANES) * LANES
+        at = torch.arange(positions)[None, :, None].float()
         angles = at * rope_frequencies(config)[:, None]  # (ropes, capacity, turned numbers / 2)
         self._cosines, self._sines = angles.cos(), angles.sin()
         for part in (self._cosines, self._sines):  # the angles of layers with a window never scale
             part[0] *= attention_factor(config.rope_scaling)
         self._struct = structs.Cache(
-            *(t.data_ptr() for t in (self.keys, self.values, self._cosines, self._sines)),
-            *(config.layers, config.kv_heads, config.head_dim),
-            *(slots, blocks * LANES, _TYPES[dtype], config.turned, config.ropes),
+            cosines=self._cosines.data_ptr(), sines=self._sines.data_ptr(),
+            layers=config.layers, kv_heads=config.kv_heads, head_dim=config.head_dim,
+            slots=slots, capacity=positions, type=_TYPES[dtype],
+            turned=config.turned, ropes=config.ropes,
+        )  # fmt: skip
+        self.ref = byref(self._struct)
+
+    def _allocate(self, keys: tuple[int, ...], values: tuple[int, ...]) -> None:
+        """Make keys and values of these shapes, zeroed."""
+        # On huge pages: a step reads a little of every layer, and each page walk takes time.
+        self.keys, self.values = (
+            torch.from_numpy(allocate(math.prod(shape) * self.dtype.itemsize))
+            .view(self.dtype)
+            .view(shape)
+            for shape in (keys, values)
         )
-        self.ref = byref(self._struct)  # for a call of the kernel
+        self._struct.keys, self._struct.values = self.keys.data_ptr(), self.values.data_ptr()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of keys and values."""
+        return self.keys.nbytes + self.values.nbytes
+
+
+class FusedStore(NativeStore):
+    """Keys and values of `slots` sequences, each in memory of its own.
+
+    keys: (layers, slots, kv_heads, capacity / 16, head_dim, 16), sixteen positions side by side;
+    values: (layers, slots, kv_heads, capacity, head_dim).
+    """
+
+    def __init__(self, config: ModelConfig, slots: int, capacity: int, dtype: torch.dtype) -> None:
+        super().__init__(config, slots, capacity, dtype)
+        blocks = -(-capacity // LANES)
+        first = (config.layers, slots, config.kv_heads)
+        self._allocate(
+            (*first, blocks, config.head_dim, LANES), (*first, blocks * LANES, config.head_dim)
+        )
 
     def truncate(self, slot: int, length: int) -> None:
         """Nothing to do: later passes overwrite the positions from `length` on."""
@@ -72,11 +100,6 @@ class FusedStore:
         blocks = -(-length // LANES)
         self.keys[:, target, :, :blocks] = self.keys[:, source, :, :blocks]
         self.values[:, target, :, :length] = self.values[:, source, :, :length]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of keys and values."""
-        return self.keys.nbytes + self.values.nbytes
 
 
 class FusedCache(Cache):
@@ -102,13 +125,13 @@ def _rope(config: ModelConfig) -> tuple[object, ...]:
     return config.head_dim, config.rope_theta, config.rope_scaling, *own
 
 
-def native_of(cache: Cache, config: ModelConfig) -> FusedStore:
+def native_of(cache: Cache, config: ModelConfig) -> NativeStore:
     """The store behind a cache.
 
     CacheError where the kernel cannot read it, or where it has the angles of another model: the
     kernel takes them from the cache.
     """
-    if not isinstance(cache.store, FusedStore):
+    if not isinstance(cache.store, NativeStore):
         raise CacheError(
             f"the fused decoder cannot read a {type(cache.store).__name__}: "
             "take a cache that the decoder's own new_cache made."

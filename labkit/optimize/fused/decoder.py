@@ -19,6 +19,7 @@ from labkit.model.rows import Part, Rows, check_streams, fill_streams
 from labkit.optimize.fused.cache import FusedCache
 from labkit.optimize.fused.engine import Engine
 from labkit.optimize.fused.native_model import NativeModel
+from labkit.optimize.fused.paged import PagedFusedCache
 from labkit.optimize.fused.screen import SCREEN
 from labkit.optimize.fused.structs import SKIP
 from labkit.optimize.fused.weights import PackedWeights
@@ -79,6 +80,15 @@ class FusedDecoder:
     ) -> FusedCache:
         """An empty cache for this model; dtype: float16 or float32."""
         return FusedCache(self.config, slots, capacity, dtype)
+
+    def new_paged_cache(
+        self, slots: int, blocks: int, dtype: torch.dtype = torch.float16
+    ) -> PagedFusedCache:
+        """An empty cache of `blocks` blocks of 16 positions, which all slots share.
+
+        A row gets the same bits from it as from `new_cache`, wherever its blocks lie.
+        """
+        return PagedFusedCache(self.config, slots, blocks, dtype)
 
     def __call__(self, rows: Rows, cache: Cache) -> Tensor:
         """Logits of the wanted rows, (wanted, vocab) float32.

@@ -166,4 +166,5 @@ class Engine:
                 "the cache is one of another model: take one that the decoder's own new_cache made."
             ),
             Status.NOT_FINITE: ModelError(NOT_NUMBERS),
+            Status.NO_BLOCK: CacheError("the cache's table names blocks that it does not have."),
         }[status]

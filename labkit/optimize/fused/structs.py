@@ -23,6 +23,7 @@ class Status(IntEnum):
     SPAN_TOO_LONG = 7
     OTHER_MODEL = 8
     NOT_FINITE = 9
+    NO_BLOCK = 10
 
 
 VIEWS = 2  # different windows of a model's layers at most (kViews)
@@ -92,9 +93,10 @@ class Cache(ctypes.Structure):
     """Memory of keys and values (kernel/model.h)."""
 
     _fields_ = (
-        *((name, c_void_p) for name in ("keys", "values", "cosines", "sines")),
+        *((name, c_void_p) for name in ("keys", "values", "cosines", "sines", "table")),
         *((name, c_int32) for name in ("layers", "kv_heads", "head_dim")),
         *((name, c_int32) for name in ("slots", "capacity", "type", "turned", "ropes")),
+        *((name, c_int32) for name in ("blocks", "unused")),
     )
 
 

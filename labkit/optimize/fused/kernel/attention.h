@@ -45,14 +45,35 @@ struct TreePath {
     }
 };
 
-// Keys and values of one slot and KV head of a layer.
+// Keys and values of one slot and KV head of a layer. In a paged cache `table` names the block of
+// each sixteen entries. They are read run by run: a run's blocks lie one after another. Where there
+// is no table, all entries are one run.
 template <class T>
 struct KeysValues {
     T *keys, *values;
+    const int32_t* table;
     int head_dim;
     TreePath path = {};
     const T* next_keys = nullptr; // the keys that are read after these values, or null
     bool fresh = false;           // first read of this pass; later ones find them in the cache
+
+    // How many entries lie before an entry's key or value in memory.
+    int64_t place(int entry) const {
+        return table ? static_cast<int64_t>(table[entry / kWide]) * kWide + entry % kWide : entry;
+    }
+    T* key_block(int entry) const { // of sixteen entries, the first of which is given
+        return keys + place(entry) * head_dim;
+    }
+    T* value(int entry) const { return values + place(entry) * head_dim; }
+
+    // Where the run ends that begins with the sixteen entries at `at`; `end` at most.
+    int run_end(int at, int end) const {
+        if (!table) return end;
+        const int32_t* of = table + at / kWide;
+        int stop = at + kWide;
+        for (; stop < end && of[1] == of[0] + 1; of++) stop += kWide;
+        return std::min(stop, end);
+    }
 
     // The address to prefetch while the i-th of `count` positions from `here` on is read: it lies
     // kPrefetchPositions ahead, and beyond the last position it is in `next`. Null where there is
@@ -97,19 +118,18 @@ inline void add_multiples(F (&sum)[kCount][kBlocks], const T* from, int64_t next
     }
 }
 
-// scores[v][to + i] of kBlocks times sixteen entries from `at` on. ahead: as many keys or values to
-// prefetch meanwhile, or null.
+// scores[v][to + i] of kBlocks times sixteen entries, which lie one after another from `keys` on.
+// ahead: as many keys or values to prefetch meanwhile, or null.
 template <class T, int kCount, int kBlocks>
-inline void score_blocks(float (*scores)[kChunk], const KeysValues<T>& kv,
-                         const float* const* queries, int to, int at, const T* ahead) {
-    const T* keys = kv.keys + static_cast<int64_t>(at) * kv.head_dim;
-    const int64_t next = static_cast<int64_t>(kWide) * kv.head_dim;
+inline void score_blocks(float (*scores)[kChunk], int head_dim, const float* const* queries, int to,
+                         const T* keys, const T* ahead) {
+    const int64_t next = static_cast<int64_t>(kWide) * head_dim;
     F sum[kCount][kBlocks];
 #pragma GCC unroll 6
     for (int v = 0; v < kCount; v++)
 #pragma GCC unroll 4
         for (int k = 0; k < kBlocks; k++) sum[v][k] = fset(0.0f);
-    for (int d = 0; d < kv.head_dim; d++) {
+    for (int d = 0; d < head_dim; d++) {
         if (ahead) prefetch<2>(ahead + d * kBlocks * kWide, kBlocks * kWide * sizeof(T));
         add_multiples<kCount, kBlocks>(sum, keys + d * kWide, next,
                                        [&](int v) { return queries[v][d]; });
@@ -127,26 +147,39 @@ inline void score_path(float (*scores)[kChunk], const KeysValues<T>& kv,
     float block[kCount][kChunk];
     for (int at = std::max(begin, kv.path.start); at < std::min(end, kv.path.end); at++) {
         const int entry = kv.path.entry(at);
-        score_blocks<T, kCount, 1>(block, kv, queries, 0, entry / kWide * kWide, nullptr);
+        const T* keys = kv.key_block(entry / kWide * kWide);
+        score_blocks<T, kCount, 1>(block, kv.head_dim, queries, 0, keys, nullptr);
         for (int v = 0; v < kCount; v++) scores[v][at - begin] = block[v][entry % kWide];
     }
+}
+
+// scores[v][to + i] of a run of `count` entries whose keys begin at `keys`; `after` is read next.
+template <class T, int kCount>
+inline void score_run(float (*scores)[kChunk], const KeysValues<T>& kv, const float* const* queries,
+                      int to, int count, const T* keys, const T* after) {
+    int i = 0;
+    constexpr int kBlocks = sums_at_once(kCount);
+    const auto score_some = [&](auto some) {
+        constexpr int kSome = some;
+        const T* here = keys + static_cast<int64_t>(i) * kv.head_dim;
+        const T* ahead = kv.ahead(keys, after, i, count);
+        score_blocks<T, kCount, kSome>(scores, kv.head_dim, queries, to + i, here, ahead);
+        i += kSome * kWide;
+    };
+    while (i + kBlocks * kWide <= count) score_some(std::integral_constant<int, kBlocks>());
+    while (i < count) score_some(std::integral_constant<int, 1>());
 }
 
 // scores[v][i] of positions begin + i; those that a vector does not see get kLowest.
 template <class T, int kCount>
 inline void score(float (*scores)[kChunk], const KeysValues<T>& kv, const float* const* queries,
                   const Range* ranges, int begin, int end) {
-    int at = begin;
-    constexpr int kBlocks = sums_at_once(kCount);
-    const int64_t first = static_cast<int64_t>(begin) * kv.head_dim;
-    const auto score_some = [&](auto some) {
-        constexpr int kSome = some;
-        const T* ahead = kv.ahead(kv.keys + first, kv.values + first, at - begin, end - begin);
-        score_blocks<T, kCount, kSome>(scores, kv, queries, at - begin, at, ahead);
-        at += kSome * kWide;
-    };
-    while (at + kBlocks * kWide <= end) score_some(std::integral_constant<int, kBlocks>());
-    while (at < end) score_some(std::integral_constant<int, 1>());
+    for (int run = begin, stop; run < end; run = stop) {
+        stop = kv.run_end(run, end);
+        const T* after = stop < end ? kv.key_block(stop) : kv.value(begin);
+        score_run<T, kCount>(scores, kv, queries, run - begin, stop - run, kv.key_block(run),
+                             after);
+    }
     if (kv.path.steps) score_path<T, kCount>(scores, kv, queries, begin, end);
     for (int v = 0; v < kCount; v++) {
         const int first = std::min(ranges[v].first, end),
@@ -183,17 +216,18 @@ inline void mix_part(float* const* out, const float (*weights)[kChunk], const Ke
     const auto take = [&](int i, const T* values) {
         add_multiples<kCount, kWides>(sum, values, kWide, [&](int v) { return weights[v][i]; });
     };
-    const T* values = kv.values + static_cast<int64_t>(begin) * kv.head_dim;
-    const int count = end - begin;
-    const int before_path = kv.path.steps ? std::clamp(kv.path.start - begin, 0, count) : count;
-    int i = 0;
-    for (; i < before_path; i++) {
-        if (const T* ahead = kv.ahead(values, kv.next_keys, i, count))
-            prefetch<2>(ahead + d, kWides * kWide * sizeof(T));
-        take(i, values + static_cast<int64_t>(i) * kv.head_dim + d);
+    const int path = kv.path.steps ? std::clamp(kv.path.start, begin, end) : end;
+    for (int run = begin, stop; run < path; run = stop) {
+        stop = kv.run_end(run, path);
+        const T* values = kv.value(run);
+        const T* after = stop < path ? kv.value(stop) : kv.next_keys;
+        for (int i = 0; i < stop - run; i++) {
+            if (const T* ahead = kv.ahead(values, after, i, stop - run))
+                prefetch<2>(ahead + d, kWides * kWide * sizeof(T));
+            take(run - begin + i, values + static_cast<int64_t>(i) * kv.head_dim + d);
+        }
     }
-    for (; i < count; i++)
-        take(i, kv.values + static_cast<int64_t>(kv.path.entry(begin + i)) * kv.head_dim + d);
+    for (int at = path; at < end; at++) take(at - begin, kv.value(kv.path.entry(at)) + d);
 #pragma GCC unroll 6
     for (int v = 0; v < kCount; v++)
 #pragma GCC unroll 4
@@ -217,7 +251,11 @@ inline void attend(Partial* partials, float* const* out, const KeysValues<T>& kv
     alignas(64) float scores[kCount][kChunk];
     score<T, kCount>(scores, kv, queries, ranges, begin, end);
     for (int v = 0; v < kCount; v++) partials[v] = to_weights(scores[v], end - begin);
-    mix<T, kCount>(out, scores, kv, begin, end);
+    // Nobody sees what lies behind: in a paged cache it may be left from another request, and a
+    // weight of 0 times NaN is NaN.
+    int last = begin;
+    for (int v = 0; v < kCount; v++) last = std::max(last, ranges[v].last);
+    mix<T, kCount>(out, scores, kv, begin, std::min(end, last + 1));
 }
 
 template <class T>

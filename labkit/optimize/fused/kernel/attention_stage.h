@@ -29,11 +29,12 @@ public:
 private:
     KeysValues<T> at(int slot, int kv_head) const {
         const Cache& cache = s_.cache;
-        const int64_t size = static_cast<int64_t>(cache.capacity) * model_.head_dim;
-        const int64_t before = static_cast<int64_t>(number_) * cache.slots + slot;
-        const int64_t first = (before * model_.kv_heads + kv_head) * size;
+        const bool paged = cache.table != nullptr; // then all slots share the blocks of a head
+        const int64_t entries = paged ? int64_t{cache.blocks} * kWide : cache.capacity;
+        const int64_t before = paged ? number_ : int64_t{number_} * cache.slots + slot;
+        const int64_t first = (before * model_.kv_heads + kv_head) * entries * model_.head_dim;
         return {static_cast<T*>(cache.keys) + first, static_cast<T*>(cache.values) + first,
-                model_.head_dim};
+                cache.table_of(slot), model_.head_dim};
     }
 
     // Every thread rotates all rows in its own scratch. `task` writes keys and values later.
@@ -109,8 +110,8 @@ private:
         const float* key = s_.rotated(me, r) + s_.queries + kv_head * model_.head_dim;
         const float* value = key + s_.kv;
         const int entry = plan_.rows[r].entry, lane = entry % kWide;
-        T* column = kv.keys + static_cast<int64_t>(entry - lane) * model_.head_dim + lane;
-        T* row = kv.values + static_cast<int64_t>(entry) * model_.head_dim;
+        T* column = kv.key_block(entry - lane) + lane;
+        T* row = kv.value(entry);
         F sizes = fset(0.0f);
         for (int d = 0; d < model_.head_dim; d += kWide) {
             alignas(64) T converted[kWide];
@@ -132,8 +133,7 @@ private:
             if (plan_.rows[r].entry / kChunk == first.chunk) write(kv, me, r, first.kv_head);
         if (number + 1 < static_cast<int>(view_.tasks.size())) {
             const Piece& next = view_.pieces[view_.tasks[number + 1].first];
-            kv.next_keys = at(next.slot, next.kv_head).keys +
-                           static_cast<int64_t>(next.chunk) * kChunk * model_.head_dim;
+            kv.next_keys = at(next.slot, next.kv_head).key_block(next.chunk * kChunk);
         }
         for (int p = task.first; p < task.end; p++) {
             const Piece& piece = view_.pieces[p];

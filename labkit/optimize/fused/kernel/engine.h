@@ -44,6 +44,7 @@ inline Status check_spans(const Rows& rows, const Cache& cache) {
             return kRowsDoNotFit;
         if (span.first_row != next || span.count > rows.rows - next) return kRowsDoNotFit;
         if (span.start > cache.capacity - span.count) return kRowsDoNotFit;
+        if (!cache.has_blocks(span.slot, span.end())) return kNoBlock;
         if (!span.causal && span.count > kSliceRows) return kSpanTooLong;
         for (int64_t r = 0; r < span.count; r++) {
             const int64_t depth = rows.positions[next + r] - span.start;
@@ -92,6 +93,7 @@ inline Status rows_of(const Continuation& next, const Model& model, const Cache&
     if (count < 1 || next.slot < 0 || next.slot >= cache.slots || next.position < 0 ||
         next.position > cache.capacity - count)
         return kRowsDoNotFit;
+    if (!cache.has_blocks(next.slot, next.position + count)) return kNoBlock;
     if (next.wanted < 0 || next.wanted > count) return kWantedOutside;
     if (next.likely < 1 || next.likely > model.head.rows) return kWantedOutside;
     if (!all_below(next.tokens, count, model.vocab)) return kTokenOutside;

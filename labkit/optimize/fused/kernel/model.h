@@ -96,13 +96,27 @@ enum CacheType : int32_t { kHalf = 0, kFloat = 1 };
 
 // keys: (layers, slots, kv_heads, capacity / 16, head_dim, 16); values: (layers, slots, kv_heads,
 // capacity, head_dim); cosines and sines: (ropes, capacity, turned / 2). capacity: a multiple of
-// 16.
+// 16. A paged cache has a table (slots, capacity / 16) that names the block in which each sixteen
+// entries of a slot lie. Its keys: (layers, kv_heads, blocks, head_dim, 16); its values: (layers,
+// kv_heads, blocks, 16, head_dim).
 struct Cache {
     void *keys, *values;
     const float *cosines, *sines;
+    const int32_t* table; // null where the cache is not paged
     int32_t layers, kv_heads, head_dim;
     int32_t slots, capacity, type;
     int32_t turned, ropes;
+    int32_t blocks, unused;
+
+    const int32_t* table_of(int64_t slot) const {
+        return table ? table + slot * (capacity / 16) : nullptr;
+    }
+    // Whether the blocks of a slot's first `count` entries are blocks of this cache.
+    bool has_blocks(int64_t slot, int64_t count) const {
+        const int32_t* of = table_of(slot);
+        return !of || std::all_of(of, of + (count + 15) / 16,
+                                  [this](int32_t b) { return b >= 0 && b < blocks; });
+    }
 
     bool fits(const Model& model) const {
         return layers == model.layers && kv_heads == model.kv_heads &&

@@ -17,6 +17,7 @@ enum Status : int32_t {
     kSpanTooLong = 7, // rows that see each other, and more of them than go through a layer together
     kOtherModel = 8,  // a cache of another shape
     kNotFinite = 9,   // a key, a value or a logit that is infinite or NaN
+    kNoBlock = 10,    // a table that names a block outside the cache
 };
 
 // What a pass may leave out, so that its share of the time can be measured.

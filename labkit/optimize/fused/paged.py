@@ -1,0 +1,86 @@
+"""Keys and values in numbered blocks, which the kernel finds through a table of each slot.
+
+The blocks of a KV head lie one after another, as the positions of a slot do in the contiguous
+cache. Where a slot's blocks are consecutive, the kernel reads the same memory in the same way.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from labkit.model.cache.paged import BLOCK_SIZE, PagedCache
+from labkit.model.cache.paged_store import blocks_of_a_slot, from_bytes
+from labkit.model.config import ModelConfig
+from labkit.optimize.fused.cache import NativeStore
+from labkit.optimize.fused.pack import LANES
+
+assert BLOCK_SIZE == LANES  # a block is what the kernel reads side by side
+
+
+class PagedFusedStore(NativeStore):
+    """Keys (layers, kv_heads, blocks, head_dim, 16), values (layers, kv_heads, blocks, 16,
+    head_dim), and a table (slots, most blocks) int32."""
+
+    def __init__(self, config: ModelConfig, slots: int, blocks: int, dtype: torch.dtype) -> None:
+        most = blocks_of_a_slot(config, slots, blocks)
+        super().__init__(config, slots, min(most * LANES, config.max_positions), dtype)
+        self.blocks = blocks
+        first = (config.layers, config.kv_heads, blocks)
+        self._allocate((*first, config.head_dim, LANES), (*first, LANES, config.head_dim))
+        self._table = torch.zeros(slots, most, dtype=torch.int32)
+        self._numbers = self._table.numpy()  # the same memory, faster to write to
+        self._struct.table, self._struct.blocks = self._table.data_ptr(), blocks
+        self.layout = (
+            f"fused, {config.layers} layers of {config.kv_heads} KV heads of {config.head_dim}, "
+            f"{str(dtype).removeprefix('torch.')}, blocks of {LANES}"
+        )
+
+    def point(self, slot: int, index: int, block: int) -> None:
+        """As BlockStore.point."""
+        self._numbers[slot, index] = block
+
+    def truncate(self, slot: int, length: int) -> None:
+        """Nothing to do: the cache releases the blocks."""
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Nothing to do: the cache lets the slots share their blocks."""
+
+    def move(self, slot: int, source: int, target: int) -> None:
+        """Copy the key and value of one position to another, in all layers."""
+        (from_block, from_lane), (block, lane) = (
+            (int(self._numbers[slot, at // LANES]), at % LANES) for at in (source, target)
+        )
+        self.keys[:, :, block, :, lane] = self.keys[:, :, from_block, :, from_lane]
+        self.values[:, :, block, lane] = self.values[:, :, from_block, from_lane]
+
+    def copy_block(self, source: int, target: int) -> None:
+        """As BlockStore.copy_block."""
+        for tensor in (self.keys, self.values):
+            tensor[:, :, target] = tensor[:, :, source]
+
+    def read_block(self, block: int) -> bytes:
+        """As BlockStore.read_block: keys (layers, kv_heads, head_dim, 16), then values (layers,
+        kv_heads, 16, head_dim)."""
+        return b"".join(
+            tensor[:, :, block].contiguous().view(torch.uint8).numpy().tobytes()
+            for tensor in (self.keys, self.values)
+        )
+
+    def write_block(self, block: int, content: bytes) -> None:
+        """As BlockStore.write_block; CacheError for content of another size."""
+        shape = (2, *self.keys[:, :, block].flatten(2).shape)
+        both = from_bytes(content, torch.Size(shape), self.dtype)
+        for tensor, given in zip((self.keys, self.values), both, strict=True):
+            to = tensor[:, :, block]
+            to.copy_(given.view(to.shape))
+
+
+class PagedFusedCache(PagedCache):
+    """A cache of blocks for the fused decoder."""
+
+    store: PagedFusedStore
+
+    def __init__(
+        self, config: ModelConfig, slots: int, blocks: int, dtype: torch.dtype = torch.float16
+    ) -> None:
+        super().__init__(PagedFusedStore(config, slots, blocks, dtype), slots)
