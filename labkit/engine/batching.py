@@ -13,24 +13,26 @@ import time
 from bisect import insort
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from operator import attrgetter
 from typing import Any
 
 from labkit.engine.entry import Entry
 from labkit.engine.intake import Intake
 from labkit.engine.isolated import isolated
-from labkit.engine.observed import PassRecord
 from labkit.engine.pace import Load, Pace
 from labkit.engine.passes import Passes
 from labkit.engine.prefix import PrefixCache
+from labkit.engine.recall import Recall
+from labkit.engine.records import PassRecord, RequestRows
 from labkit.engine.scheduler import (
     Budget,
     Plan,
     Policy,
-    Running,
     Share,
     State,
     Waiting,
+    has_rows_left,
     plan_pass,
 )
 from labkit.engine.sequence import Answer
@@ -51,7 +53,7 @@ class BatchEngine:
     slots: requests that are computed at the same time. blocks: memory, in blocks of the cache.
     policy: plan_pass, or its twin plan_static. budget: of a pass, fixed or by measured costs.
     prefix: makes the prefix cache for the engine's cache; None: no request uses another's blocks.
-    tokenizer: for requests that want text. records: passes whose records are kept.
+    recall: answers of identical requests. tokenizer: for text. records: passes that are kept.
 
     Raises ParameterError for a decoder without a paged cache.
     """
@@ -65,6 +67,7 @@ class BatchEngine:
         policy: Policy = plan_pass,
         budget: Budget | Pace | None = None,
         prefix: Callable[[PagedCache], PrefixCache] | None = None,
+        recall: Recall | None = None,
         tokenizer: Any = None,
         records: int = 10_000,
     ) -> None:
@@ -76,8 +79,9 @@ class BatchEngine:
             )
         self.decoder, self.cache = decoder, paged.new_paged_cache(slots, blocks)
         self.prefix = None if prefix is None else prefix(self.cache)
-        self.records: deque[PassRecord] = deque(maxlen=records)
+        self._made: deque[Callable[[], PassRecord]] = deque(maxlen=records)  # made when asked for
         self._passes, self._policy = Passes(decoder, self.cache), policy
+        self._recall = recall
         self._intake = Intake(decoder, self.cache, tokenizer, self.prefix is not None)
         self._pace = budget if isinstance(budget, Pace) else None
         self._budget = budget if isinstance(budget, Budget) else Budget()
@@ -88,7 +92,8 @@ class BatchEngine:
         self._entries: dict[int, Entry] = {}
         self._waiting: list[Entry] = []  # both in the order of arrival
         self._running: list[Entry] = []
-        self._preempted: list[int] = []  # since the last pass
+        # Numbers of those that were preempted and cancelled since the last pass.
+        self._lost: tuple[list[int], list[int]] = [], []
 
     @property
     def idle(self) -> bool:
@@ -105,6 +110,11 @@ class BatchEngine:
         """The numbers of the requests that have a slot."""
         return [entry.number for entry in self._running]
 
+    @property
+    def records(self) -> list[PassRecord]:
+        """What the last passes were made of."""
+        return [make() for make in self._made]
+
     def submit(self, request: ServedRequest) -> Handle:
         """Take a request into the queue.
 
@@ -113,7 +123,10 @@ class BatchEngine:
         """
         self._intake.check(request)
         handle = Handle(next(self._numbers), request, self.cancel)
-        self._inbox.append(self._intake.entry(handle))
+        entry = self._intake.entry(handle)
+        if self._recall is not None:
+            entry.answer = self._recall.find(request)
+        self._inbox.append(entry)
         return handle
 
     def cancel(self, number: int) -> None:
@@ -126,35 +139,38 @@ class BatchEngine:
         self._vacate(entry)
         entry.leave()
         insort(self._waiting, entry, key=_ORDER)
-        self._preempted.append(number)
+        self._lost[0].append(number)
 
     def step(self) -> list[Event]:
         """One pass for all requests that are planned for it; the new tokens of each."""
         began = time.perf_counter()
         events: list[Event] = []
         self._settle(events)
-        plan, room = self._plan(events)
+        plan = self._plan(events)
         if plan.shares:
-            self._run(plan, room, began, events)
+            self._run(plan, began, events)
         return events
 
     def _settle(self, events: list[Event]) -> None:
         """Take in what came from outside since the last step."""
         while self._inbox:
             entry = self._inbox.popleft()
+            if entry.answer is not None:
+                events.append(entry.recall())
+                continue
             self._entries[entry.number] = entry
             insort(self._waiting, entry, key=_ORDER)
         while self._cancels:
             if (cancelled := self._entries.get(self._cancels.popleft())) is not None:
                 self._end(cancelled, events, Finish.CANCELLED)
 
-    def _plan(self, events: list[Event]) -> tuple[Plan, int]:
-        """The next pass, after all preemptions that it needs; and the blocks that can be had."""
+    def _plan(self, events: list[Event]) -> Plan:
+        """The next pass, after all preemptions that it needs."""
         while True:
             state, budget = self._state()
             plan = self._policy(state, budget)
             if not plan.preempted:
-                return plan, state.room
+                return plan
             if len(self._running) == 1:  # nobody else holds memory that it could wait for
                 error = NoBlocks("the request found too few blocks, though nobody else runs.")
                 self._end(self._running[0], events, Finish.FAILED, error)
@@ -166,40 +182,31 @@ class BatchEngine:
         running = [entry.running() for entry in self._running]
         budget = self._budget if self._pace is None else self._pace.budget(running)
         waiting: list[Waiting] = []
-        if self._waiting and self._free and _has_rows_left(running, budget):
+        if self._waiting and self._free and has_rows_left(running, budget):
             window = max(len(self._free), _WINDOW)
-            waiting = [self._seen(entry) for entry in self._waiting[:window]]
+            waiting = [entry.waiting(self.prefix) for entry in self._waiting[:window]]
         size = self.cache.block_size
         return State(running, waiting, self.cache.room, len(self._free), size), budget
 
-    def _seen(self, entry: Entry) -> Waiting:
-        """A request of the queue, with what the prefix cache has in memory for it now."""
-        if self.prefix is None or not entry.reuse:
-            return entry.waiting(0, 0)
-        request = entry.handle.request
-        known = self.prefix.known(entry.decoding.context, request.prefix_key)
-        shared = sum(self.cache.book.count(block) > 0 for block in known)
-        return entry.waiting(len(known) * self.cache.block_size, shared)
-
-    def _run(self, plan: Plan, room: int, began: float, events: list[Event]) -> None:
+    def _run(self, plan: Plan, began: float, events: list[Event]) -> None:
         """Run a planned pass and hand out its answers."""
         for number in plan.admitted:
             self._admit(self._entries[number])
-        entries, parts, shares = self._parts(plan.shares, events)
+        entries, parts, rows = self._parts(plan.shares, events)
         started = time.perf_counter()
         answers = isolated(self._passes, parts, [entry.decoding.greedy for entry in entries])
         ended = time.perf_counter()
+        book = self.cache.book
+        counts = len(self._waiting), book.held, book.cached, book.free
         if self._pace is not None:
             self._pace.learn(Load.of(parts), ended - started)
         for entry, answer in zip(entries, answers, strict=True):
             self._take(entry, answer, events)
-        preempted, self._preempted = self._preempted, []
-        self.records.append(
-            PassRecord(
-                began, started, ended, time.perf_counter(), shares, len(self._waiting), room,
-                plan.admitted, preempted,
-            )
-        )  # fmt: skip
+        (lost, gone), self._lost = self._lost, ([], [])
+        own = time.perf_counter() - began - (ended - started)
+        self._made.append(
+            partial(PassRecord, started, ended, tuple(rows), *counts, tuple(lost), tuple(gone), own)
+        )
 
     def _admit(self, entry: Entry) -> None:
         """Give a request a slot, and what the prefix cache has for it in memory and on disk."""
@@ -219,9 +226,9 @@ class BatchEngine:
 
     def _parts(
         self, shares: Sequence[Share], events: list[Event]
-    ) -> tuple[list[Entry], list[Part], list[Share]]:
+    ) -> tuple[list[Entry], list[Part], list[RequestRows]]:
         """What each request sends to the pass; one that cannot plan fails alone."""
-        entries, parts, sent = [], [], []
+        entries, parts, rows = [], [], []
         for share in shares:
             entry = self._entries[share.number]
             try:
@@ -229,21 +236,21 @@ class BatchEngine:
             except Exception as error:
                 self._end(entry, events, Finish.FAILED, error)
                 continue
-            if (count := len(part.tokens)) != share.rows:  # it drafted less than it might have
-                share = Share(share.number, count, share.reads)
+            count = len(part.tokens)  # it may have drafted less than it was given
+            read = count if entry.reading else 0
             entries.append(entry)
             parts.append(part)
-            sent.append(share)
-        return entries, parts, sent
+            rows.append(RequestRows(share.number, read, count - read, part.wanted))
+        return entries, parts, rows
 
     def _take(self, entry: Entry, answer: Answer | Exception, events: list[Event]) -> None:
         """Hand a request its answer; an error ends this request and no other."""
         try:
             if isinstance(answer, Exception):
                 raise answer
-            tokens = entry.decoding.take(answer)
-            if not tokens:
+            if not (tokens := entry.decoding.take(answer)):
                 return
+            entry.reading = False
             events.append(entry.deliver(tokens))
         except Exception as error:
             self._end(entry, events, Finish.FAILED, error)
@@ -270,10 +277,14 @@ class BatchEngine:
         """Remove a request. finish: where its last event is still to come."""
         if finish is not None:
             events.append(entry.end(finish, error))
+        elif self._recall is not None:
+            self._recall.keep(entry.handle)
         del self._entries[entry.number]
         if entry.decoding.slot < 0:
             self._waiting.remove(entry)
             return
+        if finish is Finish.CANCELLED:
+            self._lost[1].append(entry.number)
         if error is None:
             entry.decoding.finish(len(entry.handle.tokens))
         self._vacate(entry, keep=error is None)
@@ -287,10 +298,3 @@ class BatchEngine:
         entry.decoding.slot = -1
         self._free.append(slot)
         self._running.remove(entry)
-
-
-def _has_rows_left(running: Sequence[Running], budget: Budget) -> bool:
-    """Whether the prompts that are being read leave rows for another one."""
-    unread = [one.unread for one in running if one.unread > 1]
-    most = budget.rows if len(unread) == len(running) else budget.answering
-    return sum(unread) < most

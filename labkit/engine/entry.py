@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from labkit.engine.prefix import PrefixCache
 from labkit.engine.scheduler import HORIZON, Running, Waiting
 from labkit.engine.sequence import Decoding
 from labkit.engine.served import Event, Finish, Handle
@@ -14,12 +15,13 @@ class Entry:
 
     horizon, passed: as in the scheduler's records. extra: drafted tokens that it may verify. reuse:
     whether it may begin with blocks of a prefix cache. published: whether its prompt is in that
-    cache, or may not go there.
+    cache, or may not go there. reading: no token has come since it got its slot. answer: what an
+    identical request got.
     """
 
     __slots__ = (
-        "decoding", "extra", "handle", "horizon", "number", "passed", "published", "reuse",
-        "stops", "text",
+        "answer", "decoding", "extra", "handle", "horizon", "number", "passed", "published",
+        "reading", "reuse", "stops", "text",
     )  # fmt: skip
 
     def __init__(
@@ -35,6 +37,8 @@ class Entry:
         self.extra, self.reuse = extra, reuse
         self.horizon, self.passed = HORIZON, 0
         self.published = not reuse
+        self.answer: tuple[int, ...] | None = None
+        self.reading = True
 
     def running(self) -> Running:
         """As the scheduler sees it in its slot."""
@@ -44,18 +48,29 @@ class Entry:
             self.number, read, written - read, decoding.total - written, self.horizon, self.extra
         )
 
-    def waiting(self, length: int, shared: int) -> Waiting:
-        """As the scheduler sees it in the queue: a prefix cache has `length` of its tokens."""
-        decoding = self.decoding
+    def waiting(self, prefix: PrefixCache | None) -> Waiting:
+        """As the scheduler sees it in the queue, with what a prefix cache has in memory for it."""
+        decoding, length, shared = self.decoding, 0, 0
         written = len(decoding.context)
+        if prefix is not None and self.reuse:
+            known = prefix.known(decoding.context, self.handle.request.prefix_key)
+            length = len(known) * prefix.cache.block_size
+            shared = sum(prefix.cache.book.count(block) > 0 for block in known)
         return Waiting(
             self.number, length, written - length, decoding.total - written, self.horizon, shared,
             self.passed,
         )  # fmt: skip
 
+    def recall(self) -> Event:
+        """Deliver the answer that an identical request got, as if it had just been computed."""
+        tokens = list(self.answer or ())
+        self.decoding.context += tokens
+        self.decoding.done = self.handle.recalled = True
+        return self.deliver(tokens)
+
     def leave(self) -> None:
         """Its slot is taken away: what it has read must be read again."""
-        self.decoding.read = 0
+        self.decoding.read, self.reading = 0, True
         self.horizon *= 2
         self.published = not self.reuse
         self.handle.preempted += 1

@@ -15,6 +15,8 @@ from labkit.engine.scheduler import Budget, Running
 from labkit.errors import ParameterError
 from labkit.model.rows import Part
 
+# Numbers of rows whose cost a pace should know: `row_costs(decoder, PACE_ROWS)`.
+PACE_ROWS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 _KEEP = 0.9  # of what was learned, at each pass
 
 
@@ -50,8 +52,9 @@ class Load(NamedTuple):
 class Pace:
     """The budget of each pass, from the measured cost of rows and from what passes took.
 
-    stretch: a pass with rows of prompts takes at most so many times the pass without them. gap:
-    seconds that it may take, instead of stretch. rows: the most where nobody answers.
+    costs: of passes of up to some hundred rows (PACE_ROWS); no larger one is planned where somebody
+    answers. stretch: a pass with rows of prompts takes at most so many times the pass without them.
+    gap: seconds that it may take, instead of stretch. rows: the most where nobody answers.
 
     A pass takes T(1) r(k) for its k rows, and some time for each position that attention reads
     beyond the context at which r was measured. The latter is learned from the passes: of a prompt

@@ -144,6 +144,13 @@ def plan_pass(state: State, budget: Budget) -> Plan:
     return Plan(shares, admitted, [])
 
 
+def has_rows_left(running: Sequence[Running], budget: Budget) -> bool:
+    """Whether the prompts that are being read leave rows for another one."""
+    unread = [one.unread for one in running if one.unread > 1]
+    most = budget.rows if len(unread) == len(running) else budget.answering
+    return sum(unread) < most
+
+
 def _answering(state: State) -> tuple[list[Share], int]:
     """One row of each request that answers; and the blocks that are left, below 0 if too few."""
     size, room = state.block_size, state.room

@@ -101,7 +101,8 @@ class Handle:
 
     events: the client's own queue, which the engine never waits for. tokens: the answer so far.
     error: what went wrong where finish is FAILED. hits: tokens of the context that were not
-    computed when it last got a slot. preempted: how often it lost its slot.
+    computed when it last got a slot. preempted: how often it lost its slot. recalled: whether its
+    answer is that of an identical request.
     """
 
     def __init__(self, number: int, request: ServedRequest, cancel: Callable[[int], None]) -> None:
@@ -111,6 +112,7 @@ class Handle:
         self.finish: Finish | None = None
         self.error: Exception | None = None
         self.hits = self.preempted = 0
+        self.recalled = False
         self._cancel = cancel
 
     def cancel(self) -> None:

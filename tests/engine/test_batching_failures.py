@@ -163,7 +163,7 @@ def test_nobody_goes_in_and_out(judge: Judge) -> None:
         judge.check(one)
     assert sum(one.handle.preempted for one in served) > 0
     assert max(one.handle.preempted for one in served) <= 3
-    rows = sum(record.rows for record in engine.records)
+    rows = sum(record.prefill + record.decode for record in engine.records)
     assert rows <= 2 * sum(len(ask.prompt) + ask.count for ask in asks)
 
 
