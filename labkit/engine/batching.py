@@ -199,7 +199,7 @@ class BatchEngine:
         book = self.cache.book
         counts = len(self._waiting), book.held, book.cached, book.free
         if self._pace is not None:
-            self._pace.learn(Load.of(parts), ended - started)
+            self._pace.learn(Load.of(parts), ended - started, any(one.prefill for one in rows))
         for entry, answer in zip(entries, answers, strict=True):
             self._take(entry, answer, events)
         (lost, gone), self._lost = self._lost, ([], [])

@@ -18,6 +18,7 @@ from labkit.model.rows import Part
 # Numbers of rows whose cost a pace should know: `row_costs(decoder, PACE_ROWS)`.
 PACE_ROWS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 _KEEP = 0.9  # of what was learned, at each pass
+_MOST_DRIFT = 2.0  # of one pass: one that waited for its cores says nothing
 
 
 def budget_rows(costs: RowCosts, gap: float) -> int:
@@ -58,11 +59,13 @@ class Pace:
 
     A pass takes T(1) r(k) for its k rows, and some time for each position that attention reads
     beyond the context at which r was measured. The latter is learned from the passes: of a prompt
-    of thousands of tokens it becomes the larger part.
+    of thousands of tokens it becomes the larger part. Also learned is by how much passes with and
+    without rows of prompts differ from what is expected of them: the machine may have changed since
+    the costs were measured. Single passes scatter around what is aimed at.
     """
 
     def __init__(
-        self, costs: RowCosts, stretch: float = 3.0, gap: float | None = None, rows: int = 512
+        self, costs: RowCosts, stretch: float = 2.5, gap: float | None = None, rows: int = 512
     ) -> None:
         if stretch <= 1 or (gap is not None and gap <= 0):
             raise ParameterError(
@@ -72,6 +75,7 @@ class Pace:
         self.costs, self.stretch, self.gap, self.rows = costs, stretch, gap, rows
         self.seconds_a_read = 0.0
         self._products = self._squares = 0.0
+        self._drift = {False: 1.0, True: 1.0}  # taken over expected, without and with prompts
 
     def seconds(self, load: Load) -> float:
         """What a pass is expected to take; beyond the measured rows, in proportion."""
@@ -82,10 +86,13 @@ class Pace:
     def _beyond(self, load: Load) -> int:
         return load.reads - load.rows * self.costs.context
 
-    def learn(self, load: Load, seconds: float) -> None:
-        """A pass took so long: old passes fade, and least squares give the cost of a read."""
+    def learn(self, load: Load, seconds: float, reads: bool = False) -> None:
+        """A pass took so long; reads: it had rows of prompts. Old passes fade. Least squares give
+        the cost of a read."""
         if load.rows > self.costs.most:
             return
+        ratio = min(_MOST_DRIFT, max(1 / _MOST_DRIFT, seconds / self.seconds(load)))
+        self._drift[reads] = _KEEP * self._drift[reads] + (1 - _KEEP) * ratio
         beyond = self._beyond(load)
         rest = seconds - self.costs.seconds * self.costs.r(load.rows)
         self._products = _KEEP * self._products + beyond * rest
@@ -97,7 +104,8 @@ class Pace:
         """The budget of the next pass."""
         usual = load_of(running)
         at = next((one.length for one in running if one.unread > 1), 0)
-        allowed = self.stretch * self.seconds(usual) if self.gap is None else self.gap
+        allowed = self.gap or self.stretch * self.seconds(usual) * self._drift[False]
+        allowed /= self._drift[True]
         fits, beyond = 1, max(1, self.costs.most - usual.rows) + 1
         while beyond - fits > 1:
             middle = (fits + beyond) // 2

@@ -75,6 +75,20 @@ def test_reading_far_back_is_learned_and_makes_chunks_smaller() -> None:
     assert far == 5 or taken <= 3 * pace.seconds(load_of(answering(4)))
 
 
+@pytest.mark.parametrize("drift", [0.6, 1.0, 1.5])
+def test_a_machine_that_changed_since_is_noticed(drift: float) -> None:
+    """Passes with prompts take another time than the costs say; the gap is kept all the same."""
+    pace, running = Pace(COSTS, stretch=3.0), answering(4)
+    usual = load_of(running)
+    for _ in range(60):
+        rows = pace.budget([*running, Running(4, 96, 500, 9)]).answering - 4
+        mixed = usual.plus(rows, 96)
+        pace.learn(usual, pace.costs.seconds * pace.costs.r(4))
+        taken = drift * pace.costs.seconds * pace.costs.r(mixed.rows)
+        pace.learn(mixed, taken, reads=True)
+    assert 2.4 <= taken / (pace.costs.seconds * pace.costs.r(4)) <= 3.05
+
+
 def test_passes_larger_than_the_measured_ones_teach_nothing() -> None:
     pace = Pace(COSTS)
     pace.learn(Load(65, 10**6), 9.0)
