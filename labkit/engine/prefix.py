@@ -117,6 +117,18 @@ class PrefixCache:
         self.counts.from_memory += len(found) * BLOCK_SIZE - (self.counts.from_disk - before)
         return [node.block for node in found]
 
+    def known(self, tokens: Sequence[int], key: PrefixKey | None = None) -> list[int]:
+        """The blocks in memory that `match` would find now. It counts, reads and changes nothing:
+        for plans that may not be carried out."""
+        found: list[int] = []
+        parent: Node | None = None
+        for named in self._names(tokens[: len(tokens) - 1], key):
+            parent = self._known(named, parent)
+            if parent is None:
+                break
+            found.append(parent.block)
+        return found
+
     def publish(self, slot: int, tokens: Sequence[int], key: PrefixKey | None = None) -> int:
         """Let others find the whole blocks of a slot that hold the first of `tokens`.
 

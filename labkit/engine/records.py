@@ -28,6 +28,7 @@ class PassRecord:
     start, end: seconds of the monotonic clock. rows: in the order of the pass, each request once.
     queue: requests that wait, admitted before or not. blocks_held, blocks_cached, blocks_free: all
     blocks of the paged cache. preempted, cancelled: requests that lost their slot before the pass.
+    own: seconds that the engine itself took for it: planning, sampling, text.
     Raises ValueError for a record that contradicts itself.
     """
 
@@ -40,6 +41,7 @@ class PassRecord:
     blocks_free: int = 0
     preempted: tuple[int, ...] = ()
     cancelled: tuple[int, ...] = ()
+    own: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.end >= self.start:

@@ -42,7 +42,8 @@ class Request(Protocol):
         """Its rows for the next pass. The pass follows, and then `take`."""
 
     def take(self, answer: Answer) -> list[int]:
-        """Take the answer of the pass; returns the new tokens of the output, at least one."""
+        """Take the answer of the pass; returns the new tokens of the output: at least one, or none
+        where the pass read only a part of the prompt."""
 
 
 def check_lengths(config: ModelConfig, prompt_tokens: int, new_tokens: int) -> None:
@@ -69,8 +70,9 @@ def check_prompt(config: ModelConfig, prompt_ids: Sequence[int], max_new_tokens:
 class Decoding:
     """Plain decoding of a prompt: first the prompt's rows, then one row for each token.
 
-    context: the prompt and the output so far. Between passes its slot holds all of it but the last
-    token.
+    context: the prompt and the output so far. Between passes its slot holds the first `read` tokens
+    of it: all but the last, once the prompt is read. The prompt may be read in chunks. A request
+    may also leave its slot and go on in another: `move`.
     """
 
     def __init__(
@@ -89,14 +91,39 @@ class Decoding:
         self.sampler, self.greedy = sampler, is_greedy(sampler)
         self.stop_ids = frozenset(stop_ids)
         self.done = False
-        self._read = 0  # so many tokens of the context are in the slot
+        self.read = 0
+        self._upto = 0  # what `read` will be after the pass that was planned last
 
-    def plan(self) -> Part:
-        return Part(self.slot, self._read, self.context[self._read :])
+    @property
+    def unread(self) -> int:
+        """Rows until its next token."""
+        return len(self.context) - self.read
+
+    def move(self, slot: int, read: int) -> None:
+        """Go on in a slot that holds the first `read` tokens of the context."""
+        if not 0 <= read < len(self.context) or self.cache.length(slot) != read:
+            raise ValueError(
+                f"slot {slot} holds {self.cache.length(slot)} tokens; a context of "
+                f"{len(self.context)} cannot go on there from {read}: one row must be left."
+            )
+        self.slot, self.read = slot, read
+
+    def plan(self, limit: int | None = None) -> Part:
+        """The rows up to the next token, or the first `limit` of them, which get no answer."""
+        start, end = self.read, len(self.context)
+        if limit is not None:
+            end = min(end, start + limit)
+        self._upto = end
+        return Part(self.slot, start, self.context[start:end], int(end == len(self.context)))
 
     def take(self, answer: Answer) -> list[int]:
+        self.read = self._upto
+        if self.read < len(self.context):
+            return []
         token = answer.tokens[-1] if answer.logits is None else self.sampler(answer.logits[-1])
-        self._read = len(self.context)
         self.context.append(token)
         self.done = token in self.stop_ids or len(self.context) == self.total
         return [token]
+
+    def finish(self, yielded: int) -> None:
+        """The request is over after so many tokens of its output; more may have been computed."""

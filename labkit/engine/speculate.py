@@ -136,32 +136,34 @@ class Speculation(Decoding):
         self._prompt = len(prompt_ids)
         self._streams = None if shows is None else _room(self.total, shows)
         self._offered, self._sent = NOTHING, NOTHING
+        self._begun, self._reads = False, True  # shown to the draft; in the pass planned last
         self._began = 0.0
 
-    def plan(self) -> Part:
-        """The prompt, or the last token and the draft tokens after it."""
-        if self._read == 0:
-            return self._part(self.context, wanted=1)
-        self._offered = self._propose()
+    def plan(self, limit: int | None = None) -> Part:
+        """Rows of the prompt, as plain decoding has them; or the last token and the draft tokens
+        after it, `limit` rows at most."""
+        self._reads = not self._begun or self.unread > 1  # again, after it has left its slot
+        if self._reads:
+            return self._shown(super().plan(limit))
+        self._offered = self._propose(None if limit is None else limit - 1)
         sent = self._control.choose(self._offered) if self._offered.tokens else 0
         self._sent = self._offered.cut(sent)
         if not self.cache.takes(self.slot, len(self._sent.tokens) + 1, bool(self._sent.parents)):
             self._sent = NOTHING
         self._began = time.perf_counter()
-        rows = [self.context[-1], *self._sent.tokens]
-        return self._part(rows, len(rows), self._sent.row_parents, guesses=True)
+        rows, parents = [self.context[-1], *self._sent.tokens], self._sent.row_parents
+        return self._shown(Part(self.slot, self.read, rows, len(rows), parents, guesses=True))
 
-    def _part(
-        self, rows: list[int], wanted: int, parents: Sequence[int] = (), guesses: bool = False
-    ) -> Part:
-        at, streams = self._read, self._streams
-        to = None if streams is None else streams[at : at + len(rows)]
-        return Part(self.slot, at, rows, wanted, parents, guesses, streams=to)
+    def _shown(self, part: Part) -> Part:
+        """The part with room for its streams, where the draft reads them."""
+        if self._streams is not None:
+            part.streams = self._streams[part.start : part.start + len(part.tokens)]
+        return part
 
     def take(self, answer: Answer) -> list[int]:
         """The accepted tokens, and one of the target's own; a stop id is the last of them."""
-        if self._read == 0:
-            return self._take_first(answer)
+        if self._reads:
+            return self._take_read(answer)
         if answer.logits is None:
             tokens = accept_greedy(answer.tokens, self._sent)
         else:
@@ -178,16 +180,25 @@ class Speculation(Decoding):
         self._control.learn(self._offered, sent, tokens)
         return tokens
 
-    def _take_first(self, answer: Answer) -> list[int]:
+    def _take_read(self, answer: Answer) -> list[int]:
+        """The token after the prompt; none where the pass has not read all of it."""
+        if self._upto == len(self.context):
+            self._begin()
+            self._accounting.drafted.append(False)
+        return super().take(answer)
+
+    def _begin(self) -> None:
+        """Show the prompt to the draft, once."""
+        if self._begun:
+            return
+        self._begun = True
         self._guard(lambda draft: draft.begin(self.context, self.total))
         if (streams := self._streams) is not None:
             self._guard(lambda draft: _watch(draft, streams))
-        self._accounting.drafted.append(False)
-        return super().take(answer)
 
     def _take_back(self, sent: int, rows: list[int]) -> None:
         """Keep only these rows of the pass in the slot. sent: how many guesses the pass had."""
-        start = self._read
+        start = self.read
         if rows[-1] + 1 != len(rows):  # a path through a tree
             self.cache.keep(self.slot, start, rows)
             if self._streams is not None:
@@ -195,13 +206,14 @@ class Speculation(Decoding):
                 self._streams[start : start + len(rows)] = self._streams[start + at]
         elif len(rows) <= sent:
             self.cache.truncate(self.slot, start + len(rows))
-        self._read = start + len(rows)
+        self.read = start + len(rows)
 
-    def _propose(self) -> Proposal:
+    def _propose(self, most: int | None) -> Proposal:
         """The draft's proposal, cut to what the request may still need, or NOTHING."""
         if self._draft is None:
             return NOTHING
-        limit = min(self._control.limit(), self.total - len(self.context) - 1)
+        room = self.total - len(self.context) - 1
+        limit = min(self._control.limit(), room if most is None else min(room, most))
         if limit < 1:
             return NOTHING
         began = time.perf_counter()

@@ -283,3 +283,15 @@ def test_a_published_block_that_the_prefix_cache_has_not_is_found_out(fused: Fus
     cache.book.publish(cache.blocks(0)[0])
     with pytest.raises(CacheError, match="1 blocks are published; the prefix cache has 0"):
         prefix.check()
+
+
+def test_a_look_finds_what_match_would_and_leaves_no_trace(fused: FusedDecoder) -> None:
+    prefix = made(fused)
+    assert prefix.known(IDS[:40]) == []
+    again(fused, prefix, IDS[:40])
+    before = vars(prefix.counts).copy()
+    seen = [prefix.known(IDS[:length]) for length in (16, 17, 33, 40, 60)]
+    assert [len(blocks) for blocks in seen] == [0, 1, 2, 2, 2]
+    assert prefix.known(IDS[:40], replace(KEY, salt="x")) == []
+    assert (vars(prefix.counts), prefix.cache.book.held) == (before, 0)
+    assert prefix.match(IDS[:60]) == seen[-1]
