@@ -119,9 +119,10 @@ TINY: dict[str, tuple[str, dict[str, Any]]] = {
     "olmo2": ("Olmo2", {}),
     "olmo2-biases-tied": ("Olmo2", {"attention_bias": True, "tie_word_embeddings": True}),
     "granite": ("Granite", GRANITE),
-    "granite-biases-tied": (
+    "granite-biases-tied": (  # a larger multiplier and a tied head repeat one token for ever
         "Granite",
-        GRANITE | {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True},
+        GRANITE | {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True,
+                   "embedding_multiplier": 1.5},
     ),
     "qwen3-moe": ("Qwen3Moe", MIXTURE),
     "qwen3-moe-some": (  # a mixture in two of the three layers
