@@ -6,7 +6,14 @@ class LabkitError(Exception):
 
 
 class ModelError(LabkitError):
-    """A model that cannot be found or read, or that no decoder here computes."""
+    """A model that cannot be found or read, or that no decoder here computes.
+
+    Its message is one line, whatever stands in a file's names and values.
+    """
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
 
 
 class ParameterError(LabkitError):
