@@ -1,6 +1,11 @@
 """Errors that a user can cause. A message says what was given, what is allowed and what to do."""
 
 
+def one_line(text: str) -> str:
+    """A text with what cannot be printed, ends of lines too, as Python writes it: \\n."""
+    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
+
+
 class LabkitError(Exception):
     """Something that the user can put right; the command line prints it without a traceback."""
 
@@ -12,8 +17,7 @@ class ModelError(LabkitError):
     """
 
     def __str__(self) -> str:
-        text = super().__str__()
-        return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
+        return one_line(super().__str__())
 
 
 class ParameterError(LabkitError):
