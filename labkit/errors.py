@@ -1,12 +1,23 @@
 """Errors that a user can cause. A message says what was given, what is allowed and what to do."""
 
 
+def one_line(text: str) -> str:
+    """A text with what cannot be printed, ends of lines too, as Python writes it: \\n."""
+    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
+
+
 class LabkitError(Exception):
     """Something that the user can put right; the command line prints it without a traceback."""
 
 
 class ModelError(LabkitError):
-    """A model that cannot be found or read, or that no decoder here computes."""
+    """A model that cannot be found or read, or that no decoder here computes.
+
+    Its message is one line, whatever stands in a file's names and values.
+    """
+
+    def __str__(self) -> str:
+        return one_line(super().__str__())
 
 
 class ParameterError(LabkitError):

@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from labkit.base.units import shown
 from labkit.errors import ModelError
 from labkit.model.experts import Experts
 from labkit.model.families import FAMILIES, Family
 from labkit.model.rope import read_rope, rotary_dim
-from labkit.model.values import flag, ids, number, size
+from labkit.model.values import flag, ids, must_be, number, size
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ def _family(raw: Mapping[str, Any]) -> Family:
     kind = raw.get("model_type")
     if not isinstance(kind, str) or kind not in FAMILIES:
         allowed = ", ".join(sorted(FAMILIES))
-        raise ModelError(f"model family {kind!r} is not supported; supported: {allowed}.")
+        raise ModelError(f"model_type {shown(kind)} is not supported; supported: {allowed}.")
     return FAMILIES[kind]
 
 
@@ -126,7 +127,10 @@ def _activation(raw: Mapping[str, Any], family: Family) -> str:
     given = next(iter(family.activations)) if given is None else given
     if not isinstance(given, str) or given not in family.activations:
         allowed = ", ".join(family.activations)
-        raise ModelError(f"activation {given!r} is not supported; supported: {allowed}.")
+        raise ModelError(
+            f"the activation (hidden_act or hidden_activation) {shown(given)} is not supported; "
+            f"supported: {allowed}."
+        )
     return family.activations[given]
 
 
@@ -136,7 +140,9 @@ def _heads(raw: Mapping[str, Any]) -> tuple[int, int, int]:
     kv_heads = size(raw, "num_key_value_heads", heads)
     head_dim = size(raw, "head_dim", max(1, hidden // heads))
     if heads % kv_heads:
-        raise ModelError(f"{kv_heads} KV heads do not divide {heads} heads.")
+        raise ModelError(
+            f"num_key_value_heads {kv_heads} do not divide num_attention_heads {heads}."
+        )
     if head_dim % 2:
         raise ModelError(f"head_dim must be even, for RoPE turns pairs; it is {head_dim}.")
     return heads, kv_heads, head_dim
@@ -149,15 +155,17 @@ def config_from_dict(given: Mapping[str, Any]) -> ModelConfig:
     value that cannot be.
     """
     family = _family(given)
+    for name in ("quantization_config", "compression_config"):
+        must_be(given, name)  # weights in a format of its own
     raw = family.plain({**family.defaults, **given})
     heads, kv_heads, head_dim = _heads(raw)
     layers = size(raw, "num_hidden_layers")
-    positions = size(raw, "max_position_embeddings", 2048)
+    positions = size(raw, "max_position_embeddings")
     turned = rotary_dim(raw, head_dim, family.partial_rotary)
     theta, scaling = read_rope(raw, turned, positions)
     eps = number(raw.get("rms_norm_eps", 1e-6), "rms_norm_eps")
-    if not 0 < eps < 1:
-        raise ModelError(f"rms_norm_eps must lie between 0 and 1; it is {eps:g}.")
+    if not 0 <= eps < 1:
+        raise ModelError(f"rms_norm_eps must be at least 0 and less than 1; it is {eps:g}.")
     bos = ids(raw.get("bos_token_id"), "bos_token_id")
     return ModelConfig(
         family=family.name,
@@ -204,9 +212,19 @@ def read_config(directory: Path) -> ModelConfig:
     raw = _json(path)
     try:
         config = config_from_dict(raw)
-        generation = directory / "generation_config.json"
-        more = _json(generation).get("eos_token_id") if generation.is_file() else None
-        found = dict.fromkeys((*config.eos_ids, *ids(more, "eos_token_id")))
     except ModelError as error:
         raise ModelError(f"{path} is not a readable model config: {error}") from None
-    return replace(config, eos_ids=tuple(found))
+    more = _generation_stops(directory / "generation_config.json")
+    # The family's own stop token stands for one that neither file names.
+    own = config.eos_ids if "eos_token_id" in raw or not more else ()
+    return replace(config, eos_ids=tuple(dict.fromkeys((*own, *more))))
+
+
+def _generation_stops(path: Path) -> tuple[int, ...]:
+    """The stop tokens of a generation_config.json; none where there is no such file."""
+    if not path.is_file():
+        return ()
+    try:
+        return ids(_json(path).get("eos_token_id"), "eos_token_id")
+    except ModelError as error:
+        raise ModelError(f"{path} is not a readable generation config: {error}") from None

@@ -9,12 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from labkit.base.units import shown
 from labkit.errors import ModelError
 from labkit.model.experts import read_experts
 from labkit.model.rope import rope_base
 from labkit.model.values import flag, mapping, multiplier, must_be, size
 
-_SILU = {"silu": "silu"}
+_SILU = {"silu": "silu", "swish": "silu"}
 _GELU = {"gelu_pytorch_tanh": "gelu_tanh"}
 _FULL, _SLIDING = "full_attention", "sliding_attention"
 Raw = Mapping[str, Any]
@@ -47,61 +48,89 @@ def _biases(raw: Raw) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _attention_biases(raw: Raw) -> dict[str, Any]:
+    """Biases of attention alone: transformers has none in these families' feed-forward."""
+    must_be(raw, "mlp_bias", False)
+    return _biases({"attention_bias": raw.get("attention_bias")})
+
+
 def _layer_types(raw: Raw, layers: int, default: Sequence[str]) -> list[str]:
     """Which layers have the window and which see everything; ModelError for other kinds."""
-    kinds = raw.get("layer_types") or list(default)
+    kinds = raw.get("layer_types")
+    kinds = list(default) if kinds is None else kinds
     if not isinstance(kinds, list) or len(kinds) != layers:
-        raise ModelError(f"layer_types must be a list of {layers} names; it is {kinds!r}.")
+        raise ModelError(f"layer_types must be a list of {layers} names; it is {shown(kinds)}.")
     for kind in kinds:
         if kind not in (_FULL, _SLIDING):
             raise ModelError(
-                f"layer_types: {kind!r} is not supported; supported: {_FULL}, {_SLIDING}."
+                f"layer_types: {shown(kind)} is not supported; supported: {_FULL}, {_SLIDING}."
             )
     return kinds
 
 
-def _window(raw: Raw, kinds: Sequence[str] | None = None) -> dict[str, Any]:
-    """The window, and the layers that have it: those of these kinds, or all."""
-    if raw.get("sliding_window") is None or (kinds is not None and _SLIDING not in kinds):
+def _windows(raw: Raw, kinds: Sequence[str], used: bool = True) -> dict[str, Any]:
+    """The window, and the layers that have it; ModelError where they have one that is not used."""
+    if _SLIDING not in kinds:
         return {}
+    if not used or raw.get("sliding_window") is None:
+        raise ModelError(
+            f"layer_types names {_SLIDING}, but there is no sliding window in use: sliding_window "
+            f"is {shown(raw.get('sliding_window'))}, use_sliding_window "
+            f"{shown(raw.get('use_sliding_window'))}."
+        )
     found: dict[str, Any] = {"sliding_window": size(raw, "sliding_window")}
-    if kinds is not None and _FULL in kinds:
+    if _FULL in kinds:
         found["windowed"] = tuple(kind == _SLIDING for kind in kinds)
     return found
 
 
+def _alike(raw: Raw, layers: int, window: bool = False) -> dict[str, Any]:
+    """The window of a family whose layers all have it, or none. Its models do not look at
+    layer_types, so ModelError where these say something else."""
+    own = _SLIDING if window and raw.get("sliding_window") is not None else _FULL
+    kinds = _layer_types(raw, layers, [own] * layers)
+    if odd := [kind for kind in kinds if kind != own]:
+        raise ModelError(
+            f"layer_types: {odd[0]!r} is not supported where all layers are {own}, as "
+            f"{raw['model_type']} has them with sliding_window {shown(raw.get('sliding_window'))}."
+        )
+    return _windows(raw, kinds)
+
+
 def _llama(raw: Raw, layers: int) -> dict[str, Any]:
-    return _biases(raw)
+    return _biases(raw) | _alike(raw, layers)
 
 
 def _mistral(raw: Raw, layers: int) -> dict[str, Any]:
-    return _biases(raw) | _window(raw)
+    must_be(raw, "attention_bias", False)
+    return _attention_biases(raw) | _alike(raw, layers, window=True)
 
 
 def _qwen_window(raw: Raw, layers: int) -> dict[str, Any]:
     """Qwen's windows begin at a layer, where they are used at all."""
+    used = flag(raw, "use_sliding_window")
     full = raw.get("max_window_layers", 28)
     if isinstance(full, bool) or not isinstance(full, int) or full < 0:
         raise ModelError(f"max_window_layers must be a whole number; it is {full!r}.")
-    full = min(full, layers)
+    full = min(full, layers) if used and raw.get("sliding_window") is not None else layers
     kinds = _layer_types(raw, layers, [_FULL] * full + [_SLIDING] * (layers - full))
-    return _window(raw, kinds) if flag(raw, "use_sliding_window") else {}
+    return _windows(raw, kinds, used)
 
 
 def _qwen2(raw: Raw, layers: int) -> dict[str, Any]:
     own = {"attention_bias": True, "output_bias": False}
-    return _biases(raw) | own | _qwen_window(raw, layers)
+    return _attention_biases(raw) | own | _qwen_window(raw, layers)
 
 
 def _qwen3(raw: Raw, layers: int) -> dict[str, Any]:
-    return _biases(raw) | {"qk_norm": True} | _qwen_window(raw, layers)
+    return _attention_biases(raw) | {"qk_norm": True} | _qwen_window(raw, layers)
 
 
 def _qwen3_moe(raw: Raw, layers: int) -> dict[str, Any]:
     """Qwen3 with mixtures of experts; a window, where it is used, is one of all layers."""
-    window = _window(raw) if flag(raw, "use_sliding_window") else {}
+    window = _alike(raw, layers, flag(raw, "use_sliding_window"))
     own = {"qk_norm": True, "experts": read_experts(raw, layers)}
-    return _biases({"attention_bias": raw.get("attention_bias")}) | own | window
+    return _attention_biases(raw) | own | window
 
 
 def _gemma3(raw: Raw, layers: int) -> dict[str, Any]:
@@ -112,9 +141,9 @@ def _gemma3(raw: Raw, layers: int) -> dict[str, Any]:
     must_be(raw, "use_bidirectional_attention", False)
     every = size(raw, "sliding_window_pattern", 6)
     default = [_SLIDING if (layer + 1) % every else _FULL for layer in range(layers)]
-    windows = _window(raw, _layer_types(raw, layers, default))
+    windows = _windows(raw, _layer_types(raw, layers, default))
     local = mapping(raw, "local_rope")
-    return _biases({"attention_bias": raw.get("attention_bias")}) | windows | {
+    return _attention_biases(raw) | windows | {
         "local_rope_theta": local["rope_theta"] if windows else None,
         "qk_norm": True,
         "post_norms": True,
@@ -125,28 +154,41 @@ def _gemma3(raw: Raw, layers: int) -> dict[str, Any]:
 
 
 def _gemma3_plain(raw: dict[str, Any]) -> dict[str, Any]:
-    """RoPE of both kinds of layers, in the keys of transformers 4 or of 5."""
+    """RoPE of both kinds of layers, in the keys of transformers 4 or of 5.
+
+    transformers reads no original context beside these, and of rope_scaling not the old `type`.
+    """
+    older = mapping(raw, "rope_scaling")
+    if "type" in older and "rope_type" not in older:
+        raise ModelError(
+            f"rope_scaling: type {shown(older['type'])} without rope_type is not supported: "
+            "transformers 5 does not scale by it, older ones do. Name it rope_type."
+        )
     both = mapping(raw, "rope_parameters")
     if odd := sorted(both.keys() - {_FULL, _SLIDING}):
         raise ModelError(
-            f"rope_parameters: {odd[0]} is not supported; allowed: {_FULL}, {_SLIDING}."
+            f"rope_parameters: {odd[0]!r} is not supported; allowed: {_FULL}, {_SLIDING}."
         )
     local = {"rope_theta": raw.get("rope_local_base_freq", 1e4)} | mapping(both, _SLIDING)
     must_be(local, "rope_type", "default")
     if odd := sorted(local.keys() - {"rope_type", "rope_theta"}):
         raise ModelError(
-            f"rope_parameters of {_SLIDING}: {odd[0]} is not supported; allowed: rope_theta."
+            f"rope_parameters of {_SLIDING}: {odd[0]!r} is not supported; allowed: rope_theta."
         )
     local["rope_theta"] = rope_base(local["rope_theta"])
-    full = {"rope_theta": raw.get("rope_theta", 1e6)} | mapping(both, _FULL)
+    full = {"rope_theta": raw.get("rope_theta", 1e6)} | mapping(both, _FULL) | older
+    if "truncate" in full:  # transformers looks for it where it does not stand
+        raise ModelError(f"rope_parameters of {_FULL}: 'truncate' is not supported; leave it out.")
     return {
         **raw, "hidden_act": raw.get("hidden_activation"), "local_rope": local,
-        "rope_parameters": full | mapping(raw, "rope_scaling"), "rope_scaling": None,
+        "rope_parameters": full, "rope_scaling": None, "original_max_position_embeddings": None,
     }  # fmt: skip
 
 
 def _phi3(raw: Raw, layers: int) -> dict[str, Any]:
-    return {"joined_projections": True} | _window(raw)
+    must_be(raw, "attention_bias", False)
+    must_be(raw, "mlp_bias", False)
+    return {"joined_projections": True} | _alike(raw, layers, window=True)
 
 
 def _phi3_plain(raw: dict[str, Any]) -> dict[str, Any]:
@@ -158,55 +200,61 @@ def _phi3_plain(raw: dict[str, Any]) -> dict[str, Any]:
         kind = "longrope"
         original = size(raw, "original_max_position_embeddings")
         parameters["original_max_position_embeddings"] = original
+    elif kind != "default":
+        raise ModelError(f"rope_type {shown(kind)} is not supported; allowed: default, longrope.")
     return {**raw, "rope_parameters": parameters | {"rope_type": kind}, "rope_scaling": None}
 
 
 def _smollm3(raw: Raw, layers: int) -> dict[str, Any]:
     """SmolLM3 does not rotate every fourth layer (NoPE; Yang et al., 2501.18795)."""
     every = size(raw, "no_rope_layer_interval", 4)
-    marks = raw.get("no_rope_layers") or [int((n + 1) % every != 0) for n in range(layers)]
-    if (
-        not isinstance(marks, list)
-        or len(marks) < layers
-        or any(one not in (0, 1) for one in marks)
-    ):
-        raise ModelError(f"no_rope_layers must be {layers} numbers, 0 or 1; it is {marks!r}.")
-    rotated, slides = tuple(one == 1 for one in marks[:layers]), flag(raw, "use_sliding_window")
+    marks = raw.get("no_rope_layers")
+    marks = [int((n + 1) % every != 0) for n in range(layers)] if marks is None else marks
+    good = isinstance(marks, list) and all(type(one) is int and one in (0, 1) for one in marks)
+    if not good or len(marks) < layers:
+        raise ModelError(f"no_rope_layers must be {layers} numbers, 0 or 1; it is {shown(marks)}.")
+    rotated, used = tuple(one == 1 for one in marks[:layers]), flag(raw, "use_sliding_window")
+    slides = used and raw.get("sliding_window") is not None
     kinds = _layer_types(raw, layers, [_SLIDING if slides and not r else _FULL for r in rotated])
-    if _SLIDING in kinds and not (slides and raw.get("sliding_window")):
-        raise ModelError(f"layer_types names {_SLIDING}, but there is no sliding window in use.")
-    return _biases(raw) | _window(raw, kinds) | {"rotated": () if all(rotated) else rotated}
+    return _biases(raw) | _windows(raw, kinds, used) | {"rotated": () if all(rotated) else rotated}
 
 
 def _olmo2(raw: Raw, layers: int) -> dict[str, Any]:
     """OLMo 2 (2501.00656): norms of results alone, and of queries and keys over all heads."""
     own = {"qk_norm": True, "qk_norm_whole": True, "pre_norms": False, "post_norms": True}
-    return _biases({"attention_bias": raw.get("attention_bias")}) | own
+    return _attention_biases(raw) | own | _alike(raw, layers)
 
 
 def _granite(raw: Raw, layers: int) -> dict[str, Any]:
     """Granite: multipliers as in maximal update parametrization (Yang et al., 2203.03466)."""
-    return _biases(raw) | {
+    return _biases(raw) | _alike(raw, layers) | {
         "embedding_multiplier": multiplier(raw, "embedding_multiplier"),
         "residual_multiplier": multiplier(raw, "residual_multiplier"),
         "attention_multiplier": multiplier(raw, "attention_multiplier"),
         "logits_divisor": multiplier(raw, "logits_scaling"),
-    }
+    }  # fmt: skip
 
 
-# model_type in config.json -> its family.
+# model_type in config.json -> its family. What a config.json leaves out is what transformers'
+# configuration class of the model_type has.
+_LLAMA2 = {"max_position_embeddings": 2048, "bos_token_id": 1, "eos_token_id": 2}
+_QWEN = {"max_position_embeddings": 32768, "sliding_window": 4096}
 FAMILIES = {
-    "llama": Family("llama", _llama),
-    "mistral": Family("llama", _mistral, {"sliding_window": 4096}),
-    "qwen2": Family("qwen2", _qwen2, {"sliding_window": 4096}),
-    "qwen3": Family("qwen3", _qwen3, {"sliding_window": 4096}),
-    "qwen3_moe": Family("qwen3_moe", _qwen3_moe, {"sliding_window": 4096}),
+    "llama": Family("llama", _llama, _LLAMA2),
+    "mistral": Family(
+        "llama", _mistral,
+        _LLAMA2
+        | {"num_key_value_heads": 8, "max_position_embeddings": 131072, "sliding_window": 4096},
+    ),
+    "qwen2": Family("qwen2", _qwen2, _QWEN | {"num_key_value_heads": 32}),
+    "qwen3": Family("qwen3", _qwen3, _QWEN | {"num_key_value_heads": 32, "head_dim": 128}),
+    "qwen3_moe": Family("qwen3_moe", _qwen3_moe, _QWEN | {"num_key_value_heads": 4}),
     "gemma3_text": Family(
         "gemma3", _gemma3,
         {
             "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256,
             "max_position_embeddings": 131072, "tie_word_embeddings": True, "sliding_window": 4096,
-            "query_pre_attn_scalar": 256,
+            "query_pre_attn_scalar": 256, "bos_token_id": 2, "eos_token_id": 1,
         },
         _gemma3_plain, _GELU,
     ),
@@ -214,7 +262,7 @@ FAMILIES = {
         "phi3", _phi3,
         {
             "max_position_embeddings": 4096, "original_max_position_embeddings": 4096,
-            "rms_norm_eps": 1e-5,
+            "rms_norm_eps": 1e-5, "bos_token_id": 1, "eos_token_id": 32000,
         },
         _phi3_plain, partial_rotary=True,
     ),
@@ -222,9 +270,12 @@ FAMILIES = {
         "smollm3", _smollm3,
         {
             "num_key_value_heads": 4, "max_position_embeddings": 32768, "rope_theta": 2e6,
-            "tie_word_embeddings": True,
+            "tie_word_embeddings": True, "bos_token_id": 128000, "eos_token_id": 128001,
         },
     ),
-    "olmo2": Family("olmo2", _olmo2, {"rms_norm_eps": 1e-5}),
-    "granite": Family("granite", _granite),
+    "olmo2": Family(
+        "olmo2", _olmo2,
+        {"max_position_embeddings": 2048, "rms_norm_eps": 1e-5, "eos_token_id": 50279},
+    ),
+    "granite": Family("granite", _granite, _LLAMA2),
 }  # fmt: skip

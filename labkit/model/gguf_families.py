@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from labkit.model.gguf_keys import Keys
 
+# Tensors of what RoPE's frequencies are divided by.
+FREQUENCIES = "rope_freqs.weight"
+LONG, SHORT = "rope_factors_long.weight", "rope_factors_short.weight"
 # GGUF tensor name within a block -> Hugging Face name within a layer, for most architectures.
 _LAYER_NAMES = {
     "attn_norm": "input_layernorm",
@@ -46,7 +49,8 @@ class Architecture:
     those that all have, as entries of a config.json. keys: those that only it reads. names: of
     tensors that have their own. paired: the two numbers of a pair that RoPE turns lie side by side
     in rows of queries and keys; elsewhere they are half a head apart. norm_offset: what files add
-    to the weights of norms. partial_rotary: RoPE may turn a part of a head.
+    to the weights of norms. partial_rotary: RoPE may turn a part of a head. factors: tensors of
+    what RoPE's frequencies are divided by, where llama.cpp reads them; it refuses others.
     """
 
     model: str
@@ -57,10 +61,15 @@ class Architecture:
     paired: bool = False
     norm_offset: float = 0.0
     partial_rotary: bool = False
+    factors: frozenset[str] = frozenset()
 
     def layer_name(self, name: str) -> str | None:
-        """The Hugging Face name of a tensor within a block; None for an unknown one."""
-        return self.names.get(name) or _LAYER_NAMES.get(name)
+        """The Hugging Face name of a tensor within a block; None for an unknown one, and for one
+        whose weight has another name in this architecture."""
+        if name in self.names:
+            return self.names[name]
+        found = _LAYER_NAMES.get(name)
+        return None if found in self.names.values() else found
 
 
 def _plain(keys: Keys, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -94,6 +103,7 @@ def _qwen3_moe(keys: Keys, config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _gemma3(keys: Keys, config: Mapping[str, Any]) -> dict[str, Any]:
     """Every sixth layer sees everything, unless a key says more. The scaling of RoPE is theirs."""
+    keys.must_be("rope.scaling.attn_factor", 1.0, "layers with a window would have it too")
     layers, head_dim = config["num_hidden_layers"], config["head_dim"]
     window = keys.count("attention.sliding_window")
     marks = (
@@ -119,6 +129,8 @@ def _gemma3(keys: Keys, config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _phi3(keys: Keys, config: Mapping[str, Any]) -> dict[str, Any]:
     rope = config["rope_parameters"]
+    if rope["rope_type"] not in ("default", "longrope"):
+        raise keys.wrong("rope.scaling.type", f"{rope['rope_type']}, is not computed: {LONG} is")
     context = config["max_position_embeddings"]
     share = keys.size("rope.dimension_count", config["head_dim"]) / config["head_dim"]
     return {
@@ -134,23 +146,25 @@ def _smollm3(keys: Keys, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _granite(keys: Keys, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Where a scale is missing or 0, llama.cpp takes what other models do."""
+    """Where a scale is 0, llama.cpp takes what other models do. Where one is missing, transformers
+    and llama.cpp differ, so it must be there."""
     if keys.given("rope.scaling.finetuned") is False:
         raise keys.wrong("rope.scaling.finetuned", "False, is not computed: nothing would turn")
-    scale = keys.number("attention.scale", 0.0)
+    scale = keys.number("attention.scale")
     return _biases(keys) | {
         "attention_multiplier": scale or config["head_dim"] ** -0.5,
-        "embedding_multiplier": keys.number("embedding_scale", 0.0) or 1.0,
-        "residual_multiplier": keys.number("residual_scale", 0.0) or 1.0,
-        "logits_scaling": keys.number("logit_scale", 1.0),
+        "embedding_multiplier": keys.number("embedding_scale") or 1.0,
+        "residual_multiplier": keys.number("residual_scale") or 1.0,
+        "logits_scaling": keys.number("logit_scale"),
     }
 
 
+_FREQS = frozenset({FREQUENCIES})
 _WINDOW = frozenset({"attention.sliding_window"})
 _SCALES = frozenset({"attention.scale", "embedding_scale", "residual_scale", "logit_scale"})
 # By general.architecture.
 ARCHITECTURES = {
-    "llama": Architecture("LlamaForCausalLM", "llama", _llama, paired=True),
+    "llama": Architecture("LlamaForCausalLM", "llama", _llama, paired=True, factors=_FREQS),
     "qwen2": Architecture("Qwen2ForCausalLM", "qwen2", _plain),
     "qwen3": Architecture("Qwen3ForCausalLM", "qwen3", _plain),
     "qwen3moe": Architecture(
@@ -165,8 +179,11 @@ ARCHITECTURES = {
     "phi3": Architecture(
         "Phi3ForCausalLM", "phi3", _phi3, _WINDOW,
         {"attn_qkv": "self_attn.qkv_proj", "ffn_up": "mlp.gate_up_proj"}, partial_rotary=True,
+        factors=frozenset({LONG, SHORT}),
     ),
     "smollm3": Architecture("SmolLM3ForCausalLM", "smollm3", _smollm3, paired=True),
     "olmo2": Architecture("Olmo2ForCausalLM", "olmo2", _plain, names=_POST_NORMS),
-    "granite": Architecture("GraniteForCausalLM", "granite", _granite, _SCALES, paired=True),
+    "granite": Architecture(
+        "GraniteForCausalLM", "granite", _granite, _SCALES, paired=True, factors=_FREQS
+    ),
 }  # fmt: skip

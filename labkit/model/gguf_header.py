@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from labkit.base.units import shown
 from labkit.errors import ModelError
 
 _MAGIC, _VERSIONS = b"GGUF", (2, 3)
@@ -191,9 +192,10 @@ class GgufFile:
             )
         tensors = cursor.count("the number of tensors", 24)
         self.fields = dict(self._fields(cursor, cursor.count("the number of keys", 13)))
-        if self.fields.get("split.count", 0) not in (0, 1):
+        parts = self.fields.get("split.count", 0)
+        if type(parts) is not int or parts not in (0, 1):
             raise ModelError(
-                f"{path} is one part of {self.fields['split.count']} of a split file (key "
+                f"{path} is one part of {shown(parts)} of a split file (key "
                 "split.count). Join them: llama-gguf-split --merge FIRST_PART WHOLE.gguf."
             )
         self.tensors = {one.name: one for one in self._tensors(cursor, tensors)}

@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from labkit.base.units import shown
 from labkit.errors import ModelError
-from labkit.model.gguf_families import ARCHITECTURES
+from labkit.model.gguf_families import ARCHITECTURES, FREQUENCIES, LONG, SHORT
 from labkit.model.gguf_header import GgufFile
 from labkit.model.rope import frequencies
 
+_ATTENTION, _YARN = "rope.scaling.attn_factor", "rope.scaling.yarn_"
 _REMEDY = "Convert the model to GGUF again, or use its safetensors."
 # Keys under <architecture>. that are read below.
 _READ = frozenset(
@@ -55,9 +57,9 @@ _FIXED: dict[str, tuple[Any, ...]] = {
 }
 # Keys that change nothing that is computed here.
 _IGNORED = frozenset({"rope.scaling.finetuned"})
-_FREQUENCIES = "rope_freqs.weight"
-_LONG, _SHORT = "rope_factors_long.weight", "rope_factors_short.weight"
-NO_WEIGHTS = frozenset({_FREQUENCIES, _LONG, _SHORT})  # tensors that are read here
+# Keys that may have one value for each layer.
+_OF_LAYERS = frozenset({"attention.head_count", "attention.head_count_kv", "feed_forward_length"})
+NO_WEIGHTS = frozenset({FREQUENCIES, LONG, SHORT})  # tensors that are read here
 
 
 class Keys:
@@ -82,12 +84,18 @@ class Keys:
     def _check_known(self) -> None:
         read = _READ | _IGNORED | ARCHITECTURES[self.arch].keys
         for key, value in self._own.items():
+            if key in _IGNORED and not isinstance(value, bool):
+                raise self.wrong(key, f"{shown(value)}, is not true or false")
             if key in read:
                 continue
             if key not in _FIXED:
-                raise self.wrong(key, f"{value!r}, is not known here, and may change the answers")
-            if value not in _FIXED[key]:
-                raise self.wrong(key, f"{value!r}, is not computed here")
+                raise self.wrong(
+                    key, f"{shown(value)}, is not known here, and may change the answers"
+                )
+            allowed = _FIXED[key]
+            if not any(type(value) is type(one) and value == one for one in allowed):
+                names = ", ".join(map(repr, allowed))
+                raise self.wrong(key, f"{shown(value)}, is not computed here; allowed: {names}")
 
     def wrong(self, key: str, what: str) -> ModelError:
         return ModelError(f"{self.path}: the key {self.arch}.{key}, {what}. {_REMEDY}")
@@ -109,8 +117,9 @@ class Keys:
         if not isinstance(given, list):
             every = self.size(key, every)
             return [(layer + 1) % every != 0 for layer in range(layers)]
-        if len(given) != layers or not all(one in (0, 1) for one in given):
-            raise self.wrong(key, f"{_short(given)}, is no mark for each of {layers} layers")
+        good = all(type(one) in (bool, int) and one in (0, 1) for one in given)
+        if len(given) != layers or not good:
+            raise self.wrong(key, f"{shown(given)}, is no mark for each of {layers} layers")
         return [bool(one) for one in given]
 
     def size(self, key: str, default: int | None = None) -> int:
@@ -118,90 +127,105 @@ class Keys:
         value = self._own.get(key, default)
         if value is None:
             raise ModelError(f"{self.path}: the key {self.arch}.{key} is missing. {_REMEDY}")
-        if isinstance(value, list) and value and len(set(value)) == 1:
+        listed = isinstance(value, list) and key in _OF_LAYERS
+        if listed and len(value) == self.given("block_count") and len(set(value)) == 1:
             value = value[0]  # one for each layer, and all the same
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise self.wrong(key, f"{_short(value)}, is no size that all layers have")
+        if type(value) is not int or value < 1:
+            raise self.wrong(key, f"{shown(value)}, is no size that all layers have")
         return value
 
     def number(self, key: str, default: float | None = None) -> float:
         value = self._own.get(key, default)
         if value is None:
             raise ModelError(f"{self.path}: the key {self.arch}.{key} is missing. {_REMEDY}")
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise self.wrong(key, f"{_short(value)}, is no number")
+        if not isinstance(value, float):  # llama.cpp refuses a whole number here
+            raise self.wrong(key, f"{shown(value)}, is no floating-point number")
         if not math.isfinite(value):
             raise self.wrong(key, f"{value!r}, is no finite number")
         return float(value)
 
     def must_be(self, key: str, expected: float, why: str) -> None:
-        """ModelError where the file has the key with another value."""
-        if self.has(key) and not math.isclose(self.number(key), expected, rel_tol=1e-5):
-            raise self.wrong(key, f"{_short(self._own[key])}, is not supported: {why}")
+        """ModelError where the file has the key with another value, or another type of number."""
+        value = self.given(key)
+        if value is None:
+            return
+        if type(value) is not type(expected) or not math.isclose(value, expected, rel_tol=1e-5):
+            raise self.wrong(key, f"{shown(value)}, is not supported: {why}")
 
     def rope(self, head_dim: int, context: int) -> dict[str, Any]:
         """RoPE's base and scaling, as `rope_parameters` of a config.json."""
         base = {"rope_theta": self.number("rope.freq_base", 10000.0)}
-        kind = self._own.get("rope.scaling.type")
+        kind, factor = self._scaling()
+        tensors = NO_WEIGHTS & self.file.tensors.keys()
+        if odd := sorted(tensors - ARCHITECTURES[self.arch].factors):
+            raise ModelError(
+                f"{self.path}: the tensor {odd[0]} is not read in {self.arch} files. {_REMEDY}"
+            )
+        if tensors and factor != 1.0:
+            raise ModelError(
+                f"{self.path}: {min(tensors)} beside a RoPE scaling factor of {factor:g} is not "
+                f"supported. {_REMEDY}"
+            )
+        if LONG in tensors or SHORT in tensors:
+            return base | self._longrope(head_dim, context)
+        if kind == "yarn" and factor != 1.0:
+            return base | self._yarn(factor, context)
+        self.must_be(_ATTENTION, 1.0, f"only with YaRN, or {LONG}")
+        if FREQUENCIES in tensors:
+            return base | self._by_tensor(head_dim, base["rope_theta"])
+        if factor == 1.0:
+            return base | {"rope_type": "default"}
+        return base | {"rope_type": "linear", "factor": factor}
+
+    def _scaling(self) -> tuple[str, float]:
+        """The kind of RoPE's scaling, and by how much; 1: not at all.
+
+        llama.cpp takes a factor without a type as linear, and the old key where there is no new.
+        """
+        kind = self._own.get("rope.scaling.type", "linear")
         factor = self.number("rope.scaling.factor", 1.0)
         linear = self.number("rope.scale_linear", 1.0)
-        if kind not in (None, "none", "linear", "yarn"):
-            raise self.wrong("rope.scaling.type", f"{_short(kind)}, is not none, linear or yarn")
-        if factor <= 0 or linear <= 0:
-            raise self.wrong("rope.scaling.factor", "must be above 0")
-        # llama.cpp takes a factor without a type as linear, and the old key where there is no new.
+        if kind not in ("none", "linear", "yarn"):
+            raise self.wrong("rope.scaling.type", f"{shown(kind)}, is not none, linear or yarn")
+        for key, value in (("rope.scaling.factor", factor), ("rope.scale_linear", linear)):
+            if value <= 0:
+                raise self.wrong(key, f"{value:g}, must be above 0")
         if not self.has("rope.scaling.factor"):
             factor = linear
         elif self.has("rope.scale_linear") and linear != factor:
             raise self.wrong("rope.scale_linear", f"{linear:g}, contradicts the scaling factor")
-        if _LONG in self.file.tensors or _SHORT in self.file.tensors:
-            if factor != 1.0 or kind not in (None, "none"):
-                raise ModelError(f"{self.path}: {_LONG} beside another scaling. {_REMEDY}")
-            return base | self._longrope(head_dim, context)
-        own = self.file.tensors.get(_FREQUENCIES)
-        if own is not None:
-            if factor != 1.0 and kind != "none":
-                raise ModelError(
-                    f"{self.path}: {_FREQUENCIES} beside a RoPE scaling factor of {factor:g} is "
-                    f"not supported. {_REMEDY}"
-                )
-            return base | self._by_tensor(head_dim, base["rope_theta"])
-        if kind == "none" or factor == 1.0:
-            return base | {"rope_type": "default"}
-        if kind == "yarn":
-            return base | self._yarn(factor, context)
-        return base | {"rope_type": "linear", "factor": factor}
+        whole = 1.0 if kind == "yarn" else 0.0
+        self.must_be(f"{_YARN}ext_factor", whole, "only YaRN has a ramp, and it has the whole")
+        self.must_be(f"{_YARN}attn_factor", 1.0, "llama.cpp's versions differ in it")
+        return kind, 1.0 if kind == "none" else factor
 
     def _longrope(self, head_dim: int, context: int) -> dict[str, Any]:
         original = "rope.scaling.original_context_length"
         return {
             "rope_type": "longrope",
-            "short_factor": self._factors(_SHORT, head_dim),
-            "long_factor": self._factors(_LONG, head_dim),
-            "attention_factor": self.number("rope.scaling.attn_factor", 1.0),
+            "short_factor": self._factors(SHORT, head_dim),
+            "long_factor": self._factors(LONG, head_dim),
+            "attention_factor": self.number(_ATTENTION, 1.0),
             "original_max_position_embeddings": self.size(original, context),
         }
 
     def _yarn(self, factor: float, context: int) -> dict[str, Any]:
-        key = "rope.scaling.yarn_ext_factor"
-        self.must_be(key, 1.0, "only YaRN with its whole ramp")
-        extra = self.number("rope.scaling.attn_factor", 1.0) * self.number(
-            "rope.scaling.yarn_attn_factor", 1.0
-        )
+        if factor < 1:
+            raise self.wrong("rope.scaling.factor", f"{factor:g}, must be at least 1 for YaRN")
         return {
             "rope_type": "yarn",
             "factor": factor,
             "original_max_position_embeddings": self.size(
                 "rope.scaling.original_context_length", context
             ),
-            "attention_factor": extra * (0.1 * math.log(factor) + 1),
-            "beta_fast": self.number("rope.scaling.yarn_beta_fast", 32.0),
-            "beta_slow": self.number("rope.scaling.yarn_beta_slow", 1.0),
+            "attention_factor": self.number(_ATTENTION, 1.0) * (0.1 * math.log(factor) + 1),
+            "beta_fast": self.number(f"{_YARN}beta_fast", 32.0),
+            "beta_slow": self.number(f"{_YARN}beta_slow", 1.0),
         }
 
     def _by_tensor(self, head_dim: int, theta: float) -> dict[str, Any]:
         """The file's own factors of each frequency: Llama 3's where they are, else as they are."""
-        found = np.array(self._factors(_FREQUENCIES, head_dim), dtype=np.float32)
+        found = np.array(self._factors(FREQUENCIES, head_dim), dtype=np.float32)
         llama3 = {
             "rope_type": "llama3",
             "factor": round(float(found.max()), 3),
@@ -236,14 +260,11 @@ class Keys:
         return [float(one) for one in found]
 
 
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else f"{text[:40]} ..."
-
-
 def token_id(fields: Mapping[str, Any], name: str, path: Path) -> int | None:
     """A token's number, or None where the file has none."""
     value = fields.get(f"tokenizer.ggml.{name}")
     if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
-        raise ModelError(f"{path}: the key tokenizer.ggml.{name}, {value!r}, is no token's number.")
+        raise ModelError(
+            f"{path}: the key tokenizer.ggml.{name}, {shown(value)}, is no token's number."
+        )
     return value

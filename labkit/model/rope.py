@@ -9,15 +9,17 @@ so a model has only its original context here, unless both lists are the same.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from labkit.base.units import shown
 from labkit.errors import ModelError
-from labkit.model.values import mapping, number, size
+from labkit.model.values import flag, mapping, number, size, within
 
+_ORIGINAL = "original_max_position_embeddings"
 # The parameters of each kind of scaling, with a default where transformers has one. A default of
 # None: it follows from the others, or from the model's context.
 _PARAMETERS: dict[str, dict[str, float | bool | None]] = {
@@ -26,17 +28,25 @@ _PARAMETERS: dict[str, dict[str, float | bool | None]] = {
         "factor": math.nan,
         "low_freq_factor": math.nan,
         "high_freq_factor": math.nan,
-        "original_max_position_embeddings": math.nan,
+        _ORIGINAL: None,
     },
     "yarn": {
         "factor": math.nan,
-        "original_max_position_embeddings": None,
+        _ORIGINAL: None,
         "attention_factor": None,
         "beta_fast": 32.0,
         "beta_slow": 1.0,
         "truncate": True,
     },
 }
+_LONGROPE = ("short_factor", "long_factor", _ORIGINAL, "attention_factor", "factor")
+# What each parameter can be: far more than any model has. No value within makes a number that is
+# not finite.
+_BOUNDS = {
+    "factor": (1e-3, 1e6), _ORIGINAL: (1, 2**31), "attention_factor": (1e-3, 1e3),
+    "beta_fast": (1e-3, 1e6), "beta_slow": (1e-3, 1e6), "low_freq_factor": (1e-3, 1e6),
+    "high_freq_factor": (1e-3, 1e6),
+}  # fmt: skip
 _LARGEST = 1e15  # base of RoPE: models have 1e4 to 1e9; below 1 frequencies would grow
 KINDS = ("default", *_PARAMETERS, "longrope")
 
@@ -49,14 +59,26 @@ def rope_base(value: Any) -> float:
     return theta
 
 
+def _parameters(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """The object that says how RoPE is scaled. Where there are two, transformers reads the older
+    one alone, even for RoPE's base."""
+    return mapping(raw, "rope_scaling") or mapping(raw, "rope_parameters")
+
+
+def _all_known(kind: str, given: Mapping[str, Any], known: Iterable[str]) -> None:
+    if unknown := sorted(given.keys() - set(known)):
+        raise ModelError(
+            f"RoPE scaling {kind!r}: {', '.join(map(repr, unknown))} is not supported; allowed: "
+            f"{', '.join(known) or 'none'}."
+        )
+
+
 def rotary_dim(raw: Mapping[str, Any], head_dim: int, partial: bool) -> int:
     """Numbers of a head that RoPE turns, from the first on.
 
     partial: whether they may be fewer than all. ModelError for a share that is not supported.
     """
-    share: Any = raw.get("partial_rotary_factor")
-    for name in ("rope_parameters", "rope_scaling"):
-        share = mapping(raw, name).get("partial_rotary_factor", share)
+    share: Any = _parameters(raw).get("partial_rotary_factor", raw.get("partial_rotary_factor"))
     share = 1.0 if share is None else number(share, "partial_rotary_factor")
     turned = int(head_dim * share)
     if share != 1 and not partial:
@@ -75,59 +97,79 @@ def read_rope(
     """RoPE's base and its scaling, from a config.json; transformers 5 keeps both in
     `rope_parameters`.
 
-    positions: the longest context, where YaRN's own is not given. Raises ModelError for a kind of
-    scaling, or a parameter, that is not computed here.
+    positions: the longest context, where the original one is not given. That one may stand beside
+    the scaling or within it; where it stands in both, transformers takes the one beside. Raises
+    ModelError for a kind of scaling, or a parameter, that is not computed here.
     """
-    parameters = mapping(raw, "rope_parameters")
-    theta = rope_base(parameters.pop("rope_theta", raw.get("rope_theta", 10000.0)))
-    scaling = mapping(raw, "rope_scaling") or parameters
+    scaling = _parameters(raw)
+    theta = rope_base(scaling.pop("rope_theta", raw.get("rope_theta", 10000.0)))
     scaling.pop("partial_rotary_factor", None)  # rotary_dim reads it
-    kind = scaling.pop("rope_type", scaling.pop("type", "default"))
-    scaling.pop("type", None)
-    scaling.pop("rope_theta", None)
+    older = scaling.pop("type", "default")
+    kind = scaling.pop("rope_type", older)
     if kind == "default":
+        _all_known(kind, scaling, ())
         return theta, None
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise ModelError(f"rope_type {shown(kind)} is not supported; allowed: {', '.join(KINDS)}.")
+    if kind != "linear" and raw.get(_ORIGINAL) is not None:
+        scaling[_ORIGINAL] = raw[_ORIGINAL]
     if kind == "longrope":
         return theta, _longrope(scaling, head_dim, positions)
-    if not isinstance(kind, str) or kind not in _PARAMETERS:
-        raise ModelError(f"RoPE scaling {kind!r} is not supported; allowed: {', '.join(KINDS)}.")
-    return theta, {"rope_type": kind} | _values(kind, scaling, positions)
+    found = {"rope_type": kind} | _values(kind, scaling, positions)
+    if kind == "yarn":
+        _check_ramp(head_dim, theta, found)
+    return theta, found
 
 
 def _values(kind: str, given: Mapping[str, Any], positions: int) -> dict[str, Any]:
     known = _PARAMETERS[kind]
-    if unknown := given.keys() - known.keys():
-        raise ModelError(
-            f"RoPE scaling {kind!r}: {', '.join(sorted(unknown))} is not supported; allowed: "
-            f"{', '.join(known)}."
-        )
+    _all_known(kind, given, known)
     found: dict[str, Any] = {}
     for name, default in known.items():
         value = given.get(name)
         if isinstance(default, bool):
-            found[name] = default if value is None else bool(value)
+            found[name] = flag(given, name) if name in given else default
         elif value is not None:
-            found[name] = number(value, f"RoPE scaling's {name}")
+            found[name] = within(value, f"RoPE scaling's {name}", *_BOUNDS[name])
         elif default is not None and math.isnan(default):
             raise ModelError(f"RoPE scaling {kind!r} lacks {name}.")
         else:
             found[name] = default
-    if found["factor"] < 1:
-        raise ModelError(f"RoPE scaling's factor must be at least 1; it is {found['factor']:g}.")
+    if kind == "llama3":
+        _in_order(found, "low_freq_factor", "high_freq_factor")
     if kind == "yarn":
-        found["original_max_position_embeddings"] = found[
-            "original_max_position_embeddings"
-        ] or float(positions)
+        _in_order(found, "beta_slow", "beta_fast")
         if found["attention_factor"] is None:
-            found["attention_factor"] = 0.1 * math.log(found["factor"]) + 1
+            found["attention_factor"] = 0.1 * math.log(max(found["factor"], 1.0)) + 1
+    if kind != "linear" and found[_ORIGINAL] is None:
+        found[_ORIGINAL] = float(positions)
     return found
+
+
+def _in_order(found: Mapping[str, Any], less: str, more: str) -> None:
+    """ModelError where two parameters leave no frequencies between them."""
+    if found[less] >= found[more]:
+        raise ModelError(
+            f"RoPE scaling's {less} must be less than {more}; they are {found[less]:g} and "
+            f"{found[more]:g}."
+        )
+
+
+def _check_ramp(head_dim: int, theta: float, scaling: Mapping[str, Any]) -> None:
+    first, last = _ramp(head_dim, theta, scaling)
+    if first > last:
+        raise ModelError(
+            f"RoPE scaling 'yarn': beta_fast, beta_slow and {_ORIGINAL} leave no ramp: it would "
+            f"begin at pair {first:g} and end at {last:g}."
+        )
 
 
 def _longrope(given: Mapping[str, Any], head_dim: int, positions: int) -> dict[str, Any]:
     """The factors for contexts up to the original one: `context`, which is None where the list for
     longer ones is the same, as in a GGUF file's rope_freqs."""
+    _all_known("longrope", given, _LONGROPE)
     short, long = (_factors(given, name, head_dim) for name in ("short_factor", "long_factor"))
-    original = size(given, "original_max_position_embeddings", positions)
+    original = size(given, _ORIGINAL, positions)
     attention = given.get("attention_factor")
     if attention is None:
         stretch = given.get("factor")
@@ -137,7 +179,9 @@ def _longrope(given: Mapping[str, Any], head_dim: int, positions: int) -> dict[s
     return {
         "rope_type": "longrope",
         "factors": short,
-        "attention_factor": number(attention, "RoPE scaling's attention_factor"),
+        "attention_factor": within(
+            attention, "RoPE scaling's attention_factor", *_BOUNDS["attention_factor"]
+        ),
         "context": None if short == long else original,
     }
 
@@ -180,7 +224,7 @@ def frequencies(head_dim: int, theta: float, scaling: Mapping[str, Any] | None) 
     keep = _yarn_kept(head_dim, theta, scaling)
     if scaling["rope_type"] == "llama3":
         low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
-        turns = scaling["original_max_position_embeddings"] * plain / (2 * math.pi)
+        turns = scaling[_ORIGINAL] * plain / (2 * math.pi)
         keep = torch.clamp(
             (turns - low) / (high - low), 0, 1
         )  # 1: untouched, 0: stretched by factor
@@ -192,7 +236,14 @@ def _yarn_kept(head_dim: int, theta: float, scaling: Mapping[str, Any]) -> Tenso
     dimensions that turn beta_fast and beta_slow times within the original context."""
     if scaling["rope_type"] != "yarn":
         return torch.ones(head_dim // 2, device="cpu")
-    context = scaling["original_max_position_embeddings"]
+    first, last = _ramp(head_dim, theta, scaling)
+    steps = torch.arange(head_dim // 2, device="cpu").float()
+    return 1 - ((steps - first) / (last - first if last > first else 0.001)).clamp(0, 1)
+
+
+def _ramp(head_dim: int, theta: float, scaling: Mapping[str, Any]) -> tuple[float, float]:
+    """The dimensions at which YaRN's ramp begins and ends."""
+    context = scaling[_ORIGINAL]
 
     def dimension(turns: float) -> float:
         return head_dim * math.log(context / (turns * 2 * math.pi)) / (2 * math.log(theta))
@@ -200,9 +251,7 @@ def _yarn_kept(head_dim: int, theta: float, scaling: Mapping[str, Any]) -> Tenso
     first, last = dimension(scaling["beta_fast"]), dimension(scaling["beta_slow"])
     if scaling["truncate"]:
         first, last = math.floor(first), math.ceil(last)
-    first, last = max(first, 0), min(last, head_dim - 1)
-    steps = torch.arange(head_dim // 2, device="cpu").float()
-    return 1 - ((steps - first) / (last - first if last > first else 0.001)).clamp(0, 1)
+    return max(first, 0), min(last, head_dim - 1)
 
 
 def attention_factor(scaling: Mapping[str, Any] | None) -> float:

@@ -132,7 +132,10 @@ def check_weights(
     embedding is allowed: where it is another one, it is used. Raises ModelError where names
     or shapes are not the config's.
     """
-    config = config_from_dict(raw)
+    try:
+        config = config_from_dict(raw)
+    except ModelError as error:
+        raise ModelError(f"{where}: {error}") from None
     given = {name.removeprefix("model."): shape for name, shape in shapes.items()}
     check_shapes(config, given, where)
     return config

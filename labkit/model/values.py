@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from labkit.base.units import shown
 from labkit.errors import ModelError
 
 # The largest value of each size: far above any model's, and far below what a machine could hold.
@@ -70,6 +71,14 @@ def multiplier(raw: Mapping[str, Any], name: str) -> float:
     return value
 
 
+def within(value: Any, name: str, least: float, most: float) -> float:
+    """A number from `least` to `most`; ModelError for another one."""
+    found = number(value, name)
+    if not least <= found <= most:
+        raise ModelError(f"{name} must lie between {least:g} and {most:g}; it is {found:g}.")
+    return found
+
+
 def ids(value: Any, name: str) -> tuple[int, ...]:
     """Token ids: none, one, or a list."""
     some = [] if value is None else value if isinstance(value, list) else [value]
@@ -81,10 +90,10 @@ def ids(value: Any, name: str) -> tuple[int, ...]:
 
 def mapping(raw: Mapping[str, Any], name: str) -> dict[str, Any]:
     """A copy of an object; empty where it is missing."""
-    value = raw.get(name) or {}
-    if not isinstance(value, dict):
-        raise ModelError(f"{name} must be an object; it is {value!r}.")
-    return dict(value)
+    value = raw.get(name)
+    if value is not None and not isinstance(value, dict):
+        raise ModelError(f"{name} must be an object; it is {shown(value)}.")
+    return dict(value or {})
 
 
 def must_be(raw: Mapping[str, Any], name: str, *allowed: Any) -> None:
@@ -92,4 +101,4 @@ def must_be(raw: Mapping[str, Any], name: str, *allowed: Any) -> None:
     value = raw.get(name)
     if value is not None and value not in allowed:
         names = ", ".join(repr(one) for one in allowed) or "null"
-        raise ModelError(f"{name} {value!r} is not supported; allowed: {names}.")
+        raise ModelError(f"{name} {shown(value)} is not supported; allowed: {names}.")

@@ -85,13 +85,27 @@ def read_shapes(directory: Path) -> dict[str, tuple[int, ...]]:
     }
 
 
+def _only_one(seen: dict[str, tuple[str, Path]], name: str, file: Path) -> None:
+    """Add a tensor to those that were seen; ModelError where the same weight was, perhaps under its
+    other name: only one of the two would count."""
+    plain = name.removeprefix("model.")
+    if plain in seen:
+        other, first = seen[plain]
+        both = "" if other == name else f" ({other!r} and {name!r} are one weight)"
+        where = (
+            f"{first.name} and {file.name} both hold" if first != file else f"{file} holds twice"
+        )
+        raise ModelError(f"{where} {plain!r}{both}.")
+    seen[plain] = (name, file)
+
+
 def _opened(directory: Path) -> Iterator[tuple[str, Any]]:
     """(name, open file that holds it) of every weight; ModelError where two files hold one."""
     from safetensors import SafetensorError, safe_open
 
     whole = (directory / _WHOLE).is_file() or not (directory / _INDEX).is_file()
     index = {} if whole else _index(directory)
-    seen: dict[str, Path] = {}
+    seen: dict[str, tuple[str, Path]] = {}  # by its name without the prefix
     for file in weight_files(directory):
         try:
             with safe_open(file, framework="pt") as opened:
@@ -100,11 +114,9 @@ def _opened(directory: Path) -> Iterator[tuple[str, Any]]:
                         continue
                     if index and index.get(name) != file.name:
                         continue  # the index names another file for it, or does not name it
-                    if name in seen:
-                        raise ModelError(f"{seen[name].name} and {file.name} both hold {name}.")
-                    seen[name] = file
+                    _only_one(seen, name, file)
                     yield name, opened
         except SafetensorError as error:
             raise _damaged(file, error) from error
-    if lost := sorted(index.keys() - seen.keys()):
-        raise ModelError(f"{directory}: {index[lost[0]]} lacks {lost[0]}, which the index names.")
+    if lost := sorted(index.keys() - {name for name, _ in seen.values()}):
+        raise ModelError(f"{directory}: {index[lost[0]]} lacks {lost[0]!r}, which the index names.")

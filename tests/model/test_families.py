@@ -84,7 +84,7 @@ def test_phi_4_mini_has_its_original_context() -> None:
         (GEMMA, {"hidden_activation": "silu"}, "'silu' is not supported; supported: gelu_py"),
         (GEMMA, {"layer_types": ["chunked_attention"] * 26}, "'chunked_attention' is not suppor"),
         (GEMMA, {"layer_types": ["full_attention"]}, "must be a list of 26 names"),
-        (GEMMA, {"rope_parameters": {"rope_type": "default"}}, "rope_parameters: rope_type is not"),
+        (GEMMA, {"rope_parameters": {"rope_type": "default"}}, "rope_parameters: .rope_type. is"),
         (
             GEMMA,
             {"rope_parameters": {"sliding_attention": {"rope_type": "linear", "factor": 2.0}}},

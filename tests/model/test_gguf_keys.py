@@ -12,16 +12,19 @@ import torch
 from gguf import GGUFWriter
 
 from labkit.errors import ModelError
-from labkit.model.gguf_file import hf_config
+from labkit.model.gguf_families import FREQUENCIES, LONG, SHORT
+from labkit.model.gguf_file import hf_config, weights_of
 from labkit.model.gguf_header import GgufFile
 from labkit.model.load import load
 from labkit.model.rope import attention_factor, frequencies, read_rope
+from labkit.model.shapes import check_weights
 from labkit.optimize.fused import load_fused
 from tests.conftest import make_reference
 from tests.fused_helpers import SIZES, logits
 from tests.model.test_gguf_file import gguf_weights, write_gguf
 
 DIM = SIZES["head_dim"]
+LONGROPE = (LONG, SHORT)
 
 
 def made(path: Path, more: Callable[[GGUFWriter], object], **changes: Any) -> Path:
@@ -41,6 +44,9 @@ def with_keys(**keys: Any) -> Callable[[GGUFWriter], None]:
     return add
 
 
+YARN_KEYS = {"rope__scaling__type": "yarn", "rope__scaling__factor": 2.0}
+
+
 @pytest.mark.parametrize(
     ("keys", "words"),
     [
@@ -54,13 +60,9 @@ def with_keys(**keys: Any) -> Callable[[GGUFWriter], None]:
         ({"rope__scaling__type": "longrope"}, "llama.rope.scaling.type, 'longrope'"),
         ({"a_new_key": 3}, "llama.a_new_key, 3, is not known here"),
         ({"rope__scaling__factor": 2.0, "rope__scale_linear": 4.0}, "contradicts"),
-        (
-            {"rope__scaling__type": "yarn", "rope__scaling__factor": 2.0,
-             "rope__scaling__yarn_ext_factor": 0.5},
-            "yarn_ext_factor",
-        ),
+        (YARN_KEYS | {"rope__scaling__yarn_ext_factor": 0.5}, "yarn_ext_factor"),
     ],
-)  # fmt: skip
+)
 @pytest.mark.usefixtures("own_cache")
 def test_what_is_not_computed_is_refused_by_both(
     tmp_path: Path, keys: dict[str, Any], words: str
@@ -70,6 +72,117 @@ def test_what_is_not_computed_is_refused_by_both(
         with pytest.raises(ModelError, match=words) as caught:
             loader(file)
         assert str(file) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"rope__scaling__attn_factor": 1.5}, "attn_factor, 1.5, is not supported: only with YaRN"),
+        (
+            {"rope__scaling__factor": 2.0, "rope__scaling__attn_factor": 0.5},
+            "attn_factor, 0.5, is not supported: only with YaRN",
+        ),
+        ({"rope__scaling__yarn_ext_factor": 1.0}, "yarn_ext_factor, 1.0, is not supported"),
+        (YARN_KEYS | {"rope__scaling__yarn_attn_factor": 1.5}, "yarn_attn_factor, 1.5, is not"),
+        (YARN_KEYS | {"rope__scaling__factor": 0.5}, "factor, 0.5, must be at least 1 for YaRN"),
+        (YARN_KEYS | {"rope__scaling__yarn_beta_fast": 0.5}, "beta_slow must be less than beta_f"),
+        (YARN_KEYS | {"rope__scaling__original_context_length": 1}, "leave no ramp"),
+        ({"rope__scaling__factor": -2.0}, "factor, -2, must be above 0"),
+        ({"rope__scaling__factor": 2}, "factor, 2, is no floating-point number"),
+        ({"rope__scaling__finetuned": 0}, "finetuned, 0, is not true or false"),
+        ({"logit_scale": 1}, "logit_scale, 1, is not computed here; allowed: 1.0"),
+        ({"attention__causal": 1}, "attention.causal, 1, is not computed here; allowed: True"),
+        ({"vocab_size": 97.0}, "vocab_size, 97.0, is not supported"),
+        ({"attention__head_count_kv": [2, 2]}, r"head_count_kv, \[2, 2\], is no size that all"),
+        ({"attention__head_count_kv": []}, r"head_count_kv, \[\], is no size that all layers"),
+        ({"context_length": [512] * 3}, r"context_length, \[512, 512, 512\], is no size"),
+        ({"a_new_key": "two\nlines"}, r"'two\\nlines', is not known here"),
+    ],
+)
+def test_what_llama_cpp_reads_in_another_way_is_refused(
+    tmp_path: Path, keys: dict[str, Any], words: str
+) -> None:
+    """By the check that both loaders make; one line that names the file."""
+    path = made(tmp_path / "tiny.gguf", lambda writer: None)
+    file = GgufFile(path)
+    file.fields |= {"llama." + name.replace("__", "."): value for name, value in keys.items()}
+    with pytest.raises(ModelError, match=words) as caught:
+        check_weights(hf_config(file), {}, path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("name", "tensors", "words"),
+    [
+        ("llama", LONGROPE, "rope_factors_long.weight is not read in llama files"),
+        ("qwen2", LONGROPE, "rope_factors_long.weight is not read in qwen2 files"),
+        ("granite", LONGROPE, "rope_factors_long.weight is not read in granite files"),
+        *(
+            (name, (FREQUENCIES,), f"rope_freqs.weight is not read in {name} files")
+            for name in ("qwen2", "qwen3", "gemma3", "phi3", "smollm3", "olmo2")
+        ),
+        ("phi3", LONGROPE[:1], "rope_factors_short.weight is missing"),
+    ],
+)
+def test_factors_that_llama_cpp_does_not_read_are_refused(
+    tmp_path: Path, name: str, tensors: tuple[str, ...], words: str
+) -> None:
+    reference = make_reference(name, **SIZES)
+    more = dict.fromkeys(tensors, np.full(DIM // 2, 2, dtype=np.float32))
+    file = write_gguf(tmp_path / "tiny.gguf", reference, gguf_weights(reference) | more)
+    with pytest.raises(ModelError, match=words):
+        hf_config(GgufFile(file))
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "words"),
+    [
+        *(
+            ("granite", {key: None}, f"granite.{key} is missing")
+            for key in ("attention.scale", "logit_scale", "embedding_scale", "residual_scale")
+        ),
+        ("granite", {"rope.scaling.finetuned": 0}, "finetuned, 0, is not true or false"),
+        (
+            "gemma3",
+            {f"rope.scaling.{key}": value
+             for key, value in (("type", "yarn"), ("factor", 2.0), ("attn_factor", 1.5))},
+            "layers with a window would have it too",
+        ),
+        ("phi3", {"rope.scaling.factor": 2.0}, "phi3.rope.scaling.type, linear, is not computed"),
+        ("gemma3", {"attention.sliding_window_pattern": [1.0] * 3}, "is no mark for each of 3"),
+    ],
+)  # fmt: skip
+def test_keys_of_one_architecture(
+    tmp_path: Path, name: str, changes: dict[str, Any], words: str
+) -> None:
+    """A value of None takes the key away."""
+    reference = make_reference(name, **SIZES)
+    file = GgufFile(write_gguf(tmp_path / "tiny.gguf", reference, gguf_weights(reference)))
+    file.fields |= {f"{name}.{key}": value for key, value in changes.items()}
+    file.fields = {key: value for key, value in file.fields.items() if value is not None}
+    with pytest.raises(ModelError, match=words):
+        hf_config(file)
+
+
+def test_a_norm_under_another_architectures_name_is_refused(tmp_path: Path) -> None:
+    """In olmo2 files ffn_norm would be the norm that post_attention_norm is."""
+    reference = make_reference("olmo2", **SIZES)
+    weights = gguf_weights(reference)
+    weights["blk.0.ffn_norm.weight"] = weights.pop("blk.0.post_attention_norm.weight")
+    file = GgufFile(write_gguf(tmp_path / "tiny.gguf", reference, weights))
+    with pytest.raises(ModelError, match=r"tensor blk.0.ffn_norm.weight is unknown"):
+        weights_of(file)
+
+
+@pytest.mark.parametrize("count", ["3\n4", 2.0, True, 3])
+def test_the_parts_of_a_split_file_are_told_in_one_line(tmp_path: Path, count: Any) -> None:
+    kinds = {str: GGUFWriter.add_string, float: GGUFWriter.add_float32, bool: GGUFWriter.add_bool}
+    add = kinds.get(type(count), GGUFWriter.add_uint16)
+    path = made(tmp_path / "tiny.gguf", lambda writer: add(writer, "split.count", count))
+    with pytest.raises(ModelError, match="is one part of") as caught:
+        GgufFile(path)
+    assert str(caught.value).isprintable()
 
 
 @pytest.mark.parametrize(
@@ -100,10 +213,16 @@ YARN = {
     [
         ({"rope__scale_linear": 4.0}, {"rope_type": "linear", "factor": 4.0}),
         ({"rope__scaling__factor": 4.0}, {"rope_type": "linear", "factor": 4.0}),
+        ({"rope__scaling__factor": 0.5}, {"rope_type": "linear", "factor": 0.5}),
         (
             {"rope__scaling__type": "yarn", "rope__scaling__factor": 4.0,
              "rope__scaling__original_context_length": 128},
             YARN,
+        ),
+        (
+            {"rope__scaling__type": "yarn", "rope__scaling__factor": 4.0,
+             "rope__scaling__original_context_length": 128, "rope__scaling__attn_factor": 0.8},
+            YARN | {"attention_factor": 0.8 * (0.1 * np.log(4) + 1)},
         ),
     ],
 )  # fmt: skip

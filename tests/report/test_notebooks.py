@@ -112,13 +112,19 @@ def test_an_int_will_do_for_a_float(notebooks):
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("a: [1, 2", "not YAML"), ("- a\n- b", "must map names"), ("7", "must map names")],
+    [
+        ("a: [1, 2", "not YAML"),
+        ("\x1b: [", "not YAML"),
+        ("- a\n- b", "must map names"),
+        ("7", "must map names"),
+    ],
 )
 def test_a_params_file_that_is_no_mapping_is_refused(tmp_path, text, words):
-    path = tmp_path / "params.yaml"
+    path = tmp_path / "two\nlines.yaml"
     path.write_text(text)
-    with pytest.raises(ParameterError, match=words):
+    with pytest.raises(ParameterError, match=words) as caught:
         read_overrides(path)
+    assert str(caught.value).isprintable()
 
 
 def test_a_missing_params_file_and_an_empty_one(tmp_path):

@@ -15,7 +15,7 @@ import yaml
 
 from labkit.base.paths import text_in
 from labkit.base.units import shown
-from labkit.errors import ParameterError
+from labkit.errors import ParameterError, one_line
 
 _TYPES: dict[str, type] = {"int": int, "float": float, "bool": bool, "str": str}
 _LARGEST = 2**20  # bytes of a file of parameters
@@ -177,17 +177,18 @@ def read_overrides(path: Path) -> dict[str, Any]:
     A notebook's section may be empty. Raises ParameterError where the file cannot be read, holds
     something else, or names something twice.
     """
+    where = one_line(str(path))
     try:
         raw = yaml.load(text_in(path, _LARGEST), _Once)
     except OSError as error:
-        raise ParameterError(f"{path} cannot be read: {error.strerror}.") from None
+        raise ParameterError(f"{where} cannot be read: {error.strerror}.") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        said = " ".join(str(error).split())
-        raise ParameterError(f"{path} is not YAML: {said}") from None
+        said = one_line(" ".join(str(error).split()))
+        raise ParameterError(f"{where} is not YAML: {said}") from None
     if raw is None:
         return {}
     if not isinstance(raw, dict) or not all(isinstance(key, str) for key in raw):
-        raise ParameterError(f"{path} must map names to values; it holds {type(raw).__name__}.")
+        raise ParameterError(f"{where} must map names to values; it holds {type(raw).__name__}.")
     return raw
 
 

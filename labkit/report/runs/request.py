@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from labkit.base.paths import project_root, read_json
 from labkit.base.units import shown
-from labkit.errors import LabkitError, ParameterError
+from labkit.errors import LabkitError, ParameterError, one_line
 from labkit.report.runs.notebooks import (
     Notebook,
     apply_overrides,
@@ -108,7 +108,10 @@ def plan(request: ReportRequest, check: Check = unchecked) -> Plan:
     given = (_model(request.model), request.device, request.dtype)
     options = dict(zip(_OF_THE_RUN, given, strict=True))
     values = {n.name: {k: v for k, v in options.items() if k in n.parameters} for n in every}
-    for overrides, where in ((profile, f"profile {request.profile}"), (own, str(request.params))):
+    for overrides, where in (
+        (profile, f"profile {request.profile}"),
+        (own, one_line(str(request.params))),
+    ):
         for name, found in apply_overrides(every, every, overrides, where).items():
             values[name] |= found
     Plan(every, values, own).check(check)  # a value is wrong for whichever notebook it is meant
