@@ -181,8 +181,9 @@ def read_overrides(path: Path) -> dict[str, Any]:
         raw = yaml.load(text_in(path, _LARGEST), _Once)
     except OSError as error:
         raise ParameterError(f"{path} cannot be read: {error.strerror}.") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        said = " ".join(str(error).split())
+    except Exception as error:  # yaml raises many kinds, for a file that may hold anything
+        expected = isinstance(error, yaml.YAMLError | ValueError | RecursionError)
+        said = " ".join(str(error).split()) if expected else "a value does not fit its tag"
         raise ParameterError(f"{path} is not YAML: {said}") from None
     if raw is None:
         return {}
