@@ -130,6 +130,18 @@ def test_bench_refuses_a_file_in_a_folder_s_place(tmp_path: Path) -> None:
     assert "cannot be written" in done.stderr
 
 
+def test_limit_refuses_a_machine_without_a_name() -> None:
+    done = CliRunner().invoke(main, ["limit", "--machine", ""])
+    assert done.exit_code == 2
+    assert "machine '' is unknown" in done.stderr
+
+
+def test_bench_refuses_a_folder_in_a_file_s_place(tmp_path: Path) -> None:
+    done = CliRunner().invoke(main, ["bench", "--json", str(tmp_path)])
+    assert done.exit_code == 2
+    assert "cannot be written (Is a directory)" in done.stderr
+
+
 def test_a_run_of_a_removed_folder_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (gone := tmp_path / "gone").mkdir()
     monkeypatch.chdir(gone)

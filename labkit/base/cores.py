@@ -6,6 +6,7 @@ that imports torch to one core, so that its affinity then tells less than the pr
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -87,10 +88,12 @@ def own_groups(groups: Path = GROUPS, own: Path = OWN) -> Iterator[Path]:
     """The folders of this process's control group for processor time, from its own up to the root;
     of versions 1 and 2. None where the system has no such groups."""
     try:
-        lines = own.read_text(encoding="utf-8").splitlines()
+        lines = os.fsdecode(own.read_bytes()).splitlines()
     except OSError:
         return
     for line in lines:
+        if line.count(":") < 2:
+            continue  # no system writes such a line
         _, controllers, path = line.split(":", 2)
         if controllers and "cpu" not in controllers.split(","):
             continue
@@ -107,8 +110,9 @@ def _limit(folder: Path) -> float | None:
         else:
             most = (folder / "cpu.cfs_quota_us").read_text(encoding="ascii").strip()
             period = (folder / "cpu.cfs_period_us").read_text(encoding="ascii").strip()
-        return None if most in ("max", "-1") else int(most) / int(period)
-    except (OSError, ValueError, ZeroDivisionError):
+        limit = 0.0 if most == "max" else int(most) / int(period)
+        return limit if 0 < limit < math.inf else None  # version 1 writes -1 for none
+    except (OSError, ValueError, ArithmeticError):
         return None
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import psutil
 
 from labkit.base.cores import cores
+from labkit.base.units import shown
 from labkit.errors import DeviceError
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ def resolve_device(device: Device = "auto") -> torch.device:
     """
     import torch
 
+    if not isinstance(device, str | torch.device):
+        raise DeviceError(f"device {shown(device)} is unknown; allowed: auto, {', '.join(KINDS)}.")
     counts = {
         "cuda": torch.cuda.device_count(),
         "mps": int(torch.backends.mps.is_available()),

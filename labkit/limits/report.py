@@ -153,7 +153,7 @@ def limit_report(
     from labkit.base.device import resolve_device
     from labkit.model.load import locate
 
-    hardware = datasheet_machine(machine) if machine else None
+    hardware = None if machine is None else datasheet_machine(machine)
     name, directory, _ = locate(model)
     config = read_config(directory)
     _check(config, dtype, prompt_tokens, new_tokens)

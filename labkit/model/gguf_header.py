@@ -261,7 +261,11 @@ class GgufFile:
         rows = tensor.shape[0] if len(tensor.shape) > 1 else 1
         each = tensor.nbytes // rows
         count = rows - first if count is None else count
-        found = np.fromfile(self.path, np.uint8, count * each, offset=tensor.offset + first * each)
+        at = tensor.offset + first * each
+        try:
+            found = np.fromfile(self.path, np.uint8, count * each, offset=at)
+        except OSError as error:
+            raise ModelError(f"{self.path} cannot be read: {error.strerror}.") from error
         if found.size < count * each:
             raise ModelError(f"{self.path} became shorter while it was read. Fetch it again.")
         return found.reshape(count, each)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 
 from labkit.base.device import Device, resolve_device
-from labkit.base.kept import keep
+from labkit.base.kept import folder_name, keep, stamp
 from labkit.base.paths import cache_dir
 from labkit.base.units import shown
 from labkit.errors import ModelError, ParameterError
@@ -23,7 +24,7 @@ from labkit.model.shapes import EMBEDDING, HEAD, check_shapes, decoder_weights
 from labkit.model.weight_files import read_shapes, read_tensors
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
-_CONVERSION = 2  # its version: a new one does not read what an old one kept
+_CONVERSION = 3  # its version: a new one does not read what an old one kept
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _HUB_FILES = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
 
@@ -67,8 +68,8 @@ def tokenizer_of(directory: Path) -> Any:
 
 def resolve_dtype(name: str) -> torch.dtype:
     """The torch dtype with this name; ParameterError for one that is not supported."""
-    if name not in DTYPES:
-        raise ParameterError(f"dtype {name!r} is unknown; allowed: {', '.join(DTYPES)}.")
+    if not isinstance(name, str) or name not in DTYPES:
+        raise ParameterError(f"dtype {shown(name)} is unknown; allowed: {', '.join(DTYPES)}.")
     return DTYPES[name]
 
 
@@ -93,10 +94,12 @@ def _kept_of(path: Path, kind: str, make: Callable[[Path], None]) -> Path:
 
     if not path.is_file():
         raise ModelError(f"no such file: {path}.")
-    stat = path.stat()
-    made_from = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{kind}|{_CONVERSION}"
-    key = hashlib.sha256(made_from.encode()).hexdigest()[:12]
-    directory = cache_dir() / "models" / f"{path.stem}-{key}"
+    try:
+        made_from = f"{path.resolve()}|{stamp(path)}|{kind}|{_CONVERSION}"
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}.") from error
+    key = hashlib.sha256(os.fsencode(made_from)).hexdigest()[:12]
+    directory = cache_dir() / "models" / folder_name(path.stem, key)
     try:
         return keep(directory, made_from, make)
     except (OSError, SafetensorError) as error:
@@ -126,17 +129,26 @@ def convert_once(path: Path) -> Path:
     return _kept_of(path, "converted", make)
 
 
+def named_path(name: str | Path) -> Path:
+    """The path that the user named; ModelError for what can be none."""
+    try:
+        path = Path(name).expanduser()
+        path.exists()
+        if "\0" in str(path):
+            raise ValueError("it has a zero byte")
+    except (OSError, RuntimeError, ValueError, TypeError) as error:  # too long, or nobody's home
+        reason = (isinstance(error, OSError) and error.strerror) or str(error).rstrip(".")
+        raise ModelError(f"no model at {shown(name)}: {reason}.") from None
+    return path
+
+
 def locate_described(name: str | Path | None = None) -> tuple[str, Path, Path | None]:
     """(short name, a folder with config and tokenizer, its GGUF file or None) of the model that the
     user named."""
     if name is None or str(name) in ("", DEFAULT_MODEL):
         file = default_gguf()
         return DEFAULT_MODEL, describe_once(file), file
-    try:
-        path = Path(name).expanduser()
-        path.exists()
-    except (OSError, RuntimeError) as error:  # too long, or the home of nobody
-        raise ModelError(f"no model at {shown(str(name))}: {error}.") from None
+    path = named_path(name)
     if path.is_dir():
         return path.resolve().name, path, None
     if path.is_file() and path.suffix == ".gguf":
@@ -156,7 +168,7 @@ def _from_hub(name: str) -> Path:
     """The local copy of a hub repository: safetensors, configs and tokenizer files only."""
     allowed = f"allowed: {DEFAULT_MODEL}, a directory, a .gguf file, or a hub id like org/name"
     if name.count("/") != 1 or name.startswith((".", "/", "~")) or name.endswith(".gguf"):
-        raise ModelError(f"no model at {name!r}; {allowed}.")
+        raise ModelError(f"no model at {shown(name)}; {allowed}.")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 

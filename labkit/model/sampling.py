@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
 
+from labkit.base.units import shown
 from labkit.errors import ModelError, ParameterError
 
 Sample = Callable[[Tensor], int]
+_WARMEST = 1e30  # far above what makes every token as likely as any other
 NOT_NUMBERS = (
     "the logits are no numbers (NaN) or infinite: the model's weights or its config are damaged."
 )
@@ -67,20 +70,32 @@ def target_probs(
     return probs / probs.sum(-1, keepdim=True)
 
 
+def _is(kind: type, value: object) -> bool:
+    """Whether a value is a number of a kind; True and False are none."""
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
 class Sampler:
     """Draws from `target_probs` with a random stream of its own; temperature 0 is greedy."""
 
     def __init__(
         self, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, seed: int = 0
     ) -> None:
-        whole = isinstance(top_k, int) and not isinstance(top_k, bool)
-        if not 0 <= temperature < math.inf or not whole or top_k < 0 or not 0 < top_p <= 1:
+        fits = (
+            _is(Real, temperature) and 0 <= temperature <= _WARMEST
+            and _is(Integral, top_k) and top_k >= 0
+            and _is(Real, top_p) and 0 < top_p <= 1
+            and _is(Integral, seed) and -(2**63) <= seed < 2**64
+        )  # fmt: skip
+        if not fits:
+            given = ", ".join(shown(one, 30) for one in (temperature, top_k, top_p, seed))
             raise ParameterError(
-                f"temperature {temperature}, top_k {top_k}, top_p {top_p}: allowed are "
-                "temperature >= 0, a whole top_k >= 0 (0: all), 0 < top_p <= 1."
+                f"temperature, top_k, top_p, seed {given}: allowed are temperature >= 0 (at most "
+                f"{_WARMEST:g}), a whole top_k >= 0 (0: all), 0 < top_p <= 1, a whole seed from "
+                "-2**63 to 2**64 - 1."
             )
         self.temperature, self.top_k, self.top_p = temperature, top_k, top_p
-        self.generator = torch.Generator().manual_seed(seed)
+        self.generator = torch.Generator().manual_seed(int(seed))
 
     def probs(self, logits: Tensor) -> Tensor:
         """The distribution drawn from, for logits (..., vocab)."""

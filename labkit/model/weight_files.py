@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from labkit.base.units import shown
 from labkit.errors import ModelError
 
 _INDEX, _WHOLE = "model.safetensors.index.json", "model.safetensors"
@@ -20,7 +22,7 @@ def weight_files(directory: Path) -> list[Path]:
     As transformers does: model.safetensors, or the files that its index names. Where there is
     neither, all that are there.
     """
-    if (directory / _WHOLE).is_file():
+    if (directory / _WHOLE).exists():
         return [directory / _WHOLE]
     if (directory / _INDEX).is_file():
         return sorted({directory / name for name in _index(directory).values()})
@@ -46,42 +48,59 @@ def _index(directory: Path) -> dict[str, str]:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
         raise ModelError(f"{path} is no readable index of weights: {error!r}.") from error
     for file in sorted(set(named.values())):
-        if Path(file).name != file or not (directory / file).is_file():
-            raise ModelError(f"{path} names {file!r}, which {directory} does not have.")
+        if Path(file).name != file or not _is_file(directory / file):
+            raise ModelError(f"{path} names {shown(file)}, which {directory} does not have.")
     return named
 
 
-def _damaged(file: Path, error: Exception) -> ModelError:
-    return ModelError(
-        f"{file} cannot be read ({error}): it is cut short or damaged. Fetch it again."
-    )
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long
+        return False
+
+
+@contextmanager
+def _reading(file: Path) -> Iterator[None]:
+    """Within the block a file is read: ModelError, in one line, where that fails."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except SafetensorError as error:
+        raise ModelError(
+            f"{file} cannot be read ({error}): it is cut short or damaged. Fetch it again."
+        ) from error
+    except OSError as error:
+        # safetensors raises some without a number, for a path that it says is none
+        kind = "it is a folder" if file.is_dir() else error.strerror or str(error)
+        raise ModelError(f"{file} cannot be read: {kind}.") from error
 
 
 def whole_weight_files(directory: Path) -> list[Path]:
     """`weight_files`, after a check that each is as long as its header says. Reads headers only."""
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
     files = weight_files(directory)
     for file in files:
-        try:
-            with safe_open(file, framework="pt"):
-                pass
-        except SafetensorError as error:
-            raise _damaged(file, error) from error
+        with _reading(file), safe_open(file, framework="pt"):
+            pass
     return files
 
 
 def read_tensors(directory: Path) -> Iterator[tuple[str, Tensor]]:
     """(name without the `model.` prefix, tensor) of every weight in a directory."""
-    for name, opened in _opened(directory):
-        yield name.removeprefix("model."), opened.get_tensor(name)
+    for file, name, opened in _opened(directory):
+        with _reading(file):
+            found = opened.get_tensor(name)
+        yield name.removeprefix("model."), found
 
 
 def read_shapes(directory: Path) -> dict[str, tuple[int, ...]]:
     """The shape of every weight, by its name without the `model.` prefix. Reads headers only."""
     return {
         name.removeprefix("model."): tuple(opened.get_slice(name).get_shape())
-        for name, opened in _opened(directory)
+        for _, name, opened in _opened(directory)
     }
 
 
@@ -99,24 +118,21 @@ def _only_one(seen: dict[str, tuple[str, Path]], name: str, file: Path) -> None:
     seen[plain] = (name, file)
 
 
-def _opened(directory: Path) -> Iterator[tuple[str, Any]]:
-    """(name, open file that holds it) of every weight; ModelError where two files hold one."""
-    from safetensors import SafetensorError, safe_open
+def _opened(directory: Path) -> Iterator[tuple[Path, str, Any]]:
+    """(file, name, the open file) of every weight; ModelError where two files hold one."""
+    from safetensors import safe_open
 
-    whole = (directory / _WHOLE).is_file() or not (directory / _INDEX).is_file()
+    whole = (directory / _WHOLE).exists() or not (directory / _INDEX).is_file()
     index = {} if whole else _index(directory)
     seen: dict[str, tuple[str, Path]] = {}  # by its name without the prefix
     for file in weight_files(directory):
-        try:
-            with safe_open(file, framework="pt") as opened:
-                for name in opened.keys():  # noqa: SIM118 - not a dict
-                    if name.endswith("rotary_emb.inv_freq"):
-                        continue
-                    if index and index.get(name) != file.name:
-                        continue  # the index names another file for it, or does not name it
-                    _only_one(seen, name, file)
-                    yield name, opened
-        except SafetensorError as error:
-            raise _damaged(file, error) from error
+        with _reading(file), safe_open(file, framework="pt") as opened:
+            for name in opened.keys():  # noqa: SIM118 - not a dict
+                if name.endswith("rotary_emb.inv_freq"):
+                    continue
+                if index and index.get(name) != file.name:
+                    continue  # the index names another file for it, or does not name it
+                _only_one(seen, name, file)
+                yield file, name, opened
     if lost := sorted(index.keys() - {name for name, _ in seen.values()}):
         raise ModelError(f"{directory}: {index[lost[0]]} lacks {lost[0]!r}, which the index names.")

@@ -40,13 +40,26 @@ def test_a_quota_of_version_1(tmp_path: Path) -> None:
     assert quota(tmp_path / "groups", own) == 2.5
 
 
-@pytest.mark.parametrize("text", ["", "nonsense", "1 2 3", "100000 0", "max"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "nonsense", "1 2 3", "100000 0", "max", "-5 100000", "5 -1", "0 1", "9" * 400 + " 1"],
+)
 def test_what_cannot_be_read_is_no_quota(tmp_path: Path, text: str) -> None:
     own = tmp_path / "cgroup"
     own.write_text("0::/\n")
     group(tmp_path / "groups", cpu__max=text)
     assert quota(tmp_path / "groups", own) is None
     assert quota(tmp_path / "groups", tmp_path / "none") is None
+
+
+@pytest.mark.parametrize("line", [b"", b"nonsense", b"0:", b":", b"\x00", b"0::/\xff\xfe", b"0::"])
+def test_groups_that_no_system_names_are_passed_over(tmp_path: Path, line: bytes) -> None:
+    own = tmp_path / "cgroup"
+    group(tmp_path / "groups/mine", cpu__max="150000 100000\n")
+    own.write_bytes(line + b"\n")
+    assert quota(tmp_path / "groups", own) is None
+    own.write_bytes(line + b"\n0::/mine\n")
+    assert quota(tmp_path / "groups", own) == 1.5
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -134,12 +136,22 @@ def test_probs_of_several_rows_at_once() -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [{"temperature": -0.1}, {"temperature": math.nan}, {"top_k": -1}, {"top_p": 0}, {"top_p": 1.1}],
-    ids=str,
-)
-def test_settings_out_of_range_are_refused(settings: dict[str, float]) -> None:
-    with pytest.raises(ParameterError, match="allowed are temperature >= 0"):
+    [
+        {"temperature": -0.1}, {"temperature": math.nan}, {"temperature": "1"},
+        {"temperature": None}, {"temperature": 10**400}, {"top_k": -1}, {"top_p": 0},
+        {"top_p": 1.1}, {"top_p": "0.5"}, {"top_p": None}, {"seed": 2**64}, {"seed": -(2**63) - 1},
+        {"seed": 1.5}, {"seed": "a"}, {"seed": None}, {"seed": "x" * 10**6},
+    ],
+    ids=lambda settings: str(settings)[:30],
+)  # fmt: skip
+def test_settings_out_of_range_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(ParameterError, match="allowed are temperature >= 0") as caught:
         Sampler(**settings)
+    assert len(str(caught.value)) < 300
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    Sampler(np.float32(0.5), np.int64(3), np.float64(0.9), np.int64(7))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -188,7 +188,9 @@ def test_hostile_values_are_refused_in_a_short_line(notebooks, overrides, words)
     "content",
     [
         b"\xff\xfe", b"a: \x00", b"a: [" * 5000, b"? [a, b]\n: 1", b"1: 2", b"a: &x [*x, *y]",
-        b"a: 1" + b"0" * 5000, b"!!python/object:os.system {}", b"a: b: c", b"x" * (2**20 + 1),
+        b"a: 1" + b"0" * 5000, b"a: 2020-99-99", b"- " * 3000, b"{" * 3000, 
+        b"a: !!timestamp 1", b"a: !!set [1]", b"a: !!int ''", b"a: !!bool maybe",
+        b"!!python/object:os.system {}", b"a: b: c", b"x" * (2**20 + 1),
     ],
 )  # fmt: skip
 def test_a_hostile_params_file_is_one_line(tmp_path, content):
@@ -199,6 +201,16 @@ def test_a_hostile_params_file_is_one_line(tmp_path, content):
     assert "\n" not in str(caught.value)
     with pytest.raises(ParameterError, match="cannot be read: Is a directory"):
         read_overrides(tmp_path)
+
+
+def test_a_params_file_that_holds_itself_is_refused_in_a_line(notebooks, tmp_path):
+    path = tmp_path / "params.yaml"
+    inner = ("a: &x {b: *x}", "00_first: &x {rounds: *x}", "rounds: &x [*x]")
+    for text in (*inner, "&x {00_first: *x}"):
+        path.write_text(text)
+        with pytest.raises(ParameterError) as caught:
+            apply_overrides(notebooks, notebooks, read_overrides(path), "PARAMS")
+        assert "\n" not in str(caught.value)
 
 
 def test_a_name_that_is_given_twice_is_refused(tmp_path):

@@ -56,5 +56,6 @@ def load_fused(
     FusedDecoder takes them. Raises FusedError, a ModelError, for a model, format or machine that
     the kernel does not support.
     """
+    native.check_isa(isa)
     native.library(isa)
     return FusedDecoder(packed(model, weights, threads), isa, screened=screened)

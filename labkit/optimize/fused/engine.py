@@ -10,7 +10,7 @@ from ctypes import byref
 from torch import Tensor
 
 from labkit.base.cores import unbound
-from labkit.errors import ModelError, ParameterError
+from labkit.errors import ModelError
 from labkit.model.cache.protocol import CacheError
 from labkit.model.cache.table import Cache
 from labkit.model.config import ModelConfig
@@ -18,12 +18,11 @@ from labkit.model.rows import Part, Rows
 from labkit.model.sampling import NOT_NUMBERS
 from labkit.optimize.fused import native, structs
 from labkit.optimize.fused.cache import native_of
+from labkit.optimize.fused.layout import check_threads
 from labkit.optimize.fused.native_model import NativeModel
 from labkit.optimize.fused.native_rows import NativeRows, address
 from labkit.optimize.fused.pack import FusedError
 from labkit.optimize.fused.structs import Status
-
-MOST_THREADS = 512
 
 
 def _free(library: ctypes.CDLL, handle: int, process: int) -> None:
@@ -41,8 +40,8 @@ class Engine:
     """
 
     def __init__(self, threads: int, isa: str = "") -> None:
-        if not 1 <= threads <= MOST_THREADS:
-            raise ParameterError(f"threads {threads}: allowed are 1 to {MOST_THREADS}.")
+        native.check_isa(isa)
+        check_threads(threads)
         self.threads, self.skip = threads, 0
         self._library = native.library(isa)
         self.isa = str(self._library.lk_isa().decode())
@@ -167,4 +166,8 @@ class Engine:
             ),
             Status.NOT_FINITE: ModelError(NOT_NUMBERS),
             Status.NO_BLOCK: CacheError("the cache's table names blocks that it does not have."),
+            Status.BEYOND_HALF: ModelError(
+                "a key or a value of this model is larger than float16 can hold (65,504): take a "
+                "cache of float32, as new_cache(slots, capacity, torch.float32) makes it."
+            ),
         }[status]

@@ -14,14 +14,24 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from labkit.base.units import shown
+from labkit.errors import ParameterError
 from labkit.model.experts import ROUTER
 from labkit.optimize.fused.pack import LANES
 
+MOST_THREADS = 512
 _LINE = 64  # bytes of a cache line; each share begins at one
 _ATTENTION = tuple((f"self_attn.{name}_proj.weight",) for name in ("q", "k", "v", "o"))
 _GATED = ("gate_proj.weight", "up_proj.weight")  # multiplied side by side
 _DOWN = "down_proj.weight"
 _LAYER = re.compile(r"layers\.(\d+)\.(?:mlp\.experts\.(\d+)\.)?")
+
+
+def check_threads(threads: int) -> None:
+    """ParameterError for a number of threads that weights cannot be laid out for."""
+    whole = isinstance(threads, int) and not isinstance(threads, bool)
+    if not whole or not 1 <= threads <= MOST_THREADS:
+        raise ParameterError(f"threads {shown(threads)}: allowed are 1 to {MOST_THREADS}.")
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from labkit.base import native as base
 from labkit.base.native import NativeError, is_intel, native_flags
+from labkit.base.units import shown
 from labkit.optimize.fused import structs
 from labkit.optimize.fused.pack import FORMATS, FusedError
 
@@ -30,10 +31,15 @@ def flags(isa: str = "", sanitize: bool = False) -> list[str]:
     return [*made, *([f"-DLK_ISA_{isa.upper()}"] if isa else [])]
 
 
+def check_isa(isa: str) -> None:
+    """FusedError for the name of no instruction set; empty is the best that there is."""
+    if isa not in ("", *ISAS):
+        raise FusedError(f"instruction set {shown(isa)} is unknown; allowed: {', '.join(ISAS)}.")
+
+
 def build(isa: str = "", sanitize: bool = False) -> Path:
     """The path of the compiled library, made on first use; FusedError where that fails."""
-    if isa and isa not in ISAS:
-        raise FusedError(f"instruction set {isa!r} is unknown; allowed: {', '.join(ISAS)}.")
+    check_isa(isa)
     try:
         return base.build("fused", SOURCE, flags(isa, sanitize), "the fused decoder")
     except NativeError as error:

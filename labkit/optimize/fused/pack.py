@@ -58,6 +58,7 @@ FORMATS = {
         Format("f32", 14, 128),
     )
 }
+_LEAST_SCALE = 2.0**-17  # float16 holds smaller ones to less than eight bits
 ROUNDED = ("q8_0", "q4_1", "q4_0", "q5_0")  # formats that other weights may be rounded to
 
 
@@ -84,13 +85,34 @@ def interleave(
 
 
 def to_blocks(weight: np.ndarray, form: Format) -> np.ndarray:
-    """Quantize float rows (rows, columns) to nearest -> (rows, blocks, bytes) uint8."""
+    """Quantize float rows (rows, columns) to nearest -> (rows, blocks, bytes) uint8.
+
+    form: one of ROUNDED. Raises ValueError, with the reason alone, where the float16 scales of the
+    blocks do not hold the numbers.
+    """
     from gguf import GGMLQuantizationType
     from gguf.quants import quantize
 
     kind = GGMLQuantizationType[form.name.upper()]
-    data = quantize(np.ascontiguousarray(weight, dtype=np.float32), kind)
-    return data.reshape(weight.shape[0], weight.shape[1] // form.columns, form.nbytes)
+    with np.errstate(over="ignore", invalid="ignore"):  # the scales tell
+        data = quantize(np.ascontiguousarray(weight, dtype=np.float32), kind)
+    blocks = data.reshape(weight.shape[0], weight.shape[1] // form.columns, form.nbytes)
+    _check_scales(blocks, form, bool(weight.any()))
+    return blocks
+
+
+def _check_scales(blocks: np.ndarray, form: Format, some: bool) -> None:
+    """ValueError for scales that float16 does not hold. some: whether any weight is not 0.
+
+    A block of small numbers beside larger ones may get the scale 0: what it loses is then less than
+    half a step of the largest block, as long as that block's own scale has eight bits.
+    """
+    fields = range(0, 4 if form.name == "q4_1" else 2, 2)  # of q4_1 the minimum too
+    scales = np.stack([blocks[..., at : at + 2].copy().view(np.float16)[..., 0] for at in fields])
+    if not np.isfinite(scales).all():
+        raise ValueError("a number is NaN, infinite, or too large for a block with float16 scales")
+    if some and np.abs(scales).max() < _LEAST_SCALE:
+        raise ValueError("all numbers are too small for blocks with float16 scales")
 
 
 def from_blocks(blocks: np.ndarray, form: Format) -> np.ndarray:

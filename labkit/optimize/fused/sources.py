@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from labkit.errors import ModelError
 from labkit.model.config import ModelConfig, read_config
 from labkit.model.experts import ROUTER
 from labkit.model.gguf_file import half_split, hf_config, split_heads, weights_of
@@ -81,7 +82,10 @@ def rounded(name: str, data: np.ndarray, form: str) -> Weights:
     if name.endswith(ROUTER):
         floats = np.ascontiguousarray(data, dtype=np.float32)
         return held(name, floats.view(np.uint8).reshape(len(data), -1, _FLOATS.nbytes), "f32")
-    return held(name, to_blocks(data, format_of(form)), form)
+    try:
+        return held(name, to_blocks(data, format_of(form)), form)
+    except ValueError as error:
+        raise ModelError(f"{name} cannot be rounded to {form}: {error}.") from None
 
 
 def gguf_weights(path: Path) -> tuple[ModelConfig, list[Weights]]:
@@ -143,7 +147,10 @@ def directory_weights(directory: Path, form: str) -> Iterator[Weights]:
     check_shapes(config, read_shapes(directory), directory)
     for name, tensor in decoder_weights(config, read_tensors(directory)):
         own = "q8_0" if name in (EMBEDDING, HEAD) else form
-        yield rounded(name, tensor.float().numpy(), own)
+        values = tensor.float().numpy()
+        if not np.isfinite(values).all():
+            raise ModelError(f"{directory}: {name} has numbers that are infinite or NaN.")
+        yield rounded(name, values, own)
 
 
 def own_head(config: ModelConfig, tensors: Iterable[Weights]) -> bool:

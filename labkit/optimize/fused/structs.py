@@ -24,6 +24,7 @@ class Status(IntEnum):
     OTHER_MODEL = 8
     NOT_FINITE = 9
     NO_BLOCK = 10
+    BEYOND_HALF = 11
 
 
 VIEWS = 2  # different windows of a model's layers at most (kViews)

@@ -4,6 +4,7 @@ out for the threads that will read it (layout.py)."""
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -12,13 +13,15 @@ from pathlib import Path
 import numpy as np
 
 from labkit.base.device import cores_allowed
-from labkit.base.kept import keep
+from labkit.base.kept import folder_name, keep, stamp
 from labkit.base.memory import allocate
 from labkit.base.paths import cache_dir
+from labkit.base.units import shown
+from labkit.errors import ModelError
 from labkit.model.config import ModelConfig, read_config
-from labkit.model.load import DEFAULT_MODEL, default_gguf, locate, locate_described
+from labkit.model.load import DEFAULT_MODEL, default_gguf, locate, locate_described, named_path
 from labkit.optimize.fused import kept, native
-from labkit.optimize.fused.layout import Entry, Location, lay_out
+from labkit.optimize.fused.layout import Entry, Location, check_threads, lay_out
 from labkit.optimize.fused.pack import BLOCK, LANES, ROUNDED, FusedError, format_of, interleave
 from labkit.optimize.fused.screen import SCREEN, SCREEN_ERROR, SCREENED, screen_of
 from labkit.optimize.fused.sources import (
@@ -31,7 +34,7 @@ from labkit.optimize.fused.sources import (
     own_head,
 )
 
-VERSION = 4  # of the rounding and of what is kept of it
+VERSION = 5  # of the rounding and of what is kept of it
 AS_IS = "as-is"
 _CHUNK = 2**22  # bytes that are read at once: little beside the weights themselves
 
@@ -178,10 +181,11 @@ def packed(
     default one for each core allowed. Raises FusedError for a model or format that the kernel does
     not support.
     """
-    threads = threads or cores_allowed()
+    threads = cores_allowed() if threads is None else threads
+    check_threads(threads)
     if weights != AS_IS and weights not in ROUNDED:
         raise FusedError(
-            f"weights {weights!r}: allowed are {AS_IS}, for the blocks of a GGUF file, and "
+            f"weights {shown(weights)}: allowed are {AS_IS}, for the blocks of a GGUF file, and "
             f"{', '.join(ROUNDED)}."
         )
     source = _source(model, weights)
@@ -194,8 +198,8 @@ def _rounded(directory: Path, weights: str) -> tuple[ModelConfig, list[Weights]]
     config = read_config(directory)
     check_shape(config)
     made_from = _mark(directory, weights)
-    key = hashlib.sha256(made_from.encode()).hexdigest()[:12]
-    folder = cache_dir() / "fused" / f"{directory.name}-{weights}-{key}"
+    key = hashlib.sha256(os.fsencode(made_from)).hexdigest()[:12]
+    folder = cache_dir() / "fused" / folder_name(directory.name, f"{weights}-{key}")
 
     def make(to: Path) -> None:
         print(f"Rounding {directory.name} to {weights} once ...", flush=True)
@@ -213,10 +217,10 @@ def _rounded(directory: Path, weights: str) -> tuple[ModelConfig, list[Weights]]
 def _source(model: str | Path | None, weights: str) -> Path:
     """The GGUF file whose blocks are taken as they are, or the directory whose weights are
     rounded."""
-    if weights == AS_IS and model is not None and Path(model).suffix == ".gguf":
-        return Path(model).expanduser()
-    if weights == AS_IS and str(model or "") in ("", DEFAULT_MODEL):
+    if weights == AS_IS and str("" if model is None else model) in ("", DEFAULT_MODEL):
         return default_gguf()
+    if weights == AS_IS and model is not None and (path := named_path(model)).suffix == ".gguf":
+        return path
     if weights == AS_IS:
         _, directory, _ = locate_described(model)
         raise FusedError(
@@ -227,9 +231,14 @@ def _source(model: str | Path | None, weights: str) -> Path:
 
 
 def _mark(directory: Path, weights: str) -> str:
-    """What rounded weights are made from: the files' names, sizes and times, the config's text, the
-    format."""
-    files = sorted([*directory.glob("*.safetensors"), *directory.glob("*.json")])
-    stamps = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+    """What rounded weights are made from: the files with their stamps, the config's text, the
+    format. ModelError for a file that cannot be read."""
     config = (directory / "config.json").read_text(encoding="utf-8")
+    stamps = []
+    found = [*directory.glob("*.safetensors"), *directory.glob("*.json")]
+    for file in sorted(one for one in found if one.is_file()):  # others are not read
+        try:
+            stamps.append((file.name, stamp(file)))
+        except OSError as error:
+            raise ModelError(f"{file} cannot be read: {error.strerror}.") from error
     return f"{directory.resolve()}|{stamps}|{config}|{weights}|{VERSION}"

@@ -182,9 +182,10 @@ def read_overrides(path: Path) -> dict[str, Any]:
         raw = yaml.load(text_in(path, _LARGEST), _Once)
     except OSError as error:
         raise ParameterError(f"{where} cannot be read: {error.strerror}.") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        said = one_line(" ".join(str(error).split()))
-        raise ParameterError(f"{where} is not YAML: {said}") from None
+    except Exception as error:  # yaml raises many kinds, for a file that may hold anything
+        expected = isinstance(error, yaml.YAMLError | ValueError | RecursionError)
+        said = " ".join(str(error).split()) if expected else "a value does not fit its tag"
+        raise ParameterError(f"{where} is not YAML: {one_line(said)}") from None
     if raw is None:
         return {}
     if not isinstance(raw, dict) or not all(isinstance(key, str) for key in raw):

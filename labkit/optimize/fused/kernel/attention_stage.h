@@ -105,7 +105,7 @@ private:
 
     // Key and value of a row into the cache: keys with sixteen positions side by side. One that is
     // not finite would stay there, and spoil rows that do not even see it (0 times it is NaN). So 0
-    // is kept in its place, and the pass is refused.
+    // is kept in its place, and the pass is refused. So is one that T does not hold.
     void write(const KeysValues<T>& kv, int me, int r, int kv_head) {
         const float* key = s_.rotated(me, r) + s_.queries + kv_head * model_.head_dim;
         const float* value = key + s_.kv;
@@ -120,9 +120,10 @@ private:
             for (int i = 0; i < kWide; i++) column[(d + i) * kWide] = converted[i];
             fstore(row + d, fload(value + d));
         }
-        if (largest16(sizes) <= kFinite) return;
+        const float largest = largest16(sizes);
+        if (largest <= (std::is_same_v<T, float> ? kFinite : kFiniteHalf)) return;
         for (int d = 0; d < model_.head_dim; d++) column[d * kWide] = row[d] = 0;
-        s_.work.damaged = true;
+        (largest <= kFinite ? s_.work.beyond_half : s_.work.damaged) = true;
     }
 
     void task(int me, int number) {

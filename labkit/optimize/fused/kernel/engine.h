@@ -133,8 +133,8 @@ inline bool take_likeliest(const Model& model, const Rows& rows, const float* lo
 
 // A pass over rows that were checked. logits: (wanted_rows, the head's rows rounded up to sixteen),
 // or null where only the likeliest tokens are wanted. A pass is refused where a key or a value that
-// it makes is not finite; and where it takes the likeliest tokens, also where any of their logits is
-// not.
+// it makes is not finite, or larger than the cache holds; and where it takes the likeliest tokens,
+// also where any of their logits is not finite.
 inline Status run(Engine& engine, const Model& model, const Cache& cache, const Rows& rows,
                 float* logits) {
     const int64_t width = whole(model.head.rows);
@@ -145,13 +145,15 @@ inline Status run(Engine& engine, const Model& model, const Cache& cache, const 
         engine.work.logits.reserve(rows.wanted_rows * width);
         logits = engine.work.logits.data();
     }
-    engine.work.damaged = false;
+    engine.work.damaged = engine.work.beyond_half = false;
     Pass pass(model, cache, rows, logits, screened, engine.work, engine.pool);
     pass.run();
     engine.exact_groups += pass.exact_groups;
-    bool finite = !engine.work.damaged;
+    const bool damaged = engine.work.damaged, beyond = engine.work.beyond_half;
+    bool finite = !damaged && !beyond;
     if (finite && rows.best && !screened) finite = take_likeliest(model, rows, logits);
-    return finite || rows.skip ? kDone : kNotFinite; // without all stages, numbers mean nothing
+    if (finite || rows.skip) return kDone; // without all stages, numbers mean nothing
+    return beyond && !damaged ? kBeyondHalf : kNotFinite;
 }
 
 } // namespace lk

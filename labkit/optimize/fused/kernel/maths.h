@@ -87,6 +87,8 @@ inline float largest16(const F& x) { return vlargest(folded(x, vlarger)); } // o
 
 // A size that is not <= this is infinite or NaN.
 constexpr float kFinite = std::numeric_limits<float>::max();
+// The largest float that is rounded to a finite float16: that to 65504, the next one to infinity.
+constexpr float kFiniteHalf = 65519.996f;
 
 // e^x for x <= 88, exactly 0 below -87, NaN of a NaN: 2^n times a polynomial on [-ln2/2, ln2/2], to
 // 2 ulp (coefficients of Cephes' expf, S. Moshier).

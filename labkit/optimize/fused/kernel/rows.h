@@ -4,8 +4,8 @@
 
 namespace lk {
 
-// How a call ends. Nothing is written before a call is refused, but for kNotFinite, which a pass
-// finds: the entries of its rows then hold anything finite.
+// How a call ends. Nothing is written before a call is refused, but for kNotFinite and
+// kBeyondHalf, which a pass finds: the entries of its rows then hold anything finite.
 enum Status : int32_t {
     kDone = 0,
     kTokenOutside = 1,  // a token outside the vocabulary
@@ -18,6 +18,7 @@ enum Status : int32_t {
     kOtherModel = 8,  // a cache of another shape
     kNotFinite = 9,   // a key, a value or a logit that is infinite or NaN
     kNoBlock = 10,    // a table that names a block outside the cache
+    kBeyondHalf = 11, // a finite key or value that a cache of float16 does not hold
 };
 
 // What a pass may leave out, so that its share of the time can be measured.

@@ -37,6 +37,7 @@ struct Workspace {
     std::vector<int64_t> positions, wanted, depths; // of the rows of a continuation
     std::vector<int32_t> paths;                     // the same
     std::atomic<bool> damaged{false};               // whether the pass met what is not finite
+    std::atomic<bool> beyond_half{false};           // or what its cache of float16 cannot hold
 
     // For the slice of the plan.
     void reserve(const Model& model, const Rows& rows, int threads) {
