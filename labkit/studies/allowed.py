@@ -160,7 +160,7 @@ ALLOWED: dict[str, dict[str, Allowed]] = {
 
 def _too_long(model: Model, tokens: int, *parameters: str) -> Iterator[Fault]:
     if tokens > model.context:
-        told = f"{model.context:,} tokens, the model's context; together these make {tokens:,}"
+        told = f"{model.context:,} tokens, the model's context; here a sequence has {tokens:,}"
         yield Fault(parameters, told)
 
 
@@ -207,8 +207,8 @@ def _graph_rewriting(v: Values, model: Model) -> Iterator[Fault]:
 
 def _quantization(v: Values, model: Model) -> Iterator[Fault]:
     if undivided := [size for size in model.inputs if size % v["group"]]:
-        told = f"a divisor of all of {', '.join(map(str, model.inputs))}, the matrices' inputs"
-        yield Fault(("group",), f"{told} (not of {undivided[0]})")
+        told = f"divisors of the input sizes of all matrices, {', '.join(map(str, model.inputs))}"
+        yield Fault(("group",), f"{told}; {v['group']} does not divide {undivided[0]}")
     if model.experts and set(v["methods"]) & set(CALIBRATED):
         told = ", ".join(name for name in METHODS if name not in CALIBRATED)
         yield Fault(("methods",), f"{told}, for this is a mixture of experts")

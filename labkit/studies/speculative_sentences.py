@@ -206,16 +206,17 @@ def told_twice(costs: RowCosts, timed: Mapping[str, Rounds]) -> str:
     return (
         f"A pass of one row took {seconds(costs.seconds)} when the cost of rows was measured, in "
         f"turns with larger passes after {costs.context} tokens. In the timed rounds it took "
-        f"{seconds(min(later))} to {seconds(max(later))}, by kind of task. So ratios are taken "
-        "from the cost of rows, and no times."
+        f"{seconds(min(later))} to {seconds(max(later))}, by kind of task. So this page takes "
+        "only ratios from the cost of rows, never times."
     )
 
 
 def told_computed(measured: Ratio) -> str:
     """That the first row of the table of machines is computed too. measured: the mean speedup."""
     return (
-        "The last column is computed from the cost of rows, for this machine too. Measured was "
-        f"{measured}: the cost of rows is from another moment, and leaves out the time of drafting."
+        "The last column is computed from the cost of rows, for this machine too. The measured "
+        f"speedup was {measured}: the cost of rows is from another moment, and leaves out the time "
+        "of drafting."
     )
 
 

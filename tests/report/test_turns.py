@@ -42,7 +42,7 @@ def test_turns_that_lost_more_are_named_the_worst_first() -> None:
     assert told.startswith(
         "3 of the 4 timed turns lost more than 2 % of their core time to other work: "
         "fused in round 2 (60 %), fused in round 1 (20 %), plain in round 2 (4 %). "
-        "None is left out of the numbers. "
+        "The numbers include all turns. "
     )
 
 
@@ -62,7 +62,7 @@ def test_of_many_turns_some_are_named() -> None:
     told = told_of({MAIN: comparison(plain=lost(*[0.1] * 9))})
     assert told.startswith("9 of the 9 timed turns")
     assert told.count("plain in round") == 6
-    assert ", and others less. None is left out" in told
+    assert ", and others, which lost less. The numbers include" in told
 
 
 def test_nothing_is_said_where_nothing_was_counted() -> None:

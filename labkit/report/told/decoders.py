@@ -149,9 +149,9 @@ def settling_sentence(comparison: Comparison, variant: str) -> str:
     steps = len(comparison.traces[variant][0].itl)
     return (
         f"The {steps} timed steps of an answer of `{variant}` are not equally fast: the first took "
-        f"{ratio} as long as the last third of them. Other variants had their turns before it; "
-        "notebook 00 shows what other reads do to a set of such a size. So its share depends on "
-        "the number of tokens: a longer answer reaches a higher one."
+        f"{ratio} as long as the mean step of the last third. Other variants had their turns "
+        "before it; notebook 00 shows what other reads do to a set of such a size. If later steps "
+        "stay this fast, a longer answer would reach a higher share."
     )
 
 

@@ -57,8 +57,10 @@ def _how_many(disturbed: list[str], turns: int, share: float) -> str:
     told = f"{some} of the {turns:,} timed turns lost more than {percent(share)} of {whose} core "
     if not disturbed:
         return f"{told}time to other work."
-    named = ", ".join(disturbed[:_NAMED]) + (", and others less" if count > _NAMED else "")
-    return f"{told}time to other work: {named}. None is left out of the numbers."
+    named = ", ".join(disturbed[:_NAMED]) + (
+        ", and others, which lost less" if count > _NAMED else ""
+    )
+    return f"{told}time to other work: {named}. The numbers include all turns."
 
 
 def _counted(comparisons: Mapping[str, Comparison]) -> str:
