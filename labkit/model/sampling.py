@@ -88,11 +88,11 @@ class Sampler:
             and _is(Integral, seed) and -(2**63) <= seed < 2**64
         )  # fmt: skip
         if not fits:
-            given = ", ".join(shown(one, 30) for one in (temperature, top_k, top_p, seed))
+            named = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
+            given = ", ".join(f"{name} {shown(one, 30)}" for name, one in named.items())
             raise ParameterError(
-                f"temperature, top_k, top_p, seed {given}: allowed are temperature >= 0 (at most "
-                f"{_WARMEST:g}), a whole top_k >= 0 (0: all), 0 < top_p <= 1, a whole seed from "
-                "-2**63 to 2**64 - 1."
+                f"{given}: allowed are temperature >= 0 (at most {_WARMEST:g}), a whole top_k >= 0 "
+                "(0: all), 0 < top_p <= 1, a whole seed from -2**63 to 2**64 - 1."
             )
         self.temperature, self.top_k, self.top_p = temperature, top_k, top_p
         self.generator = torch.Generator().manual_seed(int(seed))

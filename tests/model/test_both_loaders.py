@@ -125,7 +125,7 @@ def test_only_what_the_index_names_is_read(directory: Path) -> None:
     index.write_text(json.dumps({"weight_map": named | {names[0]: "gone.safetensors"}}))
     refused_by_both(directory, "names 'gone.safetensors', which")
     index.write_text(json.dumps({"weight_map": named | {"model.more": "a.safetensors"}}))
-    refused_by_both(directory, "lacks model.more, which the index names")
+    refused_by_both(directory, "lacks 'model.more', which the index names")
 
 
 @pytest.mark.usefixtures("own_cache")
