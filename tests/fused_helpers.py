@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from gguf import GGMLQuantizationType
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from labkit.model.config import config_from_dict
+from labkit.model.cache.table import Cache
 from labkit.model.decoder import Decoder
-from labkit.model.gguf_file import hf_config, tensors
+from labkit.model.gguf_file import hf_config, tensors, weights_of
 from labkit.model.gguf_header import GgufFile
-from labkit.model.rows import Rows
-from labkit.model.shapes import decoder_weights
+from labkit.model.rows import Part, Rows
+from labkit.model.shapes import check_weights, decoder_weights
 from labkit.optimize.fused import FusedDecoder, native
 from labkit.optimize.fused.pack import FORMATS, Format, from_blocks
 from tests.conftest import make_reference
 from tests.model.test_gguf_file import gguf_weights, write_gguf
+from tests.tiny import whole
 
 # Sizes that blocks of 32 divide; a vocabulary (97) that groups of 16 do not.
 SIZES: dict[str, Any] = {
@@ -96,12 +98,15 @@ class Int8Linear(nn.Linear):
 
 
 def plain_twin(file: Path) -> Decoder:
-    """The plain decoder over the file's exact values, with int8 inputs."""
-    reader = GgufFile(file)
-    raw = hf_config(reader)
-    config = config_from_dict(raw)
+    """The plain decoder over the file's exact values, with the kernel's int8 inputs.
+
+    Without a conversion: its tokenizer takes far longer than all else. Raises as a loader does.
+    """
+    header = GgufFile(file)
+    raw = hf_config(header)
+    config = check_weights(raw, {name: one.shape for name, one in weights_of(header)}, file)
     decoder = Decoder(config).eval().requires_grad_(False)
-    given = ((n.removeprefix("model."), torch.from_numpy(v)) for n, v in tensors(reader, raw))
+    given = ((n.removeprefix("model."), torch.from_numpy(v)) for n, v in tensors(header, raw))
     found = dict(decoder_weights(config, given))
     decoder.load_state_dict(found, assign=True, strict=False)
     decoder.tie()
@@ -136,3 +141,30 @@ def damaged_gguf(
     values[row if values.ndim == 1 else (row, 3)] = value
     with np.errstate(all="ignore"):
         return write_gguf(path, reference, weights, GGMLQuantizationType[kind])
+
+
+def fed_at_random(
+    decoder: Any,
+    cache: Cache,
+    texts: Sequence[Sequence[int]],
+    data: st.DataObject,
+    check: Callable[[], object] = lambda: None,
+) -> list[Tensor]:
+    """Texts in the slots of a cache, each from where its slot ends, any rows of each a pass.
+
+    Returns the logits of each text. check: called after each pass.
+    """
+    found: list[list[Tensor]] = [[] for _ in texts]
+    while any(cache.length(slot) < len(text) for slot, text in enumerate(texts)):
+        parts: list[Part] = []
+        for slot, text in enumerate(texts):
+            at = cache.length(slot)
+            if at < len(text) and (not parts or data.draw(st.booleans())):
+                count = data.draw(st.integers(1, len(text) - at))
+                parts.append(whole(slot, at, text[at : at + count]))
+        rows = Rows.of(parts)
+        out = decoder(rows, cache)
+        for span in rows.spans:
+            found[span.slot].append(out[span.rows])
+        check()
+    return [torch.cat(one) for one in found]

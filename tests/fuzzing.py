@@ -20,14 +20,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from labkit.errors import LabkitError
-from labkit.model.decoder import Decoder
-from labkit.model.gguf_file import hf_config, tensors, weights_of
-from labkit.model.gguf_header import GgufFile
 from labkit.model.load import load
-from labkit.model.shapes import check_weights, decoder_weights
 from labkit.optimize.fused import load_fused, native
 from tests.conftest import make_reference
-from tests.fused_helpers import SIZES, Int8Linear, logits, tiny_gguf
+from tests.fused_helpers import SIZES, logits, plain_twin, tiny_gguf
 
 IDS = list(range(3, 20))
 native.library()  # compiled before anything is timed
@@ -101,23 +97,6 @@ def change_bytes(path: Path, rng: np.random.Generator, most: int) -> str:
     return "bytes"
 
 
-def plain_of_gguf(file: Path) -> Decoder:
-    """The plain decoder over a GGUF file's values with the kernel's int8 inputs, without a
-    conversion: its tokenizer takes far longer than all else."""
-    header = GgufFile(file)
-    raw = hf_config(header)
-    config = check_weights(raw, {name: one.shape for name, one in weights_of(header)}, file)
-    decoder = Decoder(config).eval().requires_grad_(False)
-    given = ((n.removeprefix("model."), torch.from_numpy(v)) for n, v in tensors(header, raw))
-    found = dict(decoder_weights(config, given))
-    decoder.load_state_dict(found, assign=True, strict=False)
-    decoder.tie()
-    for module in decoder.modules():
-        if isinstance(module, torch.nn.Linear):
-            module.__class__ = Int8Linear
-    return decoder
-
-
 def answer(make: Any) -> torch.Tensor | str:
     """Logits, or the one line with which a model was refused."""
     try:
@@ -148,7 +127,7 @@ def gguf_case(original: Path, folder: Path, seed: int) -> str:
     change_bytes(file, rng, int(rng.choice([64, 1500, 6000])))
     for _ in range(2):  # a busy machine, or a first import, is no hang
         start = time.monotonic()
-        plain = answer(lambda: plain_of_gguf(file))
+        plain = answer(lambda: plain_twin(file))
         fused = answer(lambda: load_fused(file, threads=1))
         if (took := time.monotonic() - start) < SECONDS:
             break

@@ -56,6 +56,18 @@ def check(cache: ResponseCache, numbers: range) -> int:
     return found
 
 
+def warnings_of_use(file: Path) -> int:
+    """How many warnings a cache over a damaged file gives; it must be right, and usable again."""
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        cache = ResponseCache(file)
+        check(cache, range(60))
+        assert cache.put(key_of(7), answer_of(7))
+        assert cache.get(key_of(7)) == answer_of(7)
+        cache.close()
+    return len(told)
+
+
 def test_several_processes_at_once_lose_nothing(tmp_path: Path) -> None:
     file = tmp_path / "answers.sqlite"
     # Each writes 100 that the next writes too.
@@ -128,13 +140,7 @@ def test_every_cut_gives_a_right_answer_or_none(tmp_path: Path) -> None:
     for place in [*range(0, 600, 37), *range(600, len(data), 1511)]:
         cut = tmp_path / f"cut-{place}.sqlite"
         cut.write_bytes(data[:place])
-        with warnings.catch_warnings(record=True):
-            warnings.simplefilter("always")
-            cache = ResponseCache(cut)
-            check(cache, range(60))
-            assert cache.put(key_of(7), answer_of(7))
-            assert cache.get(key_of(7)) == answer_of(7)
-            cache.close()
+        warnings_of_use(cut)
         assert is_whole(cut)
 
 
@@ -150,14 +156,7 @@ def test_changed_bytes_give_a_right_answer_or_none(tmp_path: Path) -> None:
             changed[chosen.randrange(len(data))] = chosen.randrange(256)
         path = tmp_path / f"changed-{number}.sqlite"
         path.write_bytes(changed)
-        with warnings.catch_warnings(record=True) as told:
-            warnings.simplefilter("always")
-            cache = ResponseCache(path)
-            check(cache, range(60))
-            assert cache.put(key_of(7), answer_of(7))
-            assert cache.get(key_of(7)) == answer_of(7)
-            cache.close()
-        damaged += bool(told)
+        damaged += warnings_of_use(path) > 0
     assert damaged > 20
 
 

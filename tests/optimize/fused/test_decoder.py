@@ -14,7 +14,7 @@ from labkit.model.cache.protocol import CacheError
 from labkit.model.rows import Part, Rows
 from labkit.optimize.fused import FusedDecoder, load_fused
 from labkit.optimize.fused.native import ISAS
-from tests.fused_helpers import logits, plain_twin, tiny_gguf
+from tests.fused_helpers import fed_at_random, logits, plain_twin, tiny_gguf
 from tests.tiny import whole
 
 IDS = [(7 * n * n + 3 * n) % 97 for n in range(300)]  # long enough for three chunks
@@ -87,20 +87,9 @@ def test_batch_invariance_over_random_mixes(fused, data):
     lengths = data.draw(st.lists(st.integers(1, 40), min_size=1, max_size=4))
     texts = [IDS[17 * k : 17 * k + length] for k, length in enumerate(lengths)]
     cache = fused.new_cache(len(texts), 64)
-    found: list[list[torch.Tensor]] = [[] for _ in texts]
-    while any(cache.length(k) < len(text) for k, text in enumerate(texts)):
-        parts = []
-        for k, text in enumerate(texts):
-            at = cache.length(k)
-            if at < len(text) and (not parts or data.draw(st.booleans())):
-                count = data.draw(st.integers(1, len(text) - at))
-                parts.append(whole(k, at, text[at : at + count]))
-        rows = Rows.of(parts)
-        out = fused(rows, cache)
-        for span in rows.spans:
-            found[span.slot].append(out[span.rows])
+    found = fed_at_random(fused, cache, texts, data)
     for text, rows_found in zip(texts, found, strict=True):
-        assert torch.equal(torch.cat(rows_found), logits(fused, text))
+        assert torch.equal(rows_found, logits(fused, text))
 
 
 def test_truncating_and_forking_leave_what_a_fresh_slot_holds(fused):

@@ -16,7 +16,7 @@ from labkit.model.cache.protocol import CacheError
 from labkit.model.forward import Paged, offers
 from labkit.model.rows import Part, Rows
 from labkit.optimize.fused import FusedDecoder, load_fused
-from tests.fused_helpers import logits
+from tests.fused_helpers import fed_at_random, logits
 from tests.model.test_trees import check, trees
 from tests.paged_helpers import free_blocks, poison, scattered
 from tests.tiny import whole
@@ -128,21 +128,9 @@ def test_batch_invariance_over_shared_blocks(fused, data):
     texts = [[*prefix, *IDS[17 * n : 17 * n + data.draw(st.integers(1, 30))]] for n in range(4)]
     for slot in (1, 2, 3):
         cache.adopt(slot, cache.blocks(0), len(prefix))
-    found: list[list[torch.Tensor]] = [[] for _ in texts]
-    while any(cache.length(n) < len(text) for n, text in enumerate(texts)):
-        parts = []
-        for n, text in enumerate(texts):
-            at = cache.length(n)
-            if at < len(text) and (not parts or data.draw(st.booleans())):
-                count = data.draw(st.integers(1, len(text) - at))
-                parts.append(whole(n, at, text[at : at + count]))
-        rows = Rows.of(parts)
-        out = fused(rows, cache)
-        for span in rows.spans:
-            found[span.slot].append(out[span.rows])
-        cache.check()
-    for text, parts_found in zip(texts, found, strict=True):
-        assert torch.equal(torch.cat(parts_found), logits(fused, text)[len(prefix) :])
+    found = fed_at_random(fused, cache, texts, data, cache.check)
+    for text, rows_found in zip(texts, found, strict=True):
+        assert torch.equal(rows_found, logits(fused, text)[len(prefix) :])
 
 
 def test_greedy_and_generate_take_a_paged_cache(case):
