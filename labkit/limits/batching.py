@@ -17,7 +17,7 @@ import numpy as np
 from scipy import stats
 
 from labkit.errors import ParameterError
-from labkit.limits.cost import Cost, decode_cost, positions_read, with_kv, with_weights
+from labkit.limits.cost import Cost, step_cost
 from labkit.limits.hardware import Hardware
 from labkit.limits.roofline import Limit, limit
 from labkit.model.config import ModelConfig
@@ -66,11 +66,10 @@ def batch_limits(
         raise ParameterError(f"batches {list(batches)}, context {context}: allowed are 1 and more.")
 
     def of(batch: int) -> tuple[Cost, Limit]:
-        cost = decode_cost(config, context, batch, dtype)
-        cost = cost if weight_bytes is None else with_weights(cost, weight_bytes)
-        if kv_bytes_per_token is not None:
-            read = batch * positions_read(config, context)
-            cost = with_kv(cost, read * kv_bytes_per_token, batch * kv_bytes_per_token)
+        cost = step_cost(
+            config, context, batch,
+            dtype=dtype, weight_bytes=weight_bytes, kv_bytes_per_token=kv_bytes_per_token,
+        )  # fmt: skip
         return cost, limit(cost, hardware)
 
     alone = of(1)[1].seconds

@@ -236,22 +236,22 @@ def with_kv(cost: Cost, read: float, written: float) -> Cost:
 def step_cost(
     config: ModelConfig,
     context: int,
+    batch: int = 1,
     *,
     dtype: str = "float32",
     weight_bytes: float | None = None,
     kv_bytes_per_token: float | None = None,
 ) -> Cost:
-    """Cost of one decode step of one sequence of `context` tokens, computed in `dtype`.
+    """Cost of one decode step of `batch` sequences of `context` tokens each, computed in `dtype`.
 
     weight_bytes: what the weights really take (`labkit.model.weights.read_bytes`).
     kv_bytes_per_token: what a token really takes in the cache. Where one is not given, it follows
     from the config and `dtype`.
     """
-    cost = decode_cost(config, context, dtype=dtype)
+    cost = decode_cost(config, context, batch, dtype)
     if weight_bytes is not None:
         cost = with_weights(cost, weight_bytes)
     if kv_bytes_per_token is not None:
-        cost = with_kv(
-            cost, positions_read(config, context) * kv_bytes_per_token, kv_bytes_per_token
-        )
+        read = batch * positions_read(config, context)
+        cost = with_kv(cost, read * kv_bytes_per_token, batch * kv_bytes_per_token)
     return cost
