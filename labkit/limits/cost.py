@@ -221,7 +221,7 @@ def bytes_of_rows(config: ModelConfig, nbytes: float, rows: float) -> float:
     The same, but for mixtures of experts: more rows use more of them. There it is as much more as
     `experts_read` says, as if every matrix had as many bits a weight.
     """
-    if config.experts is None:
+    if config.experts is None or rows == 1:
         return nbytes
     one, many = (parameters(config, experts_read(config, count)) for count in (1, rows))
     table = 0 if config.tied_head else matrix_parameters(config)["embedding"]
@@ -244,13 +244,14 @@ def step_cost(
 ) -> Cost:
     """Cost of one decode step of `batch` sequences of `context` tokens each, computed in `dtype`.
 
-    weight_bytes: what the weights really take (`labkit.model.weights.read_bytes`).
+    weight_bytes: what the weights really take in a step of one sequence
+    (`labkit.model.weights.read_bytes`); a batch reads more of a mixture (`bytes_of_rows`).
     kv_bytes_per_token: what a token really takes in the cache. Where one is not given, it follows
     from the config and `dtype`.
     """
     cost = decode_cost(config, context, batch, dtype)
     if weight_bytes is not None:
-        cost = with_weights(cost, weight_bytes)
+        cost = with_weights(cost, bytes_of_rows(config, weight_bytes, batch))
     if kv_bytes_per_token is not None:
         read = batch * positions_read(config, context)
         cost = with_kv(cost, read * kv_bytes_per_token, batch * kv_bytes_per_token)

@@ -151,6 +151,16 @@ def test_a_step_takes_the_bytes_that_are_given_and_the_configs_else():
     assert step_cost(config, 50, dtype="bfloat16") == decode_cost(config, 50, dtype="bfloat16")
 
 
+def test_a_batch_reads_more_of_a_mixture_than_one_sequence():
+    for config in (mixture().config, tiny_decoder().config):
+        given, kv = weight_read_bytes(config, 1), config.kv_bytes_per_token(4)
+        assert step_cost(config, 50, 1, weight_bytes=given).weight_bytes == given
+        batch = step_cost(config, 50, 4, weight_bytes=given, kv_bytes_per_token=kv)
+        plain = decode_cost(config, 50, 4)
+        assert batch.weight_bytes == pytest.approx(plain.weight_bytes)
+        assert (batch.kv_read_bytes, batch.flops) == (plain.kv_read_bytes, plain.flops)
+
+
 @pytest.mark.parametrize(("before", "new"), [(0, 1), (0, 9), (3, 5), (5, 1), (6, 4), (20, 1)])
 def test_a_window_leaves_less_to_read_and_to_compute(before, new):
     config = tiny_decoder(sliding_window=6, windowed=(True, False)).config
