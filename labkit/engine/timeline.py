@@ -77,9 +77,11 @@ def spans(records: Sequence[PassRecord], due: Mapping[int, float] | None = None)
     overlap or go back.
     """
     _check(records)
+    rows = [{one.request: one for one in record.rows} for record in records]
     found: list[Span] = []
     for request in requests_of(records):
-        found += _spans_of(request, records, (due or {}).get(request))
+        own = [one.get(request) for one in rows]
+        found += _spans_of(request, records, own, (due or {}).get(request))
     return found
 
 
@@ -91,9 +93,16 @@ def _check(records: Sequence[PassRecord]) -> None:
             )
 
 
-def _spans_of(request: int, records: Sequence[PassRecord], due: float | None) -> list[Span]:
-    """The spans of one request, from when it was due to the end of its last pass."""
-    own = [{one.request: one for one in record.rows}.get(request) for record in records]
+def _spans_of(
+    request: int,
+    records: Sequence[PassRecord],
+    own: Sequence[RequestRows | None],
+    due: float | None,
+) -> list[Span]:
+    """The spans of one request, from when it was due to the end of its last pass.
+
+    own: its rows in each record.
+    """
     first = next(k for k, rows in enumerate(own) if rows)
     last = max(k for k, rows in enumerate(own) if rows)
     found: list[Span] = []
