@@ -46,12 +46,13 @@ def draw(
             f"a timeline of {len(requests)} requests: allowed are 1 to {MOST_REQUESTS}. Choose a "
             "shorter time with labkit.engine.timeline.within."
         )
+    shown = {number: (names or {}).get(number, str(number)) for number in requests}
     with_blocks = any(record.blocks for record in records)
     heights = [0.22 * len(requests) + 0.6, 1.2, *[1.2] * with_blocks]
     figure, _ = new_figure(7.6, sum(heights) + 0.6)
     figure.clear()
     axes = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
-    _draw_spans(axes[0], records, due or {}, [(names or {}).get(n, str(n)) for n in requests])
+    _draw_spans(axes[0], records, due or {}, shown)
     _draw_rows(axes[1], records)
     if with_blocks:
         _draw_blocks(axes[2], records)
@@ -59,15 +60,16 @@ def draw(
         one.margins(x=0)
     axes[-1].set_xlabel("time, ms")
     show(figure, alt, caption)
-    table([_row(one, records[0].start, names or {}) for one in sums(records, due)], "Requests")
+    table([_row(one, records[0].start, shown) for one in sums(records, due)], "Requests")
 
 
 def _draw_spans(
-    axes: Any, records: Sequence[PassRecord], due: Mapping[int, float], names: Sequence[str]
+    axes: Any, records: Sequence[PassRecord], due: Mapping[int, float], names: Mapping[int, str]
 ) -> None:
+    """Bars, a line a request: names of all of them, in the order of the lines."""
     from matplotlib.patches import PathPatch
 
-    start, line = records[0].start, {n: k for k, n in enumerate(requests_of(records))}
+    start, line = records[0].start, {request: at for at, request in enumerate(names)}
     by_state: dict[State, list[Box]] = {}
     for span in spans(records, due):
         height, middle = _DRAWN[span.state][2], line[span.request]
@@ -81,7 +83,7 @@ def _draw_spans(
         patch.set_hatch(hatch)
         axes.add_patch(patch)
     axes.autoscale_view()
-    axes.set_yticks(range(len(names)), names)
+    axes.set_yticks(range(len(names)), list(names.values()))
     axes.set(ylabel="request", ylim=(len(names) - 0.4, -0.6))
     axes.grid(axis="y", visible=False)
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4)
@@ -124,7 +126,7 @@ def _draw_blocks(axes: Any, records: Sequence[PassRecord]) -> None:
 def _row(one: Sum, start: float, names: Mapping[int, str]) -> dict[str, object]:
     """A request as a row of the data table; times in ms from the first pass."""
     return {
-        "request": names.get(one.request, str(one.request)),
+        "request": names[one.request],
         "due, ms": None if one.due is None else 1e3 * (one.due - start),
         "first pass, ms": 1e3 * (one.first - start),
         "last pass, ms": 1e3 * (one.last - start),
