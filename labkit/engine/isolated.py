@@ -20,7 +20,7 @@ def isolated(
     if not parts:
         return []
     try:
-        return passes.greedy(parts) if all(greedy) else passes.logits(parts)
+        return passes.answers(parts, greedy)
     except BaseException as error:
         _take_back(passes, parts)
         if not isinstance(error, Exception):

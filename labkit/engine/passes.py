@@ -28,11 +28,12 @@ class Passes:
         if not requests:
             return []
         parts = [request.plan() for request in requests]
-        if all(request.greedy for request in requests):
-            answers = self.greedy(parts)
-        else:
-            answers = self.logits(parts)
+        answers = self.answers(parts, [request.greedy for request in requests])
         return [request.take(answer) for request, answer in zip(requests, answers, strict=True)]
+
+    def answers(self, parts: Sequence[Part], greedy: Sequence[bool]) -> list[Answer]:
+        """One pass; logits only where a part needs them. greedy: whether each part needs none."""
+        return self.greedy(parts) if all(greedy) else self.logits(parts)
 
     def greedy(self, parts: Sequence[Part]) -> list[Answer]:
         """One pass; for each part the likeliest token after each wanted row."""

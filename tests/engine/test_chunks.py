@@ -50,7 +50,7 @@ def request(kind: str, store: Cache, drawn: bool = False) -> Decoding:
 def step(passes: Passes, one: Decoding, limit: int) -> list[int]:
     part = one.plan(limit)
     assert len(part.tokens) <= limit
-    (answer,) = (passes.greedy if one.greedy else passes.logits)([part])
+    (answer,) = passes.answers([part], [one.greedy])
     tokens = one.take(answer)
     assert passes.cache.length(one.slot) == one.read
     return tokens
