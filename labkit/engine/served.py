@@ -13,7 +13,7 @@ from labkit.engine.control import Control
 from labkit.engine.draft import Draft
 from labkit.engine.prefix_key import PrefixKey
 from labkit.errors import LabkitError
-from labkit.model.sampling import Sample, Sampler, greedy
+from labkit.model.sampling import Sample, Sampler
 
 
 class Refused(LabkitError):
@@ -40,8 +40,7 @@ class Sampling:
     def sampler(self) -> Sample:
         """A sampler with a random stream of its own; ParameterError for impossible settings."""
         seed = secrets.randbits(63) if self.seed is None else self.seed
-        made = Sampler(self.temperature, self.top_k, self.top_p, seed)
-        return greedy if self.temperature == 0 else made
+        return Sampler(self.temperature, self.top_k, self.top_p, seed)
 
 
 @dataclass(frozen=True)
