@@ -31,6 +31,7 @@ _TABLE = (
 )
 _INSERT = "INSERT OR IGNORE INTO answers (hash, key, answer, checksum) VALUES (?, ?, ?, ?)"
 _OLDEST = "DELETE FROM answers WHERE number <= (SELECT max(number) FROM answers) - ?"
+_Row = tuple[bytes, bytes, bytes, bytes]  # hash, key, answer, checksum
 _MOST_PENDING = 10_000
 _CLOSING = 100  # tries to write what is left, each as long as a statement waits
 
@@ -133,7 +134,7 @@ class ResponseCache:
             raise ParameterError(f"a cache of {most} answers: allowed are 1 and more.")
         self.most, self.hits, self.misses, self.damaged = most, 0, 0, 0
         self._database = Database(path, _APPLICATION, _TABLE)
-        self._pending: dict[bytes, tuple[bytes, bytes]] = {}  # hash -> key, answer
+        self._pending: dict[bytes, _Row] = {}  # by hash
         self._lock = threading.RLock()
 
     @property
@@ -168,7 +169,7 @@ class ResponseCache:
         with self._lock:
             if len(self._pending) >= _MOST_PENDING:
                 return False
-            self._pending[key.hash] = (key.encoded, answer.encoded())
+            self._pending[key.hash] = _row(key, answer)
             return self._write()
 
     def count(self) -> int:
@@ -195,22 +196,17 @@ class ResponseCache:
 
     def _write(self) -> bool:
         """Write all that is pending; True also where it stays pending."""
-        rows = [
-            (place, key, answer, _checksum(place, key, answer))
-            for place, (key, answer) in self._pending.items()
-        ]
+        statements = [(_INSERT, row) for row in self._pending.values()]
         try:
-            if rows:
-                statements = [(_INSERT, row) for row in rows]
-                self._database.run([*statements, (_OLDEST, (self.most,))])
+            self._database.run([*statements, (_OLDEST, (self.most,))])
         except Busy:
             return True
         self._pending.clear()
         return not self.off
 
     def _found(self, key: ResponseKey) -> StoredAnswer | None:
-        if (waiting := self._pending.get(key.hash)) is not None and waiting[0] == key.encoded:
-            return StoredAnswer.of(waiting[1])
+        if (waiting := self._pending.get(key.hash)) is not None and waiting[1] == key.encoded:
+            return StoredAnswer.of(waiting[2])
         asked = ("SELECT key, answer, checksum FROM answers WHERE hash = ?", (key.hash,))
         try:
             rows = self._database.run([asked])
@@ -231,6 +227,11 @@ class ResponseCache:
         with contextlib.suppress(Busy):  # then it is found damaged again
             self._database.run([("DELETE FROM answers WHERE hash = ?", (key.hash,))])
         return None
+
+
+def _row(key: ResponseKey, answer: StoredAnswer) -> _Row:
+    encoded = answer.encoded()
+    return key.hash, key.encoded, encoded, _checksum(key.hash, key.encoded, encoded)
 
 
 def _checksum(place: bytes, key: bytes, answer: bytes) -> bytes:
