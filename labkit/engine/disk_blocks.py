@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from labkit.base.units import scaled
+from labkit.engine.fields import sized
 
 _MAGIC = b"labkit block 1\n\0"
 _CHECKSUM = 32  # bytes of a SHA-256
@@ -129,7 +130,7 @@ class DiskBlocks:
         """Keep a content under a name. Where that fails, a full disk say, the tier is off."""
         if self.off is not None:
             return
-        body = b"".join((_sized(self._layout), _sized(history), content))
+        body = b"".join((sized(self._layout), sized(history), content))
         whole = b"".join((_MAGIC, hashlib.sha256(body).digest(), body))
         if len(whole) > self.limit:
             return
@@ -215,12 +216,7 @@ class DiskBlocks:
             self._nbytes -= size
 
 
-def _sized(part: bytes) -> bytes:
-    """A part after its length."""
-    return len(part).to_bytes(8, "little") + part
-
-
 def _split(body: memoryview) -> tuple[memoryview, memoryview]:
-    """The part that `_sized` made at the begin of a body, and the rest."""
+    """The field that `sized` made at the begin of a body, and the rest."""
     size = 8 + int.from_bytes(body[:8], "little")
     return body[8:size], body[size:]

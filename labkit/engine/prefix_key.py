@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from labkit.engine.fields import joined, sized
 from labkit.model.cache.paged import BLOCK_SIZE
 
 Digest = Callable[[bytes], bytes]
@@ -33,8 +34,8 @@ class PrefixKey:
 
     def encoded(self) -> bytes:
         """All fields, each after its length: no two keys give the same bytes."""
-        parts = [part.encode() for part in (self.model, self.weights, self.adapter, self.salt)]
-        return b"".join(len(part).to_bytes(8, "little") + part for part in parts)
+        parts = (self.model, self.weights, self.adapter, self.salt)
+        return joined(part.encode() for part in parts)
 
 
 class BlockName(NamedTuple):
@@ -55,5 +56,5 @@ def block_names(
     encoded, before = key.encoded(), b""
     for start in range(0, len(tokens) - BLOCK_SIZE + 1, BLOCK_SIZE):
         block = array("q", tokens[start : start + BLOCK_SIZE]).tobytes()
-        before = digest(b"".join((encoded, len(before).to_bytes(8, "little"), before, block)))
+        before = digest(b"".join((encoded, sized(before), block)))
         yield BlockName(before, encoded, block)

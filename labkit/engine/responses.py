@@ -13,7 +13,7 @@ import math
 import struct
 import threading
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from labkit.base.database import Busy, Database
+from labkit.engine.fields import joined
 from labkit.errors import ParameterError
 
 _APPLICATION = 0x6C6B7201  # "lkr" and the version of the table and of the keys
@@ -81,19 +82,15 @@ class ResponseKey:
             *(text.encode() for text in texts),
             _numbers([self.max_new_tokens]),
             _numbers(sorted(self.stop_ids)),
-            _joined([text.encode() for text in sorted(self.stop_strings)]),
+            joined([text.encode() for text in sorted(self.stop_strings)]),
             _numbers(self.tokens),
         ]
-        return _joined(fields)
+        return joined(fields)
 
     @cached_property
     def hash(self) -> bytes:
         """SHA-256 of all fields: where the answer is looked for."""
         return hashlib.sha256(self.encoded).digest()
-
-
-def _joined(fields: Sequence[bytes]) -> bytes:
-    return b"".join(struct.pack("<Q", len(field)) + field for field in fields)
 
 
 def _numbers(values: Collection[int]) -> bytes:
@@ -108,7 +105,7 @@ class StoredAnswer:
     finish: str
 
     def encoded(self) -> bytes:
-        return _joined([self.finish.encode(), _numbers(self.tokens)])
+        return joined([self.finish.encode(), _numbers(self.tokens)])
 
     @staticmethod
     def of(data: bytes) -> StoredAnswer:
@@ -236,4 +233,4 @@ def _row(key: ResponseKey, answer: StoredAnswer) -> _Row:
 
 def _checksum(place: bytes, key: bytes, answer: bytes) -> bytes:
     """Of a row: what SQLite does not notice, as a changed bit within a page, is noticed here."""
-    return hashlib.sha256(_joined([place, key, answer])).digest()[:16]
+    return hashlib.sha256(joined([place, key, answer])).digest()[:16]
