@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-
-import numpy as np
 
 from labkit.errors import ParameterError
 from labkit.workload.recorded import BLOCK, RecordedTrace, TracedRequest
-from labkit.workload.streams import Use, check_seed, request_seeds
+from labkit.workload.streams import Use, request_seeds, stream
 from labkit.workload.timed import TimedRequest, TimedWorkload, Tokens
 
 
@@ -65,7 +62,7 @@ def _prompt(
     return tuple(token for tokens in blocks for token in tokens)[:length]
 
 
-def _drawn(seed: int, key: tuple[int, int], count: int, vocab_size: int) -> Iterator[int]:
+def _drawn(seed: int, key: tuple[int, int], count: int, vocab_size: int) -> list[int]:
     """`count` token ids that follow from the seed and the key alone."""
-    place = np.random.SeedSequence(check_seed(seed), spawn_key=(Use.TEXT, *key))
-    return iter(np.random.default_rng(place).integers(vocab_size, size=count).tolist())
+    found: list[int] = stream(seed, Use.TEXT, *key).integers(vocab_size, size=count).tolist()
+    return found

@@ -34,9 +34,12 @@ def check_seed(seed: int) -> int:
     return int(seed)
 
 
-def stream(seed: int, use: Use) -> np.random.Generator:
-    """The stream of a seed for one use; independent of the seed's other streams."""
-    return np.random.default_rng(np.random.SeedSequence(check_seed(seed), spawn_key=(use,)))
+def stream(seed: int, use: Use, *key: int) -> np.random.Generator:
+    """The stream of a seed for one use; independent of the seed's other streams.
+
+    key: tells apart streams of one use, as those of many texts.
+    """
+    return np.random.default_rng(np.random.SeedSequence(check_seed(seed), spawn_key=(use, *key)))
 
 
 def worker_streams(seed: int, workers: int) -> list[np.random.Generator]:
