@@ -89,16 +89,21 @@ def _check_lengths(lengths: Sequence[int], slots: int) -> None:
         )
 
 
+def _check_batch(lengths: Sequence[int], batch: int) -> None:
+    """ParameterError where so many lengths cannot be chosen."""
+    _check_lengths(lengths, batch)
+    if batch > len(lengths):
+        raise ParameterError(f"a batch of {batch} cannot be chosen from {len(lengths)} lengths.")
+
+
 def expected_longest(lengths: Sequence[int], batch: int) -> float:
     """E[max of B]: the longest of `batch` lengths, on average over all choices without repetition.
 
     By order statistics: the i-th smallest of n is the longest in C(i-1, B-1) of C(n, B) choices.
     Raises ParameterError for a batch that is larger than the list.
     """
-    _check_lengths(lengths, batch)
+    _check_batch(lengths, batch)
     count = len(lengths)
-    if batch > count:
-        raise ParameterError(f"a batch of {batch} cannot be chosen from {count} lengths.")
     share, total = batch / count, 0.0
     for place, length in zip(range(count, 0, -1), sorted(lengths, reverse=True), strict=True):
         total += share * length
@@ -123,7 +128,7 @@ def expected_static(lengths: Sequence[int], batch: int, cost: RowCost) -> float:
     cost: of a pass by its rows; where it is constant, this is cost times E[max of B]. Between two
     neighbouring lengths the number still running is hypergeometric.
     """
-    expected_longest(lengths, batch)  # refuses what is no batch of lengths
+    _check_batch(lengths, batch)
     count, ordered = len(lengths), sorted(lengths)
     times = np.array([0.0, *(cost(rows) for rows in range(1, batch + 1))])
     total, done = 0.0, 0
