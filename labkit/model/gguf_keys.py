@@ -122,11 +122,16 @@ class Keys:
             raise self.wrong(key, f"{shown(given)}, is no mark for each of {layers} layers")
         return [bool(one) for one in given]
 
-    def size(self, key: str, default: int | None = None) -> int:
-        """A size of the model; ModelError where it is missing, or no whole number from 1 on."""
+    def _needed(self, key: str, default: float | None) -> Any:
+        """What the file says, or else the default; ModelError where there is neither."""
         value = self._own.get(key, default)
         if value is None:
             raise ModelError(f"{self.path}: the key {self.arch}.{key} is missing. {_REMEDY}")
+        return value
+
+    def size(self, key: str, default: int | None = None) -> int:
+        """A size of the model; ModelError where it is missing, or no whole number from 1 on."""
+        value = self._needed(key, default)
         listed = isinstance(value, list) and key in _OF_LAYERS
         if listed and len(value) == self.given("block_count") and len(set(value)) == 1:
             value = value[0]  # one for each layer, and all the same
@@ -135,9 +140,7 @@ class Keys:
         return value
 
     def number(self, key: str, default: float | None = None) -> float:
-        value = self._own.get(key, default)
-        if value is None:
-            raise ModelError(f"{self.path}: the key {self.arch}.{key} is missing. {_REMEDY}")
+        value = self._needed(key, default)
         if not isinstance(value, float):  # llama.cpp refuses a whole number here
             raise self.wrong(key, f"{shown(value)}, is no floating-point number")
         if not math.isfinite(value):
