@@ -228,7 +228,8 @@ class Keys:
 
     def _by_tensor(self, head_dim: int, theta: float) -> dict[str, Any]:
         """The file's own factors of each frequency: Llama 3's where they are, else as they are."""
-        found = np.array(self._factors(FREQUENCIES, head_dim), dtype=np.float32)
+        factors = self._factors(FREQUENCIES, head_dim)
+        found = torch.tensor(factors, dtype=torch.float32)
         llama3 = {
             "rope_type": "llama3",
             "factor": round(float(found.max()), 3),
@@ -238,9 +239,8 @@ class Keys:
         }
         if found.max() > 1.001:
             expected = frequencies(head_dim, theta, None) / frequencies(head_dim, theta, llama3)
-            if torch.allclose(expected, torch.from_numpy(found), rtol=1e-4):
+            if torch.allclose(expected, found, rtol=1e-4):
                 return llama3
-        factors = [float(one) for one in found]
         return {
             "rope_type": "longrope",
             "short_factor": factors,
