@@ -54,7 +54,7 @@ def save_tiny_model(folder: Path, seed: int = 0) -> Path:
 
     from safetensors.torch import save_file
 
-    from labkit.model.load import locate
+    from labkit.model.load import locate_described
 
     decoder = tiny_decoder(
         seed, vocab_size=49152, hidden_size=64, intermediate_size=96, heads=4, head_dim=16,
@@ -84,7 +84,7 @@ def save_tiny_model(folder: Path, seed: int = 0) -> Path:
         "hidden_act": "silu",
     }
     (folder / "config.json").write_text(json.dumps(raw), encoding="utf-8")
-    _, real, _ = locate()
+    _, real, _ = locate_described()
     for file in real.glob("*token*"):
         shutil.copy(file, folder)
     return folder

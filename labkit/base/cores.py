@@ -120,12 +120,12 @@ def _limit(folder: Path) -> float | None:
 def unbound() -> Iterator[None]:
     """Within the block this thread may run on every core of the process, and so may threads that
     are started in it."""
-    if not hasattr(os, "sched_getaffinity") or _AT_START is None:
+    every = allowed()
+    if every is None:
         yield
         return
     before = os.sched_getaffinity(0)
-    if len(before) == 1 and _is_bound():
-        os.sched_setaffinity(0, _AT_START)
+    os.sched_setaffinity(0, every)
     try:
         yield
     finally:

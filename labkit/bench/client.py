@@ -11,7 +11,6 @@ import signal
 import subprocess
 import tempfile
 import threading
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,10 +114,7 @@ def gguf_read_bytes(path: Path) -> int:
 
 def gguf_format(path: Path) -> str:
     """The format of most bytes of a GGUF file's tensors, as "Q4_1"."""
-    sizes: Counter[str] = Counter()
-    for tensor in GgufFile(path).tensors.values():
-        sizes[tensor.kind] += tensor.nbytes
-    return sizes.most_common(1)[0][0]
+    return GgufFile(path).formats().most_common(1)[0][0]
 
 
 def _environment(variant: Variant, threads: int) -> dict[str, str]:

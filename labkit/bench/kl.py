@@ -9,7 +9,6 @@ llama.cpp's own quantizer first writes the file anew in other formats.
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -62,9 +61,7 @@ class Figure(NamedTuple):
 
 def formats(file: Path) -> str:
     """The formats of a file's tensors, by their share of its bytes: "Q4_1 66 %, Q8_0 34 %"."""
-    sizes: Counter[str] = Counter()
-    for tensor in GgufFile(file).tensors.values():
-        sizes[tensor.kind] += tensor.nbytes
+    sizes = GgufFile(file).formats()
     whole = sum(sizes.values())
     return ", ".join(f"{kind} {size / whole:.1%}" for kind, size in sizes.most_common())
 

@@ -131,16 +131,20 @@ def weight_bytes(config: ModelConfig, dtype: str = "float32") -> float:
     return parameters(config) * ELEMENT_BYTES[dtype]
 
 
+def _read_parameters(config: ModelConfig, rows: float) -> float:
+    """Weights that a pass reads (`experts_read`), without what it looks up in an untied table."""
+    table = 0 if config.tied_head else matrix_parameters(config)["embedding"]
+    return parameters(config, experts_read(config, rows)) - table
+
+
 def weight_read_bytes(config: ModelConfig, rows: int, dtype: str = "float32") -> float:
     """Bytes of weights that a pass reads. An untied embedding table counts one row a token.
 
     Of a mixture's experts it counts those that so many rows may be expected to use
     (`experts_read`).
     """
-    unread = 0 if config.tied_head else matrix_parameters(config)["embedding"]
     looked_up = 0 if config.tied_head else rows * config.hidden_size
-    read = parameters(config, experts_read(config, rows))
-    return (read - unread + looked_up) * ELEMENT_BYTES[dtype]
+    return (_read_parameters(config, rows) + looked_up) * ELEMENT_BYTES[dtype]
 
 
 def _activation_elements(config: ModelConfig, rows: int, logits: int) -> float:
@@ -223,9 +227,7 @@ def bytes_of_rows(config: ModelConfig, nbytes: float, rows: float) -> float:
     """
     if config.experts is None or rows == 1:
         return nbytes
-    one, many = (parameters(config, experts_read(config, count)) for count in (1, rows))
-    table = 0 if config.tied_head else matrix_parameters(config)["embedding"]
-    return nbytes * (many - table) / (one - table)
+    return nbytes * _read_parameters(config, rows) / _read_parameters(config, 1)
 
 
 def with_kv(cost: Cost, read: float, written: float) -> Cost:

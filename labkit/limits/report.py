@@ -151,10 +151,10 @@ def limit_report(
 ) -> str:
     """The text for a model (name, directory, GGUF or hub id) here or on a machine of the table."""
     from labkit.base.device import resolve_device
-    from labkit.model.load import locate
+    from labkit.model.load import locate_described
 
     hardware = None if machine is None else datasheet_machine(machine)
-    name, directory, _ = locate(model)
+    name, directory, _ = locate_described(model)
     config = read_config(directory)
     _check(config, dtype, prompt_tokens, new_tokens)
     if hardware is None:

@@ -12,7 +12,7 @@ from typing import Any
 from labkit.base.units import shown
 from labkit.errors import ModelError
 from labkit.model.experts import read_experts
-from labkit.model.rope import rope_base
+from labkit.model.rope import rope_base, rope_parameters
 from labkit.model.values import flag, mapping, multiplier, must_be, size
 
 _SILU = {"silu": "silu", "swish": "silu"}
@@ -193,7 +193,7 @@ def _phi3(raw: Raw, layers: int) -> dict[str, Any]:
 
 def _phi3_plain(raw: dict[str, Any]) -> dict[str, Any]:
     """LongRoPE has had three names, and its original context stands beside it."""
-    parameters = mapping(raw, "rope_scaling") or mapping(raw, "rope_parameters")
+    parameters = rope_parameters(raw)
     kind = parameters.pop("type", None)
     kind = parameters.get("rope_type") or kind or "default"
     if kind in ("su", "yarn", "longrope"):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import mmap
 import os
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -254,6 +255,13 @@ class GgufFile:
             raise cursor.wrong(f"is damaged: tensor {name} has sizes {sizes} in {kind}.")
         size = math.prod(sizes) // columns * nbytes
         return name, kind, tuple(reversed(sizes)), offset, size
+
+    def formats(self) -> Counter[str]:
+        """Bytes of the tensors in each format."""
+        found: Counter[str] = Counter()
+        for tensor in self.tensors.values():
+            found[tensor.kind] += tensor.nbytes
+        return found
 
     def read(self, tensor: GgufTensor, first: int = 0, count: int | None = None) -> np.ndarray:
         """Rows of a tensor as bytes, (count, bytes of a row) uint8, from row `first` on. A copy:

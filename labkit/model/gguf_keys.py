@@ -122,11 +122,16 @@ class Keys:
             raise self.wrong(key, f"{shown(given)}, is no mark for each of {layers} layers")
         return [bool(one) for one in given]
 
-    def size(self, key: str, default: int | None = None) -> int:
-        """A size of the model; ModelError where it is missing, or no whole number from 1 on."""
+    def _needed(self, key: str, default: float | None) -> Any:
+        """What the file says, or else the default; ModelError where there is neither."""
         value = self._own.get(key, default)
         if value is None:
             raise ModelError(f"{self.path}: the key {self.arch}.{key} is missing. {_REMEDY}")
+        return value
+
+    def size(self, key: str, default: int | None = None) -> int:
+        """A size of the model; ModelError where it is missing, or no whole number from 1 on."""
+        value = self._needed(key, default)
         listed = isinstance(value, list) and key in _OF_LAYERS
         if listed and len(value) == self.given("block_count") and len(set(value)) == 1:
             value = value[0]  # one for each layer, and all the same
@@ -135,9 +140,7 @@ class Keys:
         return value
 
     def number(self, key: str, default: float | None = None) -> float:
-        value = self._own.get(key, default)
-        if value is None:
-            raise ModelError(f"{self.path}: the key {self.arch}.{key} is missing. {_REMEDY}")
+        value = self._needed(key, default)
         if not isinstance(value, float):  # llama.cpp refuses a whole number here
             raise self.wrong(key, f"{shown(value)}, is no floating-point number")
         if not math.isfinite(value):
@@ -225,7 +228,8 @@ class Keys:
 
     def _by_tensor(self, head_dim: int, theta: float) -> dict[str, Any]:
         """The file's own factors of each frequency: Llama 3's where they are, else as they are."""
-        found = np.array(self._factors(FREQUENCIES, head_dim), dtype=np.float32)
+        factors = self._factors(FREQUENCIES, head_dim)
+        found = torch.tensor(factors, dtype=torch.float32)
         llama3 = {
             "rope_type": "llama3",
             "factor": round(float(found.max()), 3),
@@ -235,9 +239,8 @@ class Keys:
         }
         if found.max() > 1.001:
             expected = frequencies(head_dim, theta, None) / frequencies(head_dim, theta, llama3)
-            if torch.allclose(expected, torch.from_numpy(found), rtol=1e-4):
+            if torch.allclose(expected, found, rtol=1e-4):
                 return llama3
-        factors = [float(one) for one in found]
         return {
             "rope_type": "longrope",
             "short_factor": factors,

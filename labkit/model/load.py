@@ -120,9 +120,8 @@ def convert_once(path: Path) -> Path:
     """The Hugging Face directory of a GGUF file, converted on first use and kept."""
     from labkit.model.gguf_file import convert
 
-    described = describe_once(path)
-
     def make(to: Path) -> None:
+        described = describe_once(path)
         print(f"Converting {path.name} once ...", flush=True)
         convert(path, described, to)
 

@@ -59,7 +59,7 @@ def rope_base(value: Any) -> float:
     return theta
 
 
-def _parameters(raw: Mapping[str, Any]) -> dict[str, Any]:
+def rope_parameters(raw: Mapping[str, Any]) -> dict[str, Any]:
     """The object that says how RoPE is scaled. Where there are two, transformers reads the older
     one alone, even for RoPE's base."""
     return mapping(raw, "rope_scaling") or mapping(raw, "rope_parameters")
@@ -78,7 +78,7 @@ def rotary_dim(raw: Mapping[str, Any], head_dim: int, partial: bool) -> int:
 
     partial: whether they may be fewer than all. ModelError for a share that is not supported.
     """
-    share: Any = _parameters(raw).get("partial_rotary_factor", raw.get("partial_rotary_factor"))
+    share: Any = rope_parameters(raw).get("partial_rotary_factor", raw.get("partial_rotary_factor"))
     share = 1.0 if share is None else number(share, "partial_rotary_factor")
     turned = int(head_dim * share)
     if share != 1 and not partial:
@@ -101,7 +101,7 @@ def read_rope(
     the scaling or within it; where it stands in both, transformers takes the one beside. Raises
     ModelError for a kind of scaling, or a parameter, that is not computed here.
     """
-    scaling = _parameters(raw)
+    scaling = rope_parameters(raw)
     theta = rope_base(scaling.pop("rope_theta", raw.get("rope_theta", 10000.0)))
     scaling.pop("partial_rotary_factor", None)  # rotary_dim reads it
     older = scaling.pop("type", "default")

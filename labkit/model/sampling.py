@@ -28,8 +28,9 @@ def likeliest(logits: Tensor) -> list[int]:
     """
     best: list[int]
     if logits.device.type != "cpu":
-        best = logits.argmax(-1).tolist()
-        finite = logits.gather(-1, logits.argmax(-1, keepdim=True)).isfinite().all().item()
+        chosen = logits.argmax(-1, keepdim=True)
+        best = chosen[:, 0].tolist()
+        finite = logits.gather(-1, chosen).isfinite().all().item()
     else:
         values = logits.detach().float().numpy()
         best = values.argmax(-1).tolist()
@@ -53,7 +54,8 @@ def target_probs(
     reaches top_p (Holtzman et al., 1904.09751); what is left is scaled to sum to 1.
     """
     # The largest becomes 0 first: any other, over however small a temperature, is then -infinity.
-    below = logits.double() - logits.double().amax(-1, keepdim=True)
+    wide = logits.double()
+    below = wide - wide.amax(-1, keepdim=True)
     probs = torch.softmax(below / temperature, dim=-1).float()
     if probs.isnan().any():
         raise ModelError(NOT_NUMBERS)

@@ -16,19 +16,21 @@ from labkit.errors import ModelError
 _INDEX, _WHOLE = "model.safetensors.index.json", "model.safetensors"
 
 
-def weight_files(directory: Path) -> list[Path]:
-    """The safetensors files of a directory; ModelError where there are none.
+def _weight_files(directory: Path) -> tuple[list[Path], dict[str, str]]:
+    """The safetensors files of a directory, and the index that names them: the file of each tensor;
+    empty without an index. ModelError where there are no files.
 
     As transformers does: model.safetensors, or the files that its index names. Where there is
     neither, all that are there.
     """
     if (directory / _WHOLE).exists():
-        return [directory / _WHOLE]
+        return [directory / _WHOLE], {}
     if (directory / _INDEX).is_file():
-        return sorted({directory / name for name in _index(directory).values()})
+        index = _index(directory)
+        return sorted({directory / name for name in index.values()}), index
     files = sorted(directory.glob("*.safetensors"))
     if files:
-        return files
+        return files, {}
     pickles = sorted(directory.glob("*.bin")) + sorted(directory.glob("*.pt*"))
     hint = (
         f" It has {pickles[0].name}, but pickled weights can run code and are never read:"
@@ -78,10 +80,11 @@ def _reading(file: Path) -> Iterator[None]:
 
 
 def whole_weight_files(directory: Path) -> list[Path]:
-    """`weight_files`, after a check that each is as long as its header says. Reads headers only."""
+    """The safetensors files that are read, after a check that each is as long as its header says.
+    Reads headers only. ModelError where there are none."""
     from safetensors import safe_open
 
-    files = weight_files(directory)
+    files, _ = _weight_files(directory)
     for file in files:
         with _reading(file), safe_open(file, framework="pt"):
             pass
@@ -122,10 +125,9 @@ def _opened(directory: Path) -> Iterator[tuple[Path, str, Any]]:
     """(file, name, the open file) of every weight; ModelError where two files hold one."""
     from safetensors import safe_open
 
-    whole = (directory / _WHOLE).exists() or not (directory / _INDEX).is_file()
-    index = {} if whole else _index(directory)
+    files, index = _weight_files(directory)
     seen: dict[str, tuple[str, Path]] = {}  # by its name without the prefix
-    for file in weight_files(directory):
+    for file in files:
         with _reading(file), safe_open(file, framework="pt") as opened:
             for name in opened.keys():  # noqa: SIM118 - not a dict
                 if name.endswith("rotary_emb.inv_freq"):

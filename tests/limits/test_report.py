@@ -156,3 +156,9 @@ def test_bad_requests_say_what_is_allowed(changes, error, words):
     }
     with pytest.raises(error, match=words):
         limit_report(**asked | changes)
+
+
+def test_a_gguf_file_is_not_converted_to_know_its_limit(own_cache):
+    text = limit_report(None, "cpu", "bfloat16", 128, 64, machine="l4")
+    assert "smollm2-135m-instruct" in text
+    assert not list(own_cache.rglob("*.safetensors"))
