@@ -217,17 +217,17 @@ def _rounded(directory: Path, weights: str) -> tuple[ModelConfig, list[Weights]]
 def _source(model: str | Path | None, weights: str) -> Path:
     """The GGUF file whose blocks are taken as they are, or the directory whose weights are
     rounded."""
-    if weights == AS_IS and str("" if model is None else model) in ("", DEFAULT_MODEL):
+    if weights != AS_IS:
+        return locate(model)[1]
+    if model is None or str(model) in ("", DEFAULT_MODEL):
         return default_gguf()
-    if weights == AS_IS and model is not None and (path := named_path(model)).suffix == ".gguf":
+    if (path := named_path(model)).suffix == ".gguf":
         return path
-    if weights == AS_IS:
-        _, directory, _ = locate_described(model)
-        raise FusedError(
-            f"weights {AS_IS!r} are those of a GGUF file, and {directory} is none; "
-            f"choose {', '.join(ROUNDED)}."
-        )
-    return locate(model)[1]
+    _, directory, _ = locate_described(model)
+    raise FusedError(
+        f"weights {AS_IS!r} are those of a GGUF file, and {directory} is none; "
+        f"choose {', '.join(ROUNDED)}."
+    )
 
 
 def _mark(directory: Path, weights: str) -> str:
