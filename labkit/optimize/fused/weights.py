@@ -67,17 +67,14 @@ class PackedWeights:
         """Bytes that a decode step reads.
 
         That is all weights but an untied embedding table, with either the head or the screen, and
-        of a mixture's experts those that one row uses. The
-        few logits that are computed with the head after screening are not counted.
+        of a mixture's experts those that one row uses. The few logits that are computed with the
+        head after screening are not counted.
         """
         left_out = {self.head} if screened else {SCREEN, SCREEN_ERROR}
         left_out |= {EMBEDDING} if HEAD in self.entries else set()
-        read = sum(e.nbytes for name, e in self.entries.items() if name not in left_out)
+        read = {name: e.nbytes for name, e in self.entries.items() if name not in left_out}
         experts = self.config.experts
-        if experts is None:
-            return read
-        routed = sum(e.nbytes for name, e in self.entries.items() if ".experts." in name)
-        return read - routed * (experts.count - experts.used) // experts.count
+        return sum(read.values()) - int(experts.idle(read) if experts else 0)
 
     @property
     def head(self) -> str:
