@@ -17,7 +17,14 @@ from labkit.optimize.fused.pack import FORMATS
 from labkit.optimize.fused.weights import packed
 from labkit.optimize.speculative.head.fused import fused_head
 from labkit.optimize.speculative.head.model import Head
-from tests.fused_helpers import damaged_gguf, logits, mixed_gguf, plain_twin, tiny_gguf
+from tests.fused_helpers import (
+    damaged_gguf,
+    leave_alone,
+    logits,
+    mixed_gguf,
+    plain_twin,
+    tiny_gguf,
+)
 from tests.paged_helpers import scattered
 from tests.tiny import whole
 
@@ -43,9 +50,9 @@ def main(folder: Path) -> None:
             fused = FusedDecoder(packed(file, threads=threads))
             assert torch.equal(logits(fused, IDS), logits(fused, IDS, 7))
             passes(fused)
-            native.library().lk_leave_alone(fused.engine._handle, 10**6)
+            leave_alone(fused, 10**6)
             passes(fused)
-            native.library().lk_leave_alone(fused.engine._handle, 0)
+            leave_alone(fused, 0)
             spans(fused)
             if threads == 3:
                 paged(fused)

@@ -40,6 +40,11 @@ class Experts:
         own = tuple(number for number, old in enumerate(layers) if old in self.layers)
         return replace(self, layers=own) if own else None
 
+    def idle(self, sizes: Mapping[str, float]) -> float:
+        """Of tensors by name and bytes, the bytes of those experts that one row does not use."""
+        routed = sum(nbytes for name, nbytes in sizes.items() if ".experts." in name)
+        return routed * (self.count - self.used) / self.count
+
 
 def _count(raw: Mapping[str, Any]) -> int:
     """The number of experts. transformers 5 calls it num_local_experts, hub files num_experts."""

@@ -27,7 +27,7 @@ def flags(isa: str = "", sanitize: bool = False) -> list[str]:
     if sanitize:
         made += ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     if is_intel():
-        made.append("-DLK_INTEL")  # which prefetches less by itself (kernel/product.cpp)
+        made.append("-DLK_INTEL")  # which prefetches less by itself (kernel/tiles.h)
     return [*made, *([f"-DLK_ISA_{isa.upper()}"] if isa else [])]
 
 

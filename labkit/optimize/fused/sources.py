@@ -116,15 +116,17 @@ def _from_file(file: GgufFile, piece: Piece, tensor: GgufTensor, heads: int) -> 
         rows = file.read(tensor, piece.first + first, count)
         return rows.reshape(count, -1, form.nbytes)
 
+    def in_order(first: int, count: int) -> np.ndarray:
+        """The same where rows are put back in order: read are the heads that they lie in."""
+        each = piece.rows // heads
+        head, end = first // each, -(-(first + count) // each)
+        rows = half_split(read(head * each, (end - head) * each), end - head)
+        return rows[first - head * each :][:count]
+
     if piece.name.endswith(ROUTER):  # the kernel multiplies routers in floats
         return rounded(piece.name, from_blocks(read(0, piece.rows), form), "f32")
     shape = (piece.rows, *tensor.shape[1:])
-    if not heads:
-        return Weights(piece.name, shape, form.name, read)
-    return Weights(
-        piece.name, shape, form.name,
-        lambda first, count: half_split(read(0, piece.rows), heads)[first : first + count],
-    )  # fmt: skip
+    return Weights(piece.name, shape, form.name, in_order if heads else read)
 
 
 def _vector(file: GgufFile, piece: Piece, tensor: GgufTensor, heads: int) -> Weights:

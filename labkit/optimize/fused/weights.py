@@ -67,17 +67,14 @@ class PackedWeights:
         """Bytes that a decode step reads.
 
         That is all weights but an untied embedding table, with either the head or the screen, and
-        of a mixture's experts those that one row uses. The
-        few logits that are computed with the head after screening are not counted.
+        of a mixture's experts those that one row uses. The few logits that are computed with the
+        head after screening are not counted.
         """
         left_out = {self.head} if screened else {SCREEN, SCREEN_ERROR}
         left_out |= {EMBEDDING} if HEAD in self.entries else set()
-        read = sum(e.nbytes for name, e in self.entries.items() if name not in left_out)
+        read = {name: e.nbytes for name, e in self.entries.items() if name not in left_out}
         experts = self.config.experts
-        if experts is None:
-            return read
-        routed = sum(e.nbytes for name, e in self.entries.items() if ".experts." in name)
-        return read - routed * (experts.count - experts.used) // experts.count
+        return sum(read.values()) - int(experts.idle(read) if experts else 0)
 
     @property
     def head(self) -> str:
@@ -217,17 +214,17 @@ def _rounded(directory: Path, weights: str) -> tuple[ModelConfig, list[Weights]]
 def _source(model: str | Path | None, weights: str) -> Path:
     """The GGUF file whose blocks are taken as they are, or the directory whose weights are
     rounded."""
-    if weights == AS_IS and str("" if model is None else model) in ("", DEFAULT_MODEL):
+    if weights != AS_IS:
+        return locate(model)[1]
+    if model is None or str(model) in ("", DEFAULT_MODEL):
         return default_gguf()
-    if weights == AS_IS and model is not None and (path := named_path(model)).suffix == ".gguf":
+    if (path := named_path(model)).suffix == ".gguf":
         return path
-    if weights == AS_IS:
-        _, directory, _ = locate_described(model)
-        raise FusedError(
-            f"weights {AS_IS!r} are those of a GGUF file, and {directory} is none; "
-            f"choose {', '.join(ROUNDED)}."
-        )
-    return locate(model)[1]
+    _, directory, _ = locate_described(model)
+    raise FusedError(
+        f"weights {AS_IS!r} are those of a GGUF file, and {directory} is none; "
+        f"choose {', '.join(ROUNDED)}."
+    )
 
 
 def _mark(directory: Path, weights: str) -> str:

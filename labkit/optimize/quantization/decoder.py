@@ -73,10 +73,9 @@ class QuantizedDecoder:
 
     def _read_bytes(self, layer: dict[str, Quantized]) -> float:
         """Bytes of a layer's matrices that one row reads: of experts, those that it uses."""
-        routed = sum(found.nbytes for name, found in layer.items() if ".experts." in name)
-        whole = sum(found.nbytes for found in layer.values())
+        read = {name: found.nbytes for name, found in layer.items()}
         experts = self.config.experts
-        return whole - routed * (experts.count - experts.used) / experts.count if experts else whole
+        return sum(read.values()) - (experts.idle(read) if experts else 0)
 
 
 def with_weight(linear: nn.Linear, weight: Tensor) -> nn.Linear:

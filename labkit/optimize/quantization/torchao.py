@@ -60,7 +60,8 @@ def quantize_with_torchao(decoder: Decoder, bits: int, group: int = 64) -> Torch
     """Quantize the layers to int8 (a scale a row) or int4 (in groups), and the head to int8.
 
     Everything else is bfloat16, the KV cache included. The original decoder does not change. Raises
-    TorchaoError where torchao is missing, ParameterError for other widths.
+    TorchaoError where torchao is missing or has no kernel for the group, ParameterError for other
+    widths.
     """
     configs = _configs(group)
     if bits == 4 and group not in GROUPS:

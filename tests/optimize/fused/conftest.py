@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from labkit.optimize.fused import load_fused
-from tests.fused_helpers import tiny_gguf
+from tests.conftest import make_reference
+from tests.fused_helpers import SIZES, tiny_gguf
 
 CASES = [
     ("llama", "Q4_1"), ("llama-tied", "Q8_0"), ("llama-mha", "Q4_0"), ("qwen2", "Q8_0"),
@@ -41,3 +42,10 @@ def case(request, files):
 @pytest.fixture(scope="module")
 def fused(files):
     return load_fused(files("llama", "Q4_1"), threads=2)
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """A tiny model whose weights can be rounded."""
+    make_reference("llama", **SIZES).save_pretrained(tmp_path / "tiny")
+    return tmp_path / "tiny"

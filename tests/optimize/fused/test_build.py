@@ -21,7 +21,7 @@ from labkit.optimize.fused import FusedDecoder, FusedError, available, load_fuse
 from labkit.optimize.fused.pack import FORMATS, interleave
 from labkit.optimize.fused.weights import packed
 from tests.conftest import make_reference
-from tests.fused_helpers import SIZES, tiny_gguf
+from tests.fused_helpers import tiny_gguf
 
 
 def test_interleaving_by_hand():
@@ -36,13 +36,6 @@ def test_interleaving_by_hand():
 def kept_folder(tmp_path: Path) -> Path:
     (folder,) = (tmp_path / "kept" / "fused").iterdir()
     return folder
-
-
-@pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    """A tiny model whose weights can be rounded."""
-    make_reference("llama", **SIZES).save_pretrained(tmp_path / "tiny")
-    return tmp_path / "tiny"
 
 
 def ids_logits(decoder):

@@ -11,8 +11,11 @@ import pytest
 import torch
 
 from labkit.base.memory import allocate
+from labkit.model.gguf_file import half_split, weights_of
+from labkit.model.gguf_header import GgufFile
 from labkit.optimize.fused import FusedError, load_fused, native, structs
 from labkit.optimize.fused.pack import FORMATS, LANES, Format, format_of, from_blocks, interleave
+from labkit.optimize.fused.sources import gguf_weights
 from tests.fused_helpers import logits, mixed_gguf, plain_twin, random_blocks
 
 ROWS, COLUMNS = 37, 512
@@ -114,6 +117,20 @@ def test_a_file_of_any_formats_says_what_its_plain_twin_says(
     assert (found - expected).abs().max() <= 8e-2 * expected.abs().max()
     assert (found - expected).abs().mean() <= 3e-2 * expected.abs().mean()
     assert torch.equal(found, logits(load_fused(file, threads=1), ids, chunk=5))
+
+
+@pytest.mark.parametrize(("name", "heads"), [("self_attn.q_proj", 4), ("self_attn.k_proj", 2)])
+def test_rows_that_are_put_back_in_order_can_be_read_from_anywhere(
+    tmp_path: Path, name: str, heads: int
+) -> None:
+    """Files of the llama architecture have the rows of queries and keys in another order."""
+    path = mixed_gguf(tmp_path / "mixed.gguf", ["q4_k", "q8_0"])
+    found = {one.name: one for one in gguf_weights(path)[1]}[f"layers.1.{name}.weight"]
+    file = GgufFile(path)
+    stored = file.read(dict(weights_of(file))[f"model.layers.1.{name}.weight"])
+    whole = half_split(stored, heads).reshape(found.whole().shape)
+    for first, count in ((0, len(whole)), (0, 16), (48, 32), (80, 48), (64, 64)):
+        assert np.array_equal(found.read(first, count), whole[first : first + count])
 
 
 def test_a_format_that_is_not_read_is_named() -> None:

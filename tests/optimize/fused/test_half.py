@@ -64,12 +64,6 @@ def test_keys_and_values_beyond_float16_are_refused(
     assert (found - expected).abs().max() <= 2e-2 * expected.abs().max()
 
 
-@pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    make_reference("llama", **SIZES).save_pretrained(tmp_path / "tiny")
-    return tmp_path / "tiny"
-
-
 def change(directory: Path, name: str, how: Callable[[torch.Tensor], object]) -> None:
     weights = load_file(directory / "model.safetensors")
     how(weights[name])

@@ -18,6 +18,7 @@ from labkit.model.rows import Part, Rows
 from labkit.optimize.fused import FusedDecoder, load_fused
 from tests.fused_helpers import fed_at_random, logits
 from tests.model.test_trees import check, trees
+from tests.optimize.fused.test_formats import RUN
 from tests.paged_helpers import free_blocks, poison, scattered
 from tests.tiny import whole
 
@@ -46,13 +47,10 @@ def test_a_row_has_the_bits_of_the_contiguous_cache(case, dtype, chunk):
     assert torch.equal(read(fused, cache, IDS, chunk), expected)
 
 
-@pytest.mark.parametrize("isa", ["avx512vnni", "avx2", "portable"])
+@pytest.mark.parametrize("isa", RUN)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_every_instruction_set_reads_through_the_table(case, isa, dtype):
     file, fused = case
-    wide = {"avx512vnni": 2, "avx2": 1, "portable": 0}
-    if wide[isa] > wide.get(fused.isa, 0):
-        pytest.skip(f"this processor has no {isa}")
     other = load_fused(file, threads=3, isa=isa)
     expected = read(fused, fused.new_cache(1, 300, dtype), IDS)
     assert torch.equal(read(other, scattered(other.new_paged_cache(1, 20, dtype)), IDS), expected)

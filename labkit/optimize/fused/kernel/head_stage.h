@@ -61,7 +61,7 @@ private:
         Best best = best_of(me, s_.work.floors);
         candidates(
             estimate, first, end, [&] { return best.value; },
-            [&](int g, float) { compute(me, best, g, row); });
+            [&](int g) { compute(me, best, g, row); });
         s_.work.found[me] = best;
         s_.pool.barrier(me);
         return best_of(me, s_.work.found).row;

@@ -9,7 +9,7 @@ constexpr int kTile = 4,
               kMaxTile =
                   6; // most tokens that a weight is multiplied with at once; for few in one tile
 constexpr int kTogether = 2;     // vectors of outputs that share a read of a token
-constexpr int kPrefetchFrom = 1; // tokens from which weights are prefetched (product.cpp)
+constexpr int kPrefetchFrom = 1; // tokens from which weights are prefetched (tiles.h)
 constexpr int kSumsAtOnce = 2;   // groups of sixteen attention sums that each vector runs at once
 constexpr const char* kIsa = "avx2";
 

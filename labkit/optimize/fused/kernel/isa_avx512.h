@@ -8,7 +8,7 @@ constexpr int kLanes = 16;               // output rows a vector works on
 constexpr int kTile = 12, kMaxTile = 12; // most tokens that a weight is multiplied with at once;
                                          // for few in one tile
 constexpr int kTogether = 1; // vectors of outputs that share a read of a token
-#if defined(LK_INTEL)        // tokens from which weights are prefetched (product.cpp)
+#if defined(LK_INTEL)        // tokens from which weights are prefetched (tiles.h)
 constexpr int kPrefetchFrom = 1;
 #else
 constexpr int kPrefetchFrom = 3;

@@ -8,7 +8,7 @@ namespace lk {
 constexpr int kLanes = 16;
 constexpr int kTile = 4, kMaxTile = 4;
 constexpr int kTogether = 1;     // vectors of outputs that share a read of a token
-constexpr int kPrefetchFrom = 1; // tokens from which weights are prefetched (product.cpp)
+constexpr int kPrefetchFrom = 1; // tokens from which weights are prefetched (tiles.h)
 constexpr int kSumsAtOnce = 2;   // groups of sixteen attention sums that each vector runs at once
 constexpr const char* kIsa = "portable";
 

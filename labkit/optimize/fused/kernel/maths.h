@@ -64,11 +64,8 @@ inline F ffma(const F& a, const F& b, const F& c) {
     return wide([&](int i) { return vfma(a.part[i], b.part[i], c.part[i]); });
 }
 
-// Half floats end at 65504, so larger values are cut to that. They would become infinity, and
-// infinity times the weight 0 of a masked position is NaN.
-inline void fstore(uint16_t* p, const F& x) {
-    for (int i = 0; i < kParts; i++)
-        vstore_half(p + i * kLanes, vmin(vmax(x.part[i], vset(-65504.0f)), vset(65504.0f)));
+inline void fstore(uint16_t* p, const F& x) { // beyond kFiniteHalf infinite
+    for (int i = 0; i < kParts; i++) vstore_half(p + i * kLanes, x.part[i]);
 }
 
 // Sums and maxima over the sixteen lanes by a fixed tree: lanes i and i + 8, then + 4, + 2, + 1.

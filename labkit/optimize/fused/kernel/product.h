@@ -73,8 +73,8 @@ inline void quantize_block(const Activations& a, int token, int block, const F& 
 constexpr int kPrefetchNear = 1600;
 
 // out[t]: the sixteen outputs of a group of a matrix's rows for token `token + t`. Takes as many of
-// `left` tokens as are worth taking at once, kMaxTile at most, and returns how many. (In
-// product.cpp, which is compiled beside the rest: compiling its tiles takes as long as all else.)
+// `left` tokens as are worth taking at once, kMaxTile at most, and returns how many. (Its tiles are
+// in product_*.cpp, which are compiled side by side.)
 int multiply_group(F* out, const Matrix& m, int group, const Activations& x, int token, int left);
 
 // One row of a matrix as floats, (columns): an embedding.

@@ -61,15 +61,14 @@ struct Estimate {
 
 constexpr int kScreenStep = 8; // groups looked at together: few of them hold a candidate
 
-// Calls visit(group, the most that a logit of it may be) for every group that may reach floor().
-// floor() may rise meanwhile.
+// Calls visit(group) for every group with a logit that may reach floor(), which may rise meanwhile.
 template <class Floor, class Visit>
 inline void candidates(const Estimate& estimate, int first, int end, Floor floor, Visit visit) {
     for (int from = first; from < end; from += kScreenStep) {
         const int to = std::min(from + kScreenStep, end);
         if (estimate.most(from, to) < floor()) continue;
         for (int g = from; g < to; g++)
-            if (const float most = estimate.most(g, g + 1); !(most < floor())) visit(g, most);
+            if (!(estimate.most(g, g + 1) < floor())) visit(g);
     }
 }
 

@@ -248,8 +248,8 @@ def main(model: str, minutes: float, tokens: int, out: Path | None) -> None:
         "agreement": share_predicted(head, loaded.decoder, unseen),
         "torch": torch.__version__,
     }
-    show(f"{path}: {made}")
     save_head(head, path, made)
+    show(f"{path}: {made}")
 
 
 if __name__ == "__main__":
