@@ -18,9 +18,8 @@ from labkit.errors import FindingsError
 from labkit.report.finding import csv_text
 from labkit.report.folders import DONE, about, entries, read_findings
 from labkit.report.pages.index import write_run_index
-from labkit.report.runs.notebooks import Notebook
+from labkit.report.runs.notebooks import Notebook, is_notebook
 from labkit.report.runs.request import Plan, ReportRequest
-from labkit.report.runs.watch import is_notebook
 from labkit.report.told.finding import Finding, to_json
 
 # What a notebook is made with; a continued run may keep notebooks of another revision or profile.

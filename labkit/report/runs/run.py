@@ -24,7 +24,7 @@ from labkit.report.folders import DONE, entries, findings_of
 from labkit.report.pages import links
 from labkit.report.pages.html import render_notebook
 from labkit.report.pages.index import write_runs_index
-from labkit.report.runs.notebooks import Notebook
+from labkit.report.runs.notebooks import Notebook, is_notebook
 from labkit.report.runs.record import LEFT, MADE, Run, open_run, try_places
 from labkit.report.runs.request import (
     Check,
@@ -36,7 +36,7 @@ from labkit.report.runs.request import (
     unchecked,
 )
 from labkit.report.runs.state import is_done, resume_key, save_state
-from labkit.report.runs.watch import is_notebook, run_notebook
+from labkit.report.runs.watch import run_notebook
 from labkit.report.told import words
 from labkit.report.told.finding import Finding
 
