@@ -212,7 +212,7 @@ def run_reports(request: ReportRequest, check: Check = unchecked) -> int:
         return 130
     except OSError as error:
         if run is not None:
-            _tell([one for entry in run.record["notebooks"] for one in run.findings(entry["name"])])
+            _tell(run.all_findings())
         raise LabkitError(
             f"{_shown(folder)} could not be written: {error.strerror or error}. The run stays "
             "marked unfinished; the same command goes on once there is room."
