@@ -1,4 +1,4 @@
-"""Small notebooks in a temporary folder, and requests to run them."""
+"""Small notebooks in a temporary folder, requests to run them, and a stand-in for their process."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from typing import Any
 
 import nbformat
 
+from labkit.base.paths import atomic_write
 from labkit.report.runs import run as run_module
 from labkit.report.runs.request import ReportRequest
-from labkit.report.told.finding import rows_in
+from labkit.report.told.finding import rows_in, to_json
+from tests.browser_helpers import consistent
 
 IDENTITY: dict[str, Any] = {
     "model": "tiny",
@@ -54,6 +56,28 @@ def small_request(tmp_path, monkeypatch) -> ReportRequest:
     (notebooks / "profiles" / "full.yaml").write_text("rounds: 4\n")
     write(notebooks, "00_good", "print('<script>window.hacked = 1</script>')")
     return ReportRequest(name="r", outputs=tmp_path / "outputs", notebooks=notebooks)
+
+
+class Executing:
+    """In place of a notebook's process: leaves at once what an executed notebook leaves.
+
+    Like a study, it measures the machine where the run has no measurement yet. The second notebook
+    needs a measurement that the first does not. content: of the findings, where it is not a good
+    one.
+    """
+
+    def __init__(self):
+        self.measured, self.content = 0, {}
+
+    def __call__(self, source, run, values):
+        name, second = source.stem, source.stem.startswith("01")
+        for file in ("cpu.json", *(["one-thread.json"] if second else [])):
+            if not (run / "hardware" / file).exists():
+                self.measured += 1
+                atomic_write(run / "hardware" / file, str(self.measured))
+        atomic_write(run / "notebooks" / source.name, source.read_text())
+        made = to_json([consistent(notebook=name)])
+        atomic_write(run / "findings" / f"{name}.json", self.content.get(name, made))
 
 
 def record(request):

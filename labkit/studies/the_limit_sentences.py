@@ -7,18 +7,11 @@ from collections.abc import Mapping, Sequence
 from labkit.base.units import scaled, seconds
 from labkit.bench.run import Measured
 from labkit.limits.cost import Cost
-from labkit.report.told.words import effect
+from labkit.report.told.words import effect, same_bytes
 from labkit.studies.fused_stages import PRODUCTS, REST, Share
 from labkit.studies.lab import TIMES, told_share
 from labkit.studies.the_limit_tables import told_time
-from labkit.studies.the_limit_variants import (
-    ALL_LOGITS,
-    BF16,
-    FUSED,
-    TRANSFORMERS,
-    over,
-    same_bytes,
-)
+from labkit.studies.the_limit_variants import ALL_LOGITS, BF16, FUSED, TRANSFORMERS, over
 from labkit.timing.compare import Comparison
 from labkit.timing.statistics import Ratio, interval
 

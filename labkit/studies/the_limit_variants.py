@@ -24,7 +24,6 @@ PEERS = (
     *("llama.cpp", "llama.cpp:q4_0", "ik_llama.cpp", "ik_llama.cpp:q4_0"),
     *("onnxruntime-genai:int4", "openvino-genai:int4", "mnn:int4"),
 )
-_SAME_BYTES = 0.02  # files differ by as much in what they store beside the blocks
 
 
 def native(where: Source, weights: str) -> tuple[FusedDecoder | None, str]:
@@ -105,11 +104,6 @@ def equal_runs(comparison: Comparison, one: str, other: str) -> tuple[int, int]:
 def over(comparison: Comparison, one: str, other: str, metric: str = "tpot") -> Ratio:
     """How many times as fast one variant is as another, paired within rounds."""
     return paired_ratio(comparison.values(other, metric), comparison.values(one, metric))
-
-
-def same_bytes(one: float, other: float) -> bool:
-    """Whether two steps read the same weights in the same form, by their bytes."""
-    return abs(one / other - 1) < _SAME_BYTES
 
 
 def engine(name: str, one: Loaded) -> dict[str, Any]:

@@ -23,12 +23,7 @@ from labkit.report.runs import watch
 from labkit.report.runs.execute import NOT_WRITTEN, execute
 from labkit.report.runs.request import plan
 from labkit.report.runs.run import run_reports
-from tests.run_helpers import IDENTITY, record, small_request, states, write
-
-
-@pytest.fixture
-def request_(tmp_path, monkeypatch):
-    return small_request(tmp_path, monkeypatch)
+from tests.run_helpers import IDENTITY, record, states, write
 
 
 def test_a_failing_cell_is_shown_and_the_others_still_run(request_):

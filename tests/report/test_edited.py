@@ -2,23 +2,10 @@
 
 from __future__ import annotations
 
-import pytest
-
 from labkit.report.runs import run as run_module
 from labkit.report.runs import state
 from labkit.report.runs.run import run_reports
-from tests.report.test_run_data import Executing
-from tests.run_helpers import record, small_request, states, write
-
-
-@pytest.fixture
-def executing(monkeypatch):
-    return Executing()
-
-
-@pytest.fixture
-def request_(tmp_path, monkeypatch, executing):
-    return small_request(tmp_path, monkeypatch)
+from tests.run_helpers import record, states, write
 
 
 def edit_meanwhile(monkeypatch, executing, edit):

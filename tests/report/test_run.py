@@ -9,12 +9,7 @@ import pytest
 
 from labkit.report.runs import run as run_module
 from labkit.report.runs.run import run_reports
-from tests.run_helpers import IDENTITY, findings, record, small_request, states, write
-
-
-@pytest.fixture
-def request_(tmp_path, monkeypatch):
-    return small_request(tmp_path, monkeypatch)
+from tests.run_helpers import IDENTITY, findings, record, states, write
 
 
 def test_a_run_leaves_everything_the_design_names(request_):

@@ -7,48 +7,14 @@ from dataclasses import replace
 
 import pytest
 
-from labkit.base.paths import atomic_write
 from labkit.report.check_example import faults
 from labkit.report.finding import csv_text
 from labkit.report.runs import run as run_module
 from labkit.report.runs.run import run_reports
-from labkit.report.told.finding import load_findings, to_json
-from tests.browser_helpers import consistent
-from tests.run_helpers import IDENTITY, findings, record, small_request, states, write
+from labkit.report.told.finding import load_findings
+from tests.run_helpers import IDENTITY, findings, record, states, write
 
-
-class Executing:
-    """In place of a notebook's process: leaves at once what an executed notebook leaves.
-
-    Like a study, it measures the machine where the run has no measurement yet. The second notebook
-    needs a measurement that the first does not. content: of the findings, where it is not a good
-    one.
-    """
-
-    def __init__(self):
-        self.measured, self.content = 0, {}
-
-    def __call__(self, source, run, values):
-        name, second = source.stem, source.stem.startswith("01")
-        for file in ("cpu.json", *(["one-thread.json"] if second else [])):
-            if not (run / "hardware" / file).exists():
-                self.measured += 1
-                atomic_write(run / "hardware" / file, str(self.measured))
-        atomic_write(run / "notebooks" / source.name, source.read_text())
-        made = to_json([consistent(notebook=name)])
-        atomic_write(run / "findings" / f"{name}.json", self.content.get(name, made))
-
-
-@pytest.fixture
-def executing(monkeypatch):
-    found = Executing()
-    monkeypatch.setattr(run_module, "run_notebook", found)
-    return found
-
-
-@pytest.fixture
-def request_(tmp_path, monkeypatch, executing):
-    return small_request(tmp_path, monkeypatch)
+pytestmark = pytest.mark.usefixtures("executing")
 
 
 def made_from(monkeypatch, revision, changed):
@@ -133,7 +99,7 @@ def measured(request):
 
 
 @pytest.fixture
-def two(request_):
+def two(request_, executing):
     """A run of two notebooks."""
     write(request_.notebooks, "01_more")
     run_reports(request_)

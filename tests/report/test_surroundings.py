@@ -24,22 +24,9 @@ from labkit.report.runs.request import default_name
 from labkit.report.runs.run import run_reports
 from labkit.report.told import notebook as told
 from tests.browser_helpers import consistent
-from tests.report.test_run_data import Executing
-from tests.run_helpers import IDENTITY, record, small_request, states
+from tests.run_helpers import IDENTITY, record, states
 
-
-@pytest.fixture
-def executing(monkeypatch):
-    found = Executing()
-    monkeypatch.setattr(run_module, "run_notebook", found)
-    return found
-
-
-@pytest.fixture
-def request_(tmp_path, monkeypatch, executing):
-    return small_request(tmp_path, monkeypatch)
-
-
+pytestmark = pytest.mark.usefixtures("executing")
 FOLDERS = ("", "state", "findings", "reports", "notebooks", "traces", "hardware")
 FILES = (
     *("run.json", "findings.json", "findings.csv", "environment.json", "index.html", ".lock"),

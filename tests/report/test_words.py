@@ -85,6 +85,11 @@ def test_the_headline_is_the_closest_and_the_largest_sure_gain() -> None:
     assert words.headline([]) == "No findings yet."
 
 
+def test_steps_read_the_same_weights_where_their_bytes_hardly_differ() -> None:
+    assert words.same_bytes(1.01e8, 1e8)
+    assert not words.same_bytes(0.9e8, 1e8)
+
+
 def test_the_headline_names_both_bytes_and_the_fastest_rival_on_the_same_bytes() -> None:
     ours, theirs = ({"name": "labkit"}, {"name": "llama.cpp"})
     rival: dict[str, Any] = {

@@ -51,7 +51,6 @@ def _notebook_row(run_dir: Path, run: dict[str, Any], entry: dict[str, Any]) -> 
     """A row of the table of notebooks; `page` is None until the notebook has a page."""
     page = f"reports/{entry['name']}.html"
     return entry | {
-        "title": entry.get("title") or entry["name"],
         "page": page if (run_dir / page).exists() else None,
         "took": words.took(entry.get("seconds")),
         "otherwise": _otherwise(run, entry),
@@ -84,7 +83,7 @@ def write_run_index(run_dir: Path) -> None:
     page = templates().get_template("run.html.j2").render(
         title=run.get("title") or run.get("name") or run_dir.name, run=run, findings=findings,
         notebooks=notebooks, titles=titles, decoders=_decoders(run_dir, titles),
-        count=lambda *states: sum(entry.get("status") in states for entry in notebooks),
+        count=lambda *states: sum(entry["status"] in states for entry in notebooks),
         headline="" if unread else words.headline(findings), unread=unread,
         facts="; ".join(filter(None, facts)), columns=markdown(words.COLUMNS),
         links=links.of_run(run_dir), machine=machine_words(stamp),

@@ -85,6 +85,14 @@ def read_cells(path: Path) -> list[Any]:
     return cells
 
 
+def is_notebook(path: Path) -> bool:
+    """Whether a file is a whole notebook; a full disk leaves half of one."""
+    try:
+        return bool(read_cells(path))
+    except ParameterError:
+        return False
+
+
 def _tags(cell: Any) -> list[Any]:
     found = cell.metadata.get("tags")
     return found if isinstance(found, list) else []

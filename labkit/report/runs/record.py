@@ -18,9 +18,8 @@ from labkit.errors import FindingsError
 from labkit.report.finding import csv_text
 from labkit.report.folders import DONE, about, entries, read_findings
 from labkit.report.pages.index import write_run_index
-from labkit.report.runs.notebooks import Notebook
+from labkit.report.runs.notebooks import Notebook, is_notebook
 from labkit.report.runs.request import Plan, ReportRequest
-from labkit.report.runs.watch import is_notebook
 from labkit.report.told.finding import Finding, to_json
 
 # What a notebook is made with; a continued run may keep notebooks of another revision or profile.
@@ -41,7 +40,7 @@ class Run:
 
     def save(self) -> None:
         """Write findings.json, findings.csv, run.json and the run's index page."""
-        found = [one for entry in self.record["notebooks"] for one in self.findings(entry["name"])]
+        found = self.all_findings()
         atomic_write(self.folder / "findings.json", to_json(found, about(self.record)))
         atomic_write(self.folder / "findings.csv", csv_text(found))
         atomic_write(self.folder / "run.json", json_text(self.record, indent=1) + "\n")
@@ -50,6 +49,10 @@ class Run:
     def findings(self, name: str) -> list[Finding]:
         """A notebook's findings; none where it left none, or none that can be read."""
         return [] if self.unread(name) else read_findings(self._left("findings", name, "json"))
+
+    def all_findings(self) -> list[Finding]:
+        """Those of every notebook, in the order of the notebooks."""
+        return [one for entry in self.record["notebooks"] for one in self.findings(entry["name"])]
 
     def unread(self, name: str) -> str:
         """Why there are no findings of a notebook; empty where there are."""

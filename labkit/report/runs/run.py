@@ -24,7 +24,7 @@ from labkit.report.folders import DONE, entries, findings_of
 from labkit.report.pages import links
 from labkit.report.pages.html import render_notebook
 from labkit.report.pages.index import write_runs_index
-from labkit.report.runs.notebooks import Notebook
+from labkit.report.runs.notebooks import Notebook, is_notebook
 from labkit.report.runs.record import LEFT, MADE, Run, open_run, try_places
 from labkit.report.runs.request import (
     Check,
@@ -36,7 +36,7 @@ from labkit.report.runs.request import (
     unchecked,
 )
 from labkit.report.runs.state import is_done, resume_key, save_state
-from labkit.report.runs.watch import is_notebook, run_notebook
+from labkit.report.runs.watch import run_notebook
 from labkit.report.told import words
 from labkit.report.told.finding import Finding
 
@@ -67,9 +67,14 @@ def _key(notebook: Notebook, values: Mapping[str, Any], identity: Mapping[str, A
         return ""
 
 
-def _one(run: Run, notebook: Notebook, values: dict[str, Any], identity: dict[str, Any]) -> None:
-    """Execute a notebook and record how it ended, with its key where it ended well."""
-    entry, key = run.entry(notebook.name), _key(notebook, values, identity)
+def _one(
+    run: Run, notebook: Notebook, values: dict[str, Any], key: str, identity: dict[str, Any]
+) -> None:
+    """Execute a notebook and record how it ended, with its key where it ended well.
+
+    key: of the notebook as it is now; empty where it cannot be read.
+    """
+    entry = run.entry(notebook.name)
     _clear(run.folder, notebook.name)
     entry |= {"status": "running", "error": None} | {key: run.record[key] for key in MADE}
     run.save()
@@ -114,8 +119,9 @@ def _work(request: ReportRequest, run: Run, asked: Plan, identity: dict[str, Any
     known = _estimate(request.outputs, [n.name for n in chosen], request.profile)
     for i, notebook in enumerate(chosen):
         own = asked.values[notebook.name]
+        key = _key(notebook, own, identity)
         head = f"[{i + 1}/{len(chosen)}] {notebook.name}"
-        done = is_done(run.folder, notebook.name, _key(notebook, own, identity))
+        done = is_done(run.folder, notebook.name, key)
         if done and not run.lost(notebook.name) and not request.force:
             run.entry(notebook.name)["status"] = "kept"
             tell(f"{head}: kept, nothing changed (FORCE=1 runs it again)")
@@ -123,7 +129,7 @@ def _work(request: ReportRequest, run: Run, asked: Plan, identity: dict[str, Any
         left = [known.get(n.name) for n in chosen[i:]]
         guess = f", about {duration(sum(left))} left" if all(left) else ""  # type: ignore[arg-type]
         tell(f"{head}: running{guess} ...")
-        _one(run, notebook, own, identity)
+        _one(run, notebook, own, key, identity)
         entry = run.entry(notebook.name)
         end = f"FAILED: {entry['error']}" if entry["error"] else "done"
         tell(f"{head}: {words.printable(end)} in {duration(entry['seconds'])}")
@@ -206,7 +212,7 @@ def run_reports(request: ReportRequest, check: Check = unchecked) -> int:
         return 130
     except OSError as error:
         if run is not None:
-            _tell([one for entry in run.record["notebooks"] for one in run.findings(entry["name"])])
+            _tell(run.all_findings())
         raise LabkitError(
             f"{_shown(folder)} could not be written: {error.strerror or error}. The run stays "
             "marked unfinished; the same command goes on once there is room."

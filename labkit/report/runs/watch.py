@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 
 from labkit.report.runs.execute import FOLLOW, KERNEL_DIED, NOT_WRITTEN
+from labkit.report.runs.notebooks import is_notebook
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -38,16 +39,6 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 def _last_line(log: Path) -> str:
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
     return lines[-1].strip() if lines else ""
-
-
-def is_notebook(path: Path) -> bool:
-    """Whether a file is a whole notebook; a full disk leaves half of one."""
-    import nbformat
-
-    try:
-        return bool(nbformat.read(path, as_version=4).cells)
-    except Exception:  # nbformat raises many kinds, for a file that may hold anything
-        return False
 
 
 def run_notebook(source: Path, run: Path, parameters: dict[str, Any]) -> str | None:

@@ -20,18 +20,16 @@ _COUNTED = {
 }
 
 
-def told_lost(
-    comparisons: Mapping[str, Comparison], apart: Collection[str] = (), share: float = LOST
-) -> str:
-    """How many turns of all rounds lost more than a share of their core time to other work, which
-    they were, and what was counted. Empty where nothing was counted.
+def told_lost(comparisons: Mapping[str, Comparison], apart: Collection[str] = ()) -> str:
+    """How many turns of all rounds lost more than the share LOST of their core time to other work,
+    which they were, and what was counted. Empty where nothing was counted.
 
     comparisons: by label. apart: labels of those whose variants ran in processes of their own.
     """
     turns = [one for each in comparisons.values() for some in each.lost.values() for one in some]
     if all(one.share is None for one in turns):
         return ""
-    told = [_how_many(_disturbed(comparisons, share), len(turns), share), _counted(comparisons)]
+    told = [_how_many(_disturbed(comparisons), len(turns)), _counted(comparisons)]
     if away := [label for label in comparisons if label in apart]:
         told.append(
             f"In {' and '.join(away)}, variants ran in processes of their own; how long threads "
@@ -40,21 +38,21 @@ def told_lost(
     return " ".join([*told, _switches(turns)]).strip()
 
 
-def _disturbed(comparisons: Mapping[str, Comparison], share: float) -> list[str]:
+def _disturbed(comparisons: Mapping[str, Comparison]) -> list[str]:
     """The turns that lost more, those that lost most first: plain in round 4 (5 %)."""
     found = []
     for label, comparison in comparisons.items():
         within = f" of {label}" if label != MAIN else ""
-        for (name, number), lost in comparison.disturbed(share).items():
+        for (name, number), lost in comparison.disturbed().items():
             found.append((lost, f"{name} in round {number}{within} ({percent(lost)})"))
     return [where for _, where in sorted(found, key=lambda one: -one[0])]
 
 
-def _how_many(disturbed: list[str], turns: int, share: float) -> str:
+def _how_many(disturbed: list[str], turns: int) -> str:
     count = len(disturbed)
     some = {0: "None", 1: "One"}.get(count, f"{count:,}")
     whose = "its" if count < 2 else "their"
-    told = f"{some} of the {turns:,} timed turns lost more than {percent(share)} of {whose} core "
+    told = f"{some} of the {turns:,} timed turns lost more than {percent(LOST)} of {whose} core "
     if not disturbed:
         return f"{told}time to other work."
     named = ", ".join(disturbed[:_NAMED]) + (

@@ -236,6 +236,11 @@ def _both_bytes(finding: Finding) -> str:
     return f"; {finding.variant} reads {own} a token, {finding.baseline} {other}"
 
 
+def same_bytes(one: float, other: float) -> bool:
+    """Whether two steps read the same weights in the same form, by their bytes."""
+    return abs(one / other - 1) < _SAME_BYTES
+
+
 def fastest_rival(findings: Sequence[Finding]) -> Finding | None:
     """Of the findings against another engine whose decode step reads as many bytes, the one whose
     baseline is the fastest."""
@@ -246,7 +251,7 @@ def fastest_rival(findings: Sequence[Finding]) -> Finding | None:
         and finding.unit == "tok/s"
         and finding.bytes_read
         and finding.baseline_bytes
-        and abs(finding.bytes_read / finding.baseline_bytes - 1) < _SAME_BYTES
+        and same_bytes(finding.bytes_read, finding.baseline_bytes)
         and _engine(finding.engine.get("baseline")) not in ("", _engine(finding.engine))
     ]
     return max(same, key=lambda finding: finding.baseline_value, default=None)
