@@ -248,8 +248,10 @@ def main(model: str, minutes: float, tokens: int, out: Path | None) -> None:
         "agreement": share_predicted(head, loaded.decoder, unseen),
         "torch": torch.__version__,
     }
-    save_head(head, path, made)
-    show(f"{path}: {made}")
+    try:
+        save_head(head, path, made)  # first: a reader of the output that has gone must not cost it
+    finally:  # and what was measured is told even where the head cannot be written
+        show(f"{path}: {made}")
 
 
 if __name__ == "__main__":
