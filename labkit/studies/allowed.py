@@ -170,7 +170,9 @@ def _too_much(
     """Faults where there is less text than is asked for, in pieces of a length."""
     most = most_tokens(model.text(purpose), length)
     if -(-tokens // length) * length > most:
-        told = f"at most {most:,} tokens in pieces of {length:,}: there is no more text"
+        told = (
+            f"at most {most:,} tokens: the text for {purpose} has no more in pieces of {length:,}"
+        )
         yield Fault(parameters, told)
 
 

@@ -60,9 +60,9 @@ def of_smallest(price: float, operations: int, overhead: float | None) -> str:
     if overhead is None:
         return said
     return (
-        f"{said} Within a token an operation takes {times(overhead / price)} as long on average: "
-        "this average counts all of the token but its products, so also what each operation "
-        "computes, and the Python code between them."
+        f"{said} On average an operation of a token takes {times(overhead / price)} as long. The "
+        "average divides all of the token's time except its products by the number of operations. "
+        "So it includes what the operations compute, and the Python code between them."
     )
 
 
@@ -124,12 +124,12 @@ def elsewhere(operations_a_layer: float, price: float, overhead: float | None) -
     average, which the table takes; None where it is not measurable, and the table takes the price.
     """
     smallest, which = "an operation with next to nothing to do takes", ""
-    took = f"{seconds(price)} for each on every machine: what {smallest} on this one"
+    took = f"that each takes {seconds(price)} on every machine, as {smallest} on this one"
     if overhead is not None:
         which = " beside its matrix products"
         took = (
-            f"{seconds(overhead)} for each on every machine: the average within a token on this "
-            f"one, from above. With the {seconds(price)} that {smallest}, all figures would be "
+            f"that each takes {seconds(overhead)} on every machine, the average that is told above "
+            f"for this one. With {seconds(price)}, which {smallest}, all figures would be "
             f"{times(overhead / price).removesuffix('x')} times smaller"
         )
     return (

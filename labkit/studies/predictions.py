@@ -88,7 +88,7 @@ def score(what: str, predictions: Sequence[Prediction]) -> str:
 def no_change(measured: Sequence[Ratio]) -> str:
     """How the prediction that nothing changes would have done, beside those that were made."""
     return (
-        "For comparison, the prediction that each is as fast as its baseline (1.00x): "
+        "For comparison, had each been predicted to be as fast as its baseline (1.00x): "
         f"{counted([(1.0, one) for one in measured])}."
     )
 

@@ -115,7 +115,7 @@ def test_a_bare_read_that_beat_the_limit_is_told_with_its_interval() -> None:
     beyond = {"bare_over_limit": 1.05, "bare_over_limit_low": 1.02, "bare_over_limit_high": 1.08}
     said = words.how_to_read([finding(**beyond), finding(**beyond, variant="other")])
     assert (
-        said.count("the bare read of 538 MB had 1.05x [1.02, 1.08] of the rate of the limit") == 1
+        said.count("the bare read of 538 MB ran at 1.05x [1.02, 1.08] the rate of the limit") == 1
     )
     assert "Faster than the limit" not in words.how_to_read(
         [finding(**beyond | {"bare_over_limit_low": 0.99})]

@@ -173,7 +173,7 @@ def test_predictions_are_held_against_what_comes_later(monkeypatch: pytest.Monke
     assert [row.get("speedup held", "–") == "no" for row in rows] == [False, True, False]
     assert {row["time held"] for row in rows} == {"no"}  # the machine is half as fast
     assert "of 2 lie inside the measured interval" in said[0]
-    assert f"The others: {GROWING} after 30 (+84.5%). For comparison, the prediction" in said[0]
+    assert f"The others: {GROWING} after 30 (+84.5%). For comparison, had each been" in said[0]
     assert "2.03 times as long as predicted" in said[1]
 
 

@@ -64,7 +64,7 @@ def _how_many(disturbed: list[str], turns: int) -> str:
 def _counted(comparisons: Mapping[str, Comparison]) -> str:
     missing = {name: why for one in comparisons.values() for name, why in one.uncounted.items()}
     known = [what for name, what in _COUNTED.items() if name not in missing]
-    told = f"Counted is {', and '.join(known)}."
+    told = f"This counts {', and '.join(known)}."
     return " ".join([told, *(f"Not counted: {why}." for why in missing.values())])
 
 

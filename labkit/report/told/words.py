@@ -171,11 +171,13 @@ def _beyond_limit(findings: Sequence[Finding]) -> str:
     }
     if not beyond:
         return ""
-    rates = ", ".join(f"{name} had {ratio}" for name, ratio in beyond.items())
+    rates = ", ".join(
+        f"{name} ran at {ratio} the rate of the limit" for name, ratio in beyond.items()
+    )
     return (
-        f" Faster than the limit: {rates} of the rate of the limit. So the machine gave more in "
-        "these rounds than in the spells that the limit is from. Variants held against it stand "
-        "that much nearer to their limit than to it."
+        f" Faster than the limit: {rates}. So the machine was faster in these rounds than when the "
+        "limit was measured. For the variants compared with it, the fraction of the limit is "
+        "larger than the share by that factor."
     )
 
 
