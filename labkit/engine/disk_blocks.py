@@ -140,6 +140,11 @@ class DiskBlocks:
         except OSError as error:
             self._turn_off(f"{self.folder} cannot be written ({error.strerror})")
 
+    def damaged(self) -> list[Path]:
+        """The files that are damaged or no blocks of this layout; reads all, and moves none."""
+        files = sorted(self.folder.glob(f"*{_SUFFIX}"))
+        return [path for path in files if self._parse(path.read_bytes()) is None]
+
     def _path(self, name: bytes) -> Path:
         return self.folder / f"{name.hex()}{_SUFFIX}"
 
