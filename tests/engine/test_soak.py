@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from labkit.engine.soak import asked_of, main, soak
+from labkit.engine.soak import asked_of, soak
 from labkit.engine.soak_worker import ANSWERS, BLOCKS, JOURNAL, Asked, ended
 from labkit.errors import LabkitError
 from tests.engine.served_helpers import prompt
