@@ -75,6 +75,19 @@ TINY = {
         "row_rounds": 3,
         "length": 3,
     },
+    "07_batching": {
+        "rounds": 5,
+        "prompt_tokens": 12,
+        "new_tokens": 6,
+        "slots": 4,
+        "requests": 6,
+        "batches": [2, 4],
+        "row_rounds": 2,
+        "check_answers": 6,
+        "median": 4,
+        "long_prompt": 96,
+        "loads": [0.8],
+    },
     "15_the_limit": {
         "rounds": 5,
         "prompt_tokens": 12,
@@ -103,6 +116,15 @@ FINDS = {
     },
     "05_speculative": {
         (f"{kind.replace('_', ' ')}, automatic", "decode") for kind in (*KINDS, *OUTSIDE)
+    },
+    "07_batching": {
+        ("2 requests", "decode"),
+        ("4 requests", "decode"),
+        ("engine, one request", "end_to_end"),
+        ("engine, 4 in flight", "end_to_end"),
+        ("in-flight batching", "end_to_end"),
+        ("longest gap, long prompt in fixed chunks", "end_to_end"),
+        ("longest gap, long prompt in chunks by measured cost", "end_to_end"),
     },
     "15_the_limit": {
         (name, phase)

@@ -54,21 +54,26 @@ def batch_limits(
     *,
     dtype: str = "float32",
     weight_bytes: float | None = None,
+    several_weight_bytes: float | None = None,
     kv_bytes_per_token: float | None = None,
 ) -> list[BatchLimit]:
     """The roofline's S(B)/S(1) for each batch of decoding requests of `context` tokens each.
 
     dtype: in which the products are computed; its rate must be known. weight_bytes,
-    kv_bytes_per_token: what they really take (cost.step_cost); else as `dtype` says. Raises
-    ParameterError for a batch below 1.
+    kv_bytes_per_token: what they really take (cost.step_cost); else as `dtype` says.
+    several_weight_bytes: in a pass of more than one request, where that is another number: a head
+    that is screened for one row is read in full for several. Raises ParameterError for a batch
+    below 1.
     """
     if not batches or min(batches) < 1 or context < 0:
         raise ParameterError(f"batches {list(batches)}, context {context}: allowed are 1 and more.")
 
     def of(batch: int) -> tuple[Cost, Limit]:
+        several = batch > 1 and several_weight_bytes is not None
         cost = step_cost(
-            config, context, batch,
-            dtype=dtype, weight_bytes=weight_bytes, kv_bytes_per_token=kv_bytes_per_token,
+            config, context, batch, dtype=dtype,
+            weight_bytes=several_weight_bytes if several else weight_bytes,
+            kv_bytes_per_token=kv_bytes_per_token,
         )  # fmt: skip
         return cost, limit(cost, hardware)
 

@@ -25,7 +25,9 @@ from labkit.timing.statistics import direction, interval
 
 _ROUNDING = 1e-6  # relative; the numbers of a finding are computed from the same times
 # Metrics that are a time, or a rate that is one over a time: their speedup is a ratio of values.
-_OF_TIME = ("ttft", "itl", "tpot", "e2e_latency", "decode_rate", "prefill_rate")
+_OF_TIME = (
+    "ttft", "itl", "tpot", "e2e_latency", "decode_rate", "prefill_rate", "output_throughput",
+)  # fmt: skip
 
 
 def faults(run: Path, notebooks: Iterable[str] = (), profile: str = "full") -> list[str]:

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 
 from labkit.base.units import shown
 from labkit.errors import ParameterError
+from labkit.studies.allowed_values import TEXT, TRUTH, Allowed, above, count, one_of, some
 from labkit.workload.texts import most_tokens
 
 Values = Mapping[str, Any]
-_MOST = 1_000_000  # of anything that is counted
 # As the routines have them; a test holds them equal, for these import torch or scipy.
 ROUNDS = 5  # timing.statistics.FEWEST_ROUNDS
 BITS = (2, 3, 4, 5, 6, 8)  # optimize.quantization.grid.BITS
@@ -25,14 +25,9 @@ ENGINES = ("torch", "torchao", "fused")  # quantization_variants.ENGINES
 SERIES = 25  # timing.FEWEST_IN_SERIES
 LONGEST_ANSWER = 16  # max(timing.LENGTHS)
 LEAST_ANSWER = 8  # speculative_tasks: shorter answers are left out
+SLOTS, REQUESTS = 256, 900  # of one cache; batching_workloads.A_ROUND has room for so many prompts
+MEDIANS, BESIDE, AFTER = 8, 64, 5  # the longest answer; tokens of one beside a long prompt, its own
 TASKS, CALIBRATION, HUMAN_EVAL = 6, 12, 164  # of each kind: held out, others; of HumanEval
-
-
-class Allowed(NamedTuple):
-    """What a value may be: in words, and as a test, which takes a value of any type."""
-
-    words: str
-    holds: Callable[[Any], bool]
 
 
 class Model(NamedTuple):
@@ -63,42 +58,6 @@ class Fault(NamedTuple):
     allowed: str
 
 
-def count(least: int, most: int = _MOST) -> Allowed:
-    """A whole number."""
-    return Allowed(
-        f"whole numbers from {least:,} to {most:,}",
-        lambda value: type(value) is int and least <= value <= most,
-    )
-
-
-def above(least: float, most: float) -> Allowed:
-    """A number above `least`, up to `most`."""
-
-    def holds(value: Any) -> bool:
-        return type(value) in (int, float) and least < value <= most
-
-    return Allowed(f"numbers above {least:g}, up to {most:g}", holds)
-
-
-def one_of(*known: Any) -> Allowed:
-    """One of some values."""
-    kinds = [(type(one), one) for one in known]
-    return Allowed(", ".join(map(str, known)), lambda value: (type(value), value) in kinds)
-
-
-def some(each: Allowed) -> Allowed:
-    """A list with at least one value, none of them twice."""
-
-    def holds(values: Any) -> bool:
-        if not isinstance(values, list | tuple) or not values or not all(map(each.holds, values)):
-            return False
-        return len(set(values)) == len(values)
-
-    return Allowed(f"a list, not empty and without repetition, of {each.words}", holds)
-
-
-TRUTH = Allowed("true, false", lambda value: type(value) is bool)
-TEXT = Allowed("text", lambda value: isinstance(value, str))
 _OF_THE_RUN = {"model": TEXT, "device": TEXT, "dtype": TEXT}  # checked where they are looked up
 _TIMED = _OF_THE_RUN | {"prompt_tokens": count(1), "new_tokens": count(2), "rounds": count(ROUNDS)}
 
@@ -146,6 +105,19 @@ ALLOWED: dict[str, dict[str, Allowed]] = {
         "outside_tasks": count(0, HUMAN_EVAL - CALIBRATION),
         "compare_transformers": TRUTH,
         "peers": TRUTH,
+    },
+    "07_batching": _TIMED
+    | {
+        "slots": count(2, SLOTS),
+        "requests": count(2, REQUESTS),
+        "batches": some(count(2, SLOTS)),
+        "row_rounds": count(2),
+        "check_answers": count(2, REQUESTS),
+        "median": count(2),
+        "long_prompt": count(1),
+        "loads": some(above(0, 100)),
+        "slo_ttft": above(0, 86_400),
+        "slo_tpot": above(0, 86_400),
     },
     "15_the_limit": _TIMED
     | {
@@ -238,6 +210,16 @@ def _speculative(v: Values, model: Model) -> Iterator[Fault]:
         yield Fault(("rows", "length"), told)
 
 
+def _batching(v: Values, model: Model) -> Iterator[Fault]:
+    yield from _timed(v, model)
+    most = max(MEDIANS * v["median"], BESIDE)
+    yield from _too_long(model, v["prompt_tokens"] + most, "prompt_tokens", "median")
+    yield from _too_long(model, v["long_prompt"] + AFTER, "long_prompt")
+    if (rows := max(*v["batches"], v["slots"])) > model.context // 2:
+        told = f"at most {model.context // 2:,}, half of the model's context; here {rows:,}"
+        yield Fault(("batches", "slots"), told)
+
+
 def _the_limit(v: Values, model: Model) -> Iterator[Fault]:
     yield from _timed(v, model)
     rows = v["prompt_tokens"] + v["new_tokens"] // 2 + max(v["row_counts"])
@@ -255,6 +237,7 @@ _WITH_MODEL: dict[str, Callable[[Values, Model], Iterator[Fault]]] = {
     "03_graph_rewriting": _graph_rewriting,
     "04_quantization": _quantization,
     "05_speculative": _speculative,
+    "07_batching": _batching,
     "15_the_limit": _the_limit,
 }
 

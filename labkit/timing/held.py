@@ -30,11 +30,13 @@ _SAME = 0.002
 class Need(NamedTuple):
     """What one metric of a variant needs at least: so many bytes read, or operations done.
 
-    work: None for bytes, else what does the operations (`labkit.limits.work`).
+    work: None for bytes, else what does the operations (`labkit.limits.work`). tokens: the metric
+    is the time of one of so many tokens, for which the pass is done once.
     """
 
     amount: float
     work: Work | None = None
+    tokens: float = 1.0
 
 
 def need(cost: Cost, hardware: Hardware, products: Callable[[str], Work]) -> Need:
@@ -80,7 +82,8 @@ def holding(
         name = _fitting(turns, one) or _added(turns, one, device, threads)
         turns[name].stands_for.add(variant)
         nbytes = None if one.work else one.amount
-        bare[variant, metric] = Bare(name, one.amount / turns[name].work.amount, nbytes)
+        repetitions = one.amount / turns[name].work.amount / one.tokens
+        bare[variant, metric] = Bare(name, repetitions, nbytes)
     if taken := variants.keys() & turns.keys():
         raise ValueError(f"variant {min(taken)!r} has the name of what it would be held against.")
     runs = {name: _noting(name, run, list(turns.values())) for name, run in variants.items()}
@@ -103,21 +106,27 @@ def compare_held(
     costs: Mapping[tuple[str, str], Cost],
     hardware: Hardware,
     products: Callable[[str], Work],
+    tokens: Mapping[tuple[str, str], float] | None = None,
     **options: Any,
 ) -> Comparison:
     """Compare variants, each held against the bare read or the bare products of its cost.
 
-    costs: by (variant, metric), of the pass that gives this time. products: as for `need`. options:
-    of `compare`. Raises ImpossibleRate where a variant was faster than any such device can be. One
-    without a cost has no such bound; of it, `compare` asks only that its time is above 0.
+    costs: by (variant, metric), of the pass that gives this time. products: as for `need`. tokens:
+    where a pass gives several and the time is that of one, their number. options: of `compare`.
+    Raises ImpossibleRate where a variant was faster than any such device can be. One without a cost
+    has no such bound; of it, `compare` asks only that its time is above 0.
     """
-    needs = {key: need(cost, hardware, products) for key, cost in costs.items()}
+    given = dict.fromkeys(costs, 1.0) | dict(tokens or {})
+    needs = {
+        key: need(cost, hardware, products)._replace(tokens=given[key])
+        for key, cost in costs.items()
+    }
     runs, bare = holding(variants, needs, hardware.device, hardware.threads)
     found = compare(runs, baseline, rounds, bare, **options)
     most = ceiling(hardware.device)
     for (name, metric), cost in costs.items():
         if name in found.traces:
-            most.check_pass(cost, min(found.values(name, metric)))
+            most.check_pass(cost, given[name, metric] * min(found.values(name, metric)))
     return found
 
 

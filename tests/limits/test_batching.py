@@ -150,3 +150,13 @@ def test_what_is_no_batch_is_refused() -> None:
     for batches, context in (([], 0), ([0], 0), ([1], -1)):
         with pytest.raises(ParameterError, match="batches"):
             batching.batch_limits(CONFIG, machine(), batches, context)
+
+
+def test_several_requests_may_read_more_weights_than_one() -> None:
+    hardware = machine(rate=1e30)
+    found = batching.batch_limits(
+        CONFIG, hardware, [1, 4], 10,
+        weight_bytes=1000.0, several_weight_bytes=3000.0, kv_bytes_per_token=5.0,
+    )  # fmt: skip
+    assert [one.cost.weight_bytes for one in found] == [1000, 3000]
+    assert found[1].gain == pytest.approx(4 * 1050 / 3200)

@@ -145,3 +145,15 @@ def test_a_verdict_needs_a_control_that_could_have_seen_it(control: dict[str, An
 def test_a_finding_that_was_not_tested_keeps_its_verdict() -> None:
     kept = replace(finding(), p_value=None, verdict="slower")
     assert decided([kept]) == [kept]
+
+
+def test_output_throughput_is_of_the_window_and_a_gap_is_a_time() -> None:
+    """A fast variant takes 0.7 s for three tokens, a plain one 1.4 s."""
+    found = of_fast(
+        result(), phase="end_to_end", metric="output_throughput", least=Least(0.7 / 3 / 2)
+    )
+    assert (found.value, found.unit) == (pytest.approx(3 / 0.7), "tok/s")
+    assert found.baseline_value == pytest.approx(3 / 1.4)
+    assert found.fraction_of_limit == pytest.approx(0.5)
+    gap = of_fast(result(), phase="end_to_end", metric="itl")
+    assert (gap.value, gap.unit, gap.speedup) == (pytest.approx(0.7), "s", pytest.approx(2))

@@ -81,6 +81,10 @@ def test_the_headline_is_the_closest_and_the_largest_sure_gain() -> None:
         "3.10x [2.90, 3.30] as fast as no cache, in decode."
     )
     assert "Nothing was surely faster" in words.headline([lucky])
+    gap = finding(variant="gap", metric="itl", unit="s", limit=None, fraction_of_limit=None,
+                  limit_note="none", speedup=50.0,
+                  speedup_low=40.0, speedup_high=60.0)  # fmt: skip
+    assert "gain: static cache" in plain(words.headline([gap, finding()]))
     assert "Closest" not in words.headline(several()[3:])
     assert words.headline([]) == "No findings yet."
 

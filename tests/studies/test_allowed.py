@@ -21,7 +21,13 @@ from labkit.optimize.quantization.decoder import CALIBRATED
 from labkit.optimize.quantization.grid import BITS
 from labkit.report.runs.notebooks import apply_overrides, discover, read_profile
 from labkit.report.runs.request import ReportRequest, plan
-from labkit.studies import allowed, quantization_variants, timing
+from labkit.studies import (
+    allowed,
+    batching_stall,
+    batching_workloads,
+    quantization_variants,
+    timing,
+)
 from labkit.studies.allowed import ALLOWED, Model, check, check_identified, model_of
 from labkit.timing.statistics import FEWEST_ROUNDS
 from labkit.workload.tasks import KINDS, human_eval, tasks
@@ -86,6 +92,10 @@ def test_numbers_are_those_of_the_routines() -> None:
     assert allowed.ENGINES == quantization_variants.ENGINES
     assert allowed.CALIBRATED == CALIBRATED
     assert allowed.SERIES == timing.FEWEST_IN_SERIES
+    assert allowed.MEDIANS == batching_workloads.MOST_MEDIANS
+    assert batching_workloads.A_ROUND > allowed.REQUESTS
+    assert allowed.AFTER == batching_stall.AFTER + 1
+    assert allowed.BESIDE > batching_stall.BEFORE
     assert max(timing.LENGTHS) == allowed.LONGEST_ANSWER
     for kind in KINDS:
         assert len(tasks((kind,), held_out=True)) >= allowed.TASKS
@@ -147,6 +157,8 @@ BAD_FOR_THE_MODEL = [
     ("04_quantization", {"rounds": 100_000}, "rounds is 100000"),
     ("05_speculative", {"new_tokens": 5000}, "half of the model's context"),
     ("05_speculative", {"rows": [1, 5000]}, "rows"),
+    ("07_batching", {"median": 1020}, "median is 1020"),
+    ("07_batching", {"long_prompt": 8190}, "8,192 tokens, the model's context"),
     ("15_the_limit", {"long_context": 8192}, "long_context"),
     ("15_the_limit", {"row_counts": [1, 8100]}, "row_counts"),
     ("15_the_limit", {"quality_tokens": 900_000}, "has no more in pieces of"),

@@ -8,10 +8,11 @@ from labkit.limits.cost import Cost, decode_cost
 from labkit.limits.hardware import Hardware, Reading
 from labkit.limits.work import BareProducts, BareRead, spell
 from labkit.timing import held
-from labkit.timing.compare import compare
+from labkit.timing.compare import Comparison, compare
 from labkit.timing.held import LONGEST, SHORTEST, Need, holding, need
 from labkit.timing.trace import Trace
 from tests.queued_device import QueuedDevice, QueuedWork
+from tests.tiny import CONFIG
 
 
 def lasting(seconds):
@@ -153,3 +154,34 @@ def test_one_impossible_round_stops_the_comparison():
 
     with pytest.raises(ImpossibleRate):
         held.compare_held({"a": jumping}, "a", 5, {("a", "tpot"): cost}, here, products)
+
+
+def test_a_pass_that_gives_several_tokens_is_read_once_for_all_of_them():
+    needs = {(name, "seconds_a_token"): Need(2**20) for name in "ab"}
+    needs["a", "seconds_a_token"] = Need(2**20, tokens=4.0)
+    runs, bare = holding({"a": lasting(0.1), "b": lasting(0.1)}, needs)
+    assert len(runs) == 3  # the set of bytes is that of a pass, for both
+    assert bare["a", "seconds_a_token"].repetitions == pytest.approx(1 / 4)
+    assert bare["b", "seconds_a_token"].repetitions == pytest.approx(1)
+    assert bare["a", "seconds_a_token"].nbytes == 2**20
+    traces = {name: [Trace(0.0, (0.4, 0.8))] * 5 for name in "ab"}  # two tokens
+    reads = {bare["a", "seconds_a_token"].name: [Trace(0.0, (0.0, 0.1))] * 5}
+    found = Comparison("b", traces | {"b (again)": traces["b"]} | reads, {}, bare)
+    assert found.share("a", "seconds_a_token").value == pytest.approx(0.1 / 4 / 0.4)
+    assert found.share("b", "seconds_a_token").value == pytest.approx(0.1 / 0.4)
+
+
+def test_tokens_of_one_pass_may_come_faster_than_the_pass():
+    cost = decode_cost(CONFIG, 16)
+    here = Hardware(
+        "x", "cpu", 1, {1: Reading(1e9, 1e9, 0.0, 1e9)}, {"float32": Reading(1e12, 1e12, 0.0, 1e12)}
+    )
+    key, taken = ("a", "seconds_a_token"), cost.read_bytes / 1e9  # a pass, by a slow machine
+    runs = {"a": lasting(2 * taken / 1e6)}  # of a million requests
+
+    def products(_):
+        return BareProducts("float32", 32)
+
+    held.compare_held(runs, "a", 5, {key: cost}, here, products, {key: 1e6})
+    with pytest.raises(ImpossibleRate):
+        held.compare_held(runs, "a", 5, {key: cost}, here, products)

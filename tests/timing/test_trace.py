@@ -68,3 +68,9 @@ def test_a_request_that_ended_earlier():
     trace = Trace(1.0, (1.5, 1.6, 1.8), prompt_tokens=4, tokens=(7, 8, 9))
     assert trace.until(2) == Trace(1.0, (1.5, 1.6), prompt_tokens=4, tokens=(7, 8))
     assert trace.until(9) == trace
+
+
+def test_output_throughput_counts_the_whole_window():
+    trace = Trace(due=10.0, times=(10.5, 11.0, 11.0, 12.0))  # tokens of several requests
+    assert trace.seconds_a_token == pytest.approx(0.5)
+    assert Trace(due=0.0, times=(2.0,)).seconds_a_token == 2.0

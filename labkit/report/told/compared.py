@@ -26,6 +26,8 @@ _METRICS: dict[str, tuple[str, str]] = {
     "tpot": ("tpot", "s"),
     "ttft": ("ttft", "s"),
     "e2e_latency": ("e2e_latency", "s"),
+    "output_throughput": ("seconds_a_token", "tok/s"),
+    "itl": ("e2e_latency", "s"),  # of a trace that is one gap: the longest, say
 }
 
 
@@ -58,8 +60,9 @@ def compared(
 ) -> Finding:
     """The finding of one variant of a comparison; its verdict is of this comparison alone.
 
-    metric: one of decode_rate, prefill_rate, tpot, ttft, e2e_latency. least: without it, limit_note
-    says why there is no limit. The other parameters are fields of the finding.
+    metric: one of decode_rate, prefill_rate, tpot, ttft, e2e_latency, output_throughput, itl.
+    least: without it, limit_note says why there is no limit. The other parameters are fields of the
+    finding.
     """
     time, _ = _METRICS[metric]
     return Finding(
