@@ -73,9 +73,10 @@ class Study(Derived):
         found = (self.sweep, self.engine, self.policies[0], self.stalls[0])
         rounds = sorted({one.rounds for one in found})
         assert len(self.frontier) == len(self.loads) * len(POLICIES)
+        rates = "one rate" if len(self.loads) == 1 else f"{len(self.loads)} rates"
         say(
             f"{' or '.join(map(str, rounds))} rounds of each comparison. Requests come by "
-            f"themselves at {len(self.loads)} rates, to {' and to '.join(POLICIES)}."
+            f"themselves at {rates}, to {' and to '.join(POLICIES)}."
         )
 
     def against_limit(self) -> None:

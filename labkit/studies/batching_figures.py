@@ -121,7 +121,7 @@ def timeline_of_stall(one: Stall, how: str) -> None:
     names = {number: str(at) for at, number in enumerate(requests)} | {one.long: "long prompt"}
     timeline_figure.draw(
         records,
-        f"Who was computed when: a long prompt is read {how}, {one.passes} passes.",
+        f"Who was computed when: a long prompt is read {how}. Passes that read it: {one.passes}.",
         f"The long prompt is read {how}, beside the rows of the running requests.",
         names=names,
     )

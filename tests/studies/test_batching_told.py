@@ -220,7 +220,7 @@ def test_figures_are_drawn_from_plain_data(drawn: list[str]) -> None:
     figures.timeline_of_stall(stalled(0.1, 1.0)[0], WHOLE)
     assert drawn == [
         "gains", "frontier", "Who was computed when: in flight, the first 2 of 2 passes.",
-        "Who was computed when: a long prompt is read in one pass, 3 passes.",
+        "Who was computed when: a long prompt is read in one pass. Passes that read it: 3.",
     ]  # fmt: skip
 
 
