@@ -20,15 +20,15 @@ from typing import IO, Any
 import numpy as np
 
 from labkit.base.paths import cache_dir, project_root
+from labkit.bench.gguf_bytes import gguf_format, gguf_read_bytes
 from labkit.bench.install import built, link_of
 from labkit.bench.variants import Variant
 from labkit.errors import LabkitError
-from labkit.model.gguf_header import GgufFile
 from labkit.model.load import convert_once, locate_described
 
 _WORKER = Path(__file__).with_name("worker.py")
 LOAD_TIMEOUT = 900.0  # seconds; converting a model is part of it
-RUN_TIMEOUT = 300.0
+RUN_TIMEOUT, MANY_TIMEOUT = 300.0, 900.0
 
 
 class WorkerError(LabkitError):
@@ -98,23 +98,6 @@ class Loaded:
     weights: str
     same_weights: bool
     note: str | None = None
-
-
-def gguf_read_bytes(path: Path) -> int:
-    """Bytes of a GGUF file that a step reads: without an untied embedding and idle experts."""
-    file = GgufFile(path)
-    used = file.fields.get(f"{file.fields.get('general.architecture')}.expert_used_count", 0)
-    sizes = {  # stacked experts are (experts, rows, columns)
-        name: one.nbytes // one.shape[0] * used if name.endswith("_exps.weight") else one.nbytes
-        for name, one in file.tensors.items()
-    }
-    looked_up = sizes["token_embd.weight"] if "output.weight" in sizes else 0
-    return sum(sizes.values()) - looked_up
-
-
-def gguf_format(path: Path) -> str:
-    """The format of most bytes of a GGUF file's tensors, as "Q4_1"."""
-    return GgufFile(path).formats().most_common(1)[0][0]
 
 
 def _environment(variant: Variant, threads: int) -> dict[str, str]:
@@ -230,10 +213,26 @@ class Worker:
         times, tokens = answer.get("times", []), answer.get("tokens", [])
         if not len(times) == len(tokens) == new_tokens:
             raise self._fail(f"{len(tokens)} tokens came instead of {new_tokens}")
+        return Sample(float(answer["due"]), times, tokens, self._idle(answer))
+
+    def many(
+        self, prompts: Sequence[Sequence[int]], new_tokens: int, timeout: float = MANY_TIMEOUT
+    ) -> list[Sample]:
+        """Greedy tokens after several prompts, all asked at the same moment."""
+        request = {"op": "many", "prompts": [list(p) for p in prompts], "new_tokens": new_tokens}
+        answer = self.ask(request, timeout)
+        times, tokens = answer.get("times", []), answer.get("tokens", [])
+        if not [new_tokens] * len(prompts) == [*map(len, times)] == [*map(len, tokens)]:
+            came = sum(map(len, tokens))
+            raise self._fail(f"{came} tokens came instead of {len(prompts)} times {new_tokens}")
+        due, idle = float(answer["due"]), self._idle(answer)
+        return [Sample(due, *one, idle) for one in zip(times, tokens, strict=True)]
+
+    def _idle(self, answer: dict[str, Any]) -> float:
+        """CPU seconds that it spent between this request and the one before."""
         start, before = answer.get("cpu_start", 0.0), self._cpu_end
         self._cpu_end = answer.get("cpu_end")
-        idle = 0.0 if before is None else max(0.0, start - before)
-        return Sample(float(answer["due"]), times, tokens, idle)
+        return 0.0 if before is None else max(0.0, start - before)
 
     def logits(self, tokens: Sequence[int], timeout: float = RUN_TIMEOUT) -> np.ndarray:
         """Teacher-forced logits of every position, float32 (tokens, vocabulary)."""
@@ -273,9 +272,13 @@ class Worker:
 
 
 def load_options(
-    variant: Variant, source: Source, threads: int, context: int, device: str, dtype: str
-) -> dict[str, Any]:
-    """The options for a driver, the variant's own last; WorkerError for what it cannot run."""
+    variant: Variant, source: Source, threads: int, context: int, device: str, dtype: str,
+    streams: int = 1,
+) -> dict[str, Any]:  # fmt: skip
+    """The options for a driver, the variant's own last; WorkerError for what it cannot run.
+
+    context: tokens of a sequence. streams: sequences at the same time, at most.
+    """
     if variant.peer and device not in ("cpu", "auto"):
         raise WorkerError(f"{variant.peer} runs on the CPU only here, not on {device!r}.")
     if variant.needs_gguf and source.gguf is None:
@@ -289,6 +292,7 @@ def load_options(
         "store": str(source.store),
         "threads": threads,
         "context": context,
+        "streams": streams,
         "device": device,
         "dtype": dtype,
         "file_format": gguf_format(source.gguf) if source.gguf else None,

@@ -36,7 +36,7 @@ def products(variant: Variant, file_format: str | None = None) -> Products:
     """The arithmetic of a variant. file_format: of the GGUF file that it is given, as "Q4_1"."""
     options = variant.options
     if variant.driver == "ours":
-        if options["kind"] == "fused":
+        if options["kind"] in ("fused", "engine"):
             return Products("int8", "the kernel multiplies int8 by the blocks' integers")
         dtype = options.get("dtype", "float32")
         return Products(dtype, f"torch multiplies in {dtype}")

@@ -54,16 +54,19 @@ class Measured(NamedTuple):
     loaded: dict[str, Loaded]
 
 
-def _start(
+def start(
     variants: Sequence[Variant], source: Source, threads: int, context: int, prompt: Sequence[int],
-    stack: ExitStack,
+    stack: ExitStack, streams: int = 1,
 ) -> tuple[Started, dict[str, str]]:  # fmt: skip
-    """Start and load every variant; those that cannot, with the reason."""
+    """Start and load every variant for requests of `context` tokens, so many at the same time;
+    those that cannot, with the reason."""
     started: Started = {}
     failed: dict[str, str] = {}
     for variant in tqdm(variants, desc="loading", leave=False):
         try:
-            options = client.load_options(variant, source, threads, context, "cpu", "float32")
+            options = client.load_options(
+                variant, source, threads, context, "cpu", "float32", streams
+            )
             worker = stack.enter_context(Worker.start(variant, threads))
             started[variant.name] = worker, worker.load(options, prompt)
         except LabkitError as error:
@@ -88,7 +91,7 @@ def running(
 
     with ExitStack() as stack:
         variants = find(names) if names else []
-        started, failed = _start(variants, source, threads, context, sample, stack)
+        started, failed = start(variants, source, threads, context, sample, stack)
         asks: dict[str, Ask] = {name: partial(ask, w) for name, (w, _) in started.items()}
         yield asks, {name: loaded for name, (_, loaded) in started.items()}, failed
 

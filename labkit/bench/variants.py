@@ -70,6 +70,7 @@ def _unchecked(peer: str, package: str) -> Variant:
 def _table() -> list[Variant]:
     fused = {"fused": "as-is", "fused:q8_0": "q8_0", "fused:q4_0": "q4_0"}
     every = {"kind": "fused", "weights": "as-is", "screened": False}
+    served = {"kind": "engine", "weights": "as-is"}
     return [
         Variant("transformers", "ours", {"kind": "transformers"}),
         Variant("transformers:bf16", "ours", {"kind": "transformers", "dtype": "bfloat16"}),
@@ -80,6 +81,7 @@ def _table() -> list[Variant]:
             for name, w in fused.items()
         ),
         Variant("fused:all-logits", "ours", every, module="labkit.optimize.fused"),
+        Variant("fused:engine", "ours", served, module="labkit.optimize.fused"),
         *_llama("llama.cpp", "llama_cpp"),
         _with_lookup(),
         *_llama("ik_llama.cpp", "ik_llama_cpp"),

@@ -5,13 +5,15 @@
             "kv_element_bytes", "version", "build", "link", "weights", "same_weights", "note"}
     {"op": "run", "prompt": [ids], "new_tokens": n}
         -> {"ok": true, "due": t0, "times": [t of each token], "tokens": [ids]}
+    {"op": "many", "prompts": [[ids], ...], "new_tokens": n}
+        -> {"ok": true, "due": t0, "times": [[t of each token] of each prompt], "tokens": alike}
     {"op": "logits", "tokens": [ids], "path": "x.npy"}
         -> {"ok": true, "shape": [tokens, vocabulary]}
 
 or {"ok": false, "error": message}; every answer also has `cpu_start` and `cpu_end`, the
 processor seconds of all threads before and after the request: they show a worker that spins while
 others are measured. Times are time.monotonic(). The interpreter may be a peer's, which has nothing
-of ours: this file uses the standard library, and a driver its engine.
+of ours: this file uses the standard library, and a driver its engine and the files beside it.
 
 A driver is a file with `prepare(options)` (slow, kept work: converting a model; optional) and a
 class `Engine(options)`. That has `weight_bytes`, `kv_element_bytes` and `version`; `weights`, the
@@ -19,7 +21,9 @@ format as it is run, in words, and `same_weights`, whether these are the file's 
 `run(prompt, new_tokens, emit)`, which forgets earlier prompts, calls emit(token) as soon as a token
 is known, and returns the time at which it began; and `logits(tokens)`, (tokens, vocab) float32. It
 may have `build` (what the engine says of its own build), `link` (the project's page; a peer's is in
-pins.yaml), and `check(prompt)`, which tests the engine's answers and returns a note, or None.
+pins.yaml), `check(prompt)`, which tests the engine's answers and returns a note, or None, and
+`many(prompts, new_tokens, emit)`, which answers all of them at once: as `run`, with
+emit(number of the prompt, token). The option `streams` says how many there may be.
 """
 
 from __future__ import annotations
@@ -33,10 +37,24 @@ import threading
 import time
 import traceback
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 Request = dict[str, Any]
 Answer = dict[str, Any]
+
+
+def _show_ours() -> None:
+    """Let a driver import the files beside it, also in an environment that has nothing of ours.
+
+    No path of ours joins the engine's own: what lies beside the package stays unknown.
+    """
+    file = Path(__file__).resolve().parents[1] / "__init__.py"
+    spec = importlib.util.spec_from_file_location(
+        "labkit", file, submodule_search_locations=[str(file.parent)]
+    )
+    assert spec is not None
+    sys.modules["labkit"] = importlib.util.module_from_spec(spec)
 
 
 def load_driver(path: str) -> Any:
@@ -103,6 +121,20 @@ class Session:
         due = self.engine.run(request["prompt"], request["new_tokens"], emit)
         return {"due": due, "times": times, "tokens": tokens}
 
+    def many(self, request: Request) -> Answer:
+        if not hasattr(self.engine, "many"):
+            raise RuntimeError("this engine answers one prompt at a time here")
+        prompts = request["prompts"]
+        times: list[list[float]] = [[] for _ in prompts]
+        tokens: list[list[int]] = [[] for _ in prompts]
+
+        def emit(number: int, token: int) -> None:
+            times[number].append(time.monotonic())
+            tokens[number].append(int(token))
+
+        due = self.engine.many(prompts, request["new_tokens"], emit)
+        return {"due": due, "times": times, "tokens": tokens}
+
     def logits(self, request: Request) -> Answer:
         import numpy as np
 
@@ -113,7 +145,7 @@ class Session:
     def answer(self, line: str) -> Answer:
         """The answer to a line; never raises for what an engine does."""
         start = time.process_time()
-        operations = {"load": self.load, "run": self.run, "logits": self.logits}
+        operations = {"load": self.load, "run": self.run, "many": self.many, "logits": self.logits}
         try:
             request = json.loads(line)
             result = {"ok": True, **operations[request["op"]](request)}
@@ -132,6 +164,7 @@ def main() -> None:
     sys.stdout = sys.stderr
     requests: queue.Queue[str] = queue.Queue()
     threading.Thread(target=_read_requests, args=(sys.stdin, requests), daemon=True).start()
+    _show_ours()
     session = Session(sys.argv[1])
     while True:
         answers.write(json.dumps(session.answer(requests.get())) + "\n")

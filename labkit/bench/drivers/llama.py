@@ -2,92 +2,47 @@
 
 The prompt goes through llama_decode in batches of 512, then one token at a time. The driver takes
 the argmax. Options: package ("llama_cpp" or "ik_llama_cpp"), gguf, format (None for the
-file as it is), store, threads, context, check, lookup (how many tokens llama-cpp-python's own
-prompt lookup drafts for a pass; 0: no drafts).
+file as it is), store, threads, context, streams (sequences of the context, each with room for
+`context` tokens), check, lookup (how many tokens llama-cpp-python's own prompt lookup drafts for a
+pass; 0: no drafts).
 
 check: compare a prompt's logits in batches with those token by token. Where they differ, the engine
 reads batches wrongly: ik_llama.cpp 0.1.5 does from 32 rows on, with Q4_1 rows of 576 (mean KL 1.4
-nats). It then gets smaller batches that it reads right, and the note says so.
+nats). It then gets smaller batches that it reads right, and the note says so. A pass over many
+sequences is a batch like any other, and is split alike.
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
-import subprocess
 import time
 from collections.abc import Callable, Sequence
 from importlib import import_module, metadata
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+
+from labkit.bench.drivers.llama_files import API, format_of, model_file, preload, requantize
 
 _BATCH = 512
 _SMALLER = (31, 8, 1)  # tried in turn: engines change kernels at 32 and at 8 rows
 _DIFFERENT = 0.1  # nats; rounding gives some 0.005
-_FORMATS = {"f16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 7}  # llama_ftype
-_API = {"llama_cpp": "llama_cpp.llama_cpp", "ik_llama_cpp": "ik_llama_cpp._ctypes_api"}
 _PROJECT = {"llama_cpp": "llama-cpp-python", "ik_llama_cpp": "ik-llama-cpp-python"}
 
 
-def model_file(options: dict[str, Any]) -> Path:
-    """The file that is run: the one given, or its requantized twin in the store."""
-    source = Path(options["gguf"])
-    if options["format"] is None:
-        return source
-    # Both engines run the very same requantized file, whichever of them wrote it.
-    return Path(options["store"]) / f"{source.stem}.{options['format']}.gguf"
+class Row(NamedTuple):
+    """A token at a position of a sequence, and whether its logits are wanted."""
+
+    token: int
+    position: int
+    sequence: int = 0
+    wanted: bool = True
 
 
 def prepare(options: dict[str, Any]) -> None:
-    """Requantize once, with the engine's own quantizer."""
-    target = model_file(options)
-    if options["format"] is None or target.exists():
-        return
-    _preload(options["package"])
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}-{os.getpid()}")
-    quantize = _quantize_call if options["package"] == "llama_cpp" else _quantize_program
-    try:
-        quantize(options, partial)
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _quantize_call(options: dict[str, Any], target: Path) -> None:
-    api = import_module(_API["llama_cpp"])
-    params = api.llama_model_quantize_default_params()
-    params.nthread = options["threads"]
-    params.ftype = _FORMATS[options["format"]]
-    params.allow_requantize = True
-    source = os.fsencode(options["gguf"])
-    if api.llama_model_quantize(source, os.fsencode(target), ctypes.byref(params)) != 0:
-        raise RuntimeError(f"llama_model_quantize could not make {options['format']}")
-
-
-def _quantize_program(options: dict[str, Any], target: Path) -> None:
-    program = import_module("ik_llama_cpp.quantize").find_quantize_bin()
-    if program is None:
-        raise RuntimeError("ik-llama-cpp-python came without its llama-quantize program")
-    command = [str(program), "--allow-requantize", options["gguf"], str(target)]
-    command += [options["format"].upper(), str(options["threads"])]
-    paths = [str(program.parent.parent / "lib"), os.environ.get("LD_LIBRARY_PATH", "")]
-    subprocess.run(
-        command, check=True, env=os.environ | {"LD_LIBRARY_PATH": ":".join(filter(None, paths))}
-    )
-
-
-def _preload(package: str) -> None:
-    """Load ik's libggml by its path: its libllama does not know where that lies."""
-    if package != "ik_llama_cpp":
-        return
-    spec = find_spec(package)
-    for folder in (spec.submodule_search_locations or ()) if spec else ():
-        for library in sorted(Path(folder, "lib").glob("libggml*")):
-            ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
+    """Requantize the file once, where another format is asked for."""
+    requantize(options)
 
 
 def _mean_kl(reference: np.ndarray, other: np.ndarray) -> float:
@@ -99,14 +54,6 @@ def _mean_kl(reference: np.ndarray, other: np.ndarray) -> float:
 
     left, right = log_probs(reference), log_probs(other)
     return float((np.exp(left) * (left - right)).sum(-1).mean())
-
-
-def _format(options: dict[str, Any]) -> tuple[str, bool]:
-    """The weights as they are run, in words, and whether they are the file's own."""
-    if options["format"] is None:
-        return f"{options.get('file_format')} as in the file", True
-    kind = options["format"].upper()
-    return f"{kind}, requantized from the file's {options.get('file_format')}", False
 
 
 def _features(api: Any) -> str:
@@ -138,14 +85,14 @@ class Engine:
     kv_element_bytes = 2
 
     def __init__(self, options: dict[str, Any]) -> None:
-        _preload(options["package"])
-        self.api: Any = import_module(_API[options["package"]])
+        preload(options["package"])
+        self.api: Any = import_module(API[options["package"]])
         self.version = metadata.version(_PROJECT[options["package"]])
         self.name = options["package"].replace("_cpp", ".cpp")
         self.weights_file = str(model_file(options))
-        self.weights, self.same_weights = _format(options)
+        self.weights, self.same_weights = format_of(options)
         self.prompt_batch, self.wants_check = _BATCH, options.get("check", True)
-        self.draft = _lookup(options.get("lookup", 0))
+        self.draft, self.streams = _lookup(options.get("lookup", 0)), options.get("streams", 1)
         self.api.llama_backend_init()
         path = os.fsencode(self.weights_file)
         self.model = self.api.llama_model_load_from_file(path, self._model_params())
@@ -165,7 +112,8 @@ class Engine:
 
     def _context_params(self, options: dict[str, Any]) -> Any:
         params = self.api.llama_context_default_params()
-        params.n_ctx = -(-options["context"] // 256) * 256
+        params.n_seq_max = self.streams
+        params.n_ctx = self.streams * (-(-options["context"] // 256) * 256)
         params.n_batch = params.n_ubatch = _BATCH
         params.n_threads = params.n_threads_batch = options["threads"]
         return params
@@ -177,21 +125,28 @@ class Engine:
         else:
             self.api.llama_kv_cache_clear(self.context)
 
+    def forward(self, rows: Sequence[Row]) -> list[np.ndarray]:
+        """One llama_decode; logits (vocab,) of each wanted row, views that the next one changes."""
+        batch = self.batch
+        batch.n_tokens = len(rows)
+        for i, row in enumerate(rows):
+            batch.token[i], batch.pos[i] = row.token, row.position
+            batch.n_seq_id[i], batch.seq_id[i][0] = 1, row.sequence
+            batch.logits[i] = row.wanted
+        if (code := self.api.llama_decode(self.context, batch)) != 0:
+            raise RuntimeError(f"llama_decode returned {code}")
+        wanted = (i for i, row in enumerate(rows) if row.wanted)
+        pointers = (self.api.llama_get_logits_ith(self.context, i) for i in wanted)
+        return [np.ctypeslib.as_array(pointer, (self.vocab,)) for pointer in pointers]
+
     def decode(
         self, tokens: Sequence[int], start: int, all_logits: bool = False
     ) -> list[np.ndarray]:
-        """One llama_decode; a row of logits (vocab,) a token or of the last, views to be copied."""
-        batch, count = self.batch, len(tokens)
-        batch.n_tokens = count
-        for i, token in enumerate(tokens):
-            batch.token[i], batch.pos[i] = token, start + i
-            batch.n_seq_id[i], batch.seq_id[i][0] = 1, 0
-            batch.logits[i] = all_logits or i == count - 1
-        if (code := self.api.llama_decode(self.context, batch)) != 0:
-            raise RuntimeError(f"llama_decode returned {code}")
-        first = 0 if all_logits else count - 1
-        pointers = (self.api.llama_get_logits_ith(self.context, i) for i in range(first, count))
-        return [np.ctypeslib.as_array(pointer, (self.vocab,)) for pointer in pointers]
+        """A pass over tokens of one sequence; logits of each, or of the last alone."""
+        last = len(tokens) - 1
+        return self.forward(
+            [Row(token, start + i, 0, all_logits or i == last) for i, token in enumerate(tokens)]
+        )
 
     def read(self, tokens: Sequence[int], all_logits: bool = False) -> list[np.ndarray]:
         """Read a prompt into an empty context, in batches."""
@@ -212,6 +167,42 @@ class Engine:
                 context.append(token)
                 emit(token)
         return due
+
+    def many(
+        self, prompts: Sequence[Sequence[int]], new_tokens: int, emit: Callable[[int, int], None]
+    ) -> float:
+        """A sequence for each prompt; after the prompts, a pass has the next row of every one."""
+        if self.draft or len(prompts) > self.streams:
+            raise RuntimeError(
+                f"{len(prompts)} prompts at once: this context has {self.streams} sequences"
+                f"{', and drafts for one alone' if self.draft else ''}"
+            )
+        self.clear()
+        due = time.monotonic()
+        read = [
+            Row(token, i, sequence, i == len(prompt) - 1)
+            for sequence, prompt in enumerate(prompts)
+            for i, token in enumerate(prompt)
+        ]
+        last = self.answer(read, self.prompt_batch, emit)
+        passes = -(-len(prompts) // self.prompt_batch)
+        for done in range(new_tokens - 1):
+            rows = [Row(last[n], len(prompt) + done, n) for n, prompt in enumerate(prompts)]
+            last = self.answer(rows, -(-len(rows) // passes), emit)
+        return due
+
+    def answer(
+        self, rows: Sequence[Row], size: int, emit: Callable[[int, int], None]
+    ) -> dict[int, int]:
+        """Passes of `size` rows; the likeliest token of each sequence, for its wanted row."""
+        found: dict[int, int] = {}
+        for start in range(0, len(rows), size):
+            part = rows[start : start + size]
+            wanted = [row.sequence for row in part if row.wanted]
+            for sequence, logits in zip(wanted, self.forward(part), strict=True):
+                found[sequence] = int(logits.argmax())
+                emit(sequence, found[sequence])
+        return found
 
     def step(self, context: Sequence[int], room: int) -> list[int]:
         """The accepted drafts and one token more; the engine lacks the context's last token."""
@@ -243,10 +234,12 @@ class Engine:
         if self.prompt_batch == _BATCH:
             return None
         name, longer = self.name, self._seconds(sample) / whole
+        split = f" More sequences than {self.prompt_batch} get several passes."
         return (
             f"{self.version} reads prompts in batches of {self.prompt_batch}, because in batches "
             f"of {_BATCH} its logits are wrong (mean KL {usual:.2f} nats against its own, token by "
-            f"token); this prompt of {len(sample)} tokens then took {longer:.2f} times as long. To "
+            f"token); this prompt of {len(sample)} tokens then took {longer:.2f} times as long."
+            f"{split if self.streams > self.prompt_batch else ''} To "
             f"see it: `python -m labkit.bench.quality {name} {name}:unchecked`"
         )
 

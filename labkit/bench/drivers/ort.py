@@ -91,19 +91,30 @@ class Engine:
         config.overlay(json.dumps({"model": changed}))
         self.model = og.Model(config)
 
-    def generator(self) -> Any:
-        """An empty context of the fixed size."""
+    def generator(self, prompts: int = 1) -> Any:
+        """An empty context of the fixed size for each prompt."""
         params = self.og.GeneratorParams(self.model)
         params.set_search_options(max_length=self.context, min_length=self.context, do_sample=False)
+        if prompts > 1:
+            params.set_search_options(batch_size=prompts)
         return self.og.Generator(self.model, params)
 
     def run(self, prompt: Sequence[int], new_tokens: int, emit: Callable[[int], None]) -> float:
-        generator = self.generator()
+        return self.many([prompt], new_tokens, lambda _, token: emit(token))
+
+    def many(
+        self, prompts: Sequence[Sequence[int]], new_tokens: int, emit: Callable[[int, int], None]
+    ) -> float:
+        """A batch that begins together; RuntimeError for prompts of several lengths."""
+        if len(set(map(len, prompts))) != 1:
+            raise RuntimeError("a batch of this engine has prompts of one length")
+        generator = self.generator(len(prompts))
         due = time.monotonic()
-        generator.append_tokens(np.asarray([prompt], dtype=np.int32))
+        generator.append_tokens(np.asarray(prompts, dtype=np.int32))
         for _ in range(new_tokens):
             generator.generate_next_token()
-            emit(int(generator.get_next_tokens()[0]))
+            for number, token in enumerate(generator.get_next_tokens()):
+                emit(number, int(token))
         return due
 
     def logits(self, tokens: Sequence[int]) -> np.ndarray:

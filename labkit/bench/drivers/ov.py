@@ -1,11 +1,12 @@
 """OpenVINO GenAI on the CPU, with a model exported by optimum-intel.
 
-Options: directory (Hugging Face format), format ("int4" or "int8"), store, threads, context. Its
-prefix cache is off: it would answer a repeated prompt from memory.
+Options: directory (Hugging Face format), format ("int4" or "int8"), store, threads, context,
+streams. Its prefix cache is off: it would answer a repeated prompt from memory.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ from typing import Any
 import numpy as np
 
 _PASSING = {"Convert", "Subtract", "Multiply", "Reshape"}  # how weights are dequantized
+_BLOCK = 16  # positions of a block of its cache, at least
 
 
 def model_directory(options: dict[str, Any]) -> Path:
@@ -84,6 +86,12 @@ def _only_looked_up(node: Any) -> bool:
     )
 
 
+def _tensor(prompt: Sequence[int]) -> Any:
+    import openvino
+
+    return openvino.Tensor(np.asarray([prompt], dtype=np.int64))
+
+
 def _streamer(emit: Callable[[int], None]) -> Any:
     """A streamer that hands every token on as it comes, not its text."""
     import openvino_genai as genai
@@ -101,7 +109,10 @@ def _streamer(emit: Callable[[int], None]) -> Any:
 
 
 class Engine:
-    """A pipeline that drops the keys and values of a run at its end."""
+    """A pipeline that drops the keys and values of a run at its end.
+
+    For one sequence it is LLMPipeline, for several ContinuousBatchingPipeline, with room for all.
+    """
 
     kv_element_bytes = 1
     same_weights = False
@@ -114,29 +125,65 @@ class Engine:
         kept = json.loads((self.folder / "labkit.json").read_text(encoding="utf-8"))
         self.weight_bytes = kept["weight_bytes"]
         self.weights = f"{own_format(options)}, rounded from the dequantized file"
-        scheduler = genai.SchedulerConfig()
-        scheduler.enable_prefix_caching = False
-        scheduler.cache_size = 1
         self.properties = {
             "INFERENCE_NUM_THREADS": options["threads"],
             "NUM_STREAMS": 1,
             "PERFORMANCE_HINT": "LATENCY",
         }
-        self.pipeline = genai.LLMPipeline(
+        self.streams, self.numbers = options.get("streams", 1), itertools.count()
+        make = self._for_one if self.streams == 1 else self._for_several
+        scheduler = genai.SchedulerConfig()
+        scheduler.enable_prefix_caching = False
+        self.pipeline = make(scheduler, options["context"])
+
+    def _for_one(self, scheduler: Any, context: int) -> Any:
+        scheduler.cache_size = 1
+        return self.genai.LLMPipeline(
             str(self.folder), "CPU", scheduler_config=scheduler, **self.properties
         )
 
-    def run(self, prompt: Sequence[int], new_tokens: int, emit: Callable[[int], None]) -> float:
-        import openvino
+    def _for_several(self, scheduler: Any, context: int) -> Any:
+        scheduler.num_kv_blocks = self.streams * (context // _BLOCK + 1)
+        return self.genai.ContinuousBatchingPipeline(
+            str(self.folder), scheduler, "CPU", self.properties
+        )
 
+    def _config(self, new_tokens: int) -> Any:
         config = self.genai.GenerationConfig()
         config.max_new_tokens = new_tokens
         config.ignore_eos = True
         config.do_sample = config.apply_chat_template = False
-        streamer = _streamer(emit)
+        return config
+
+    def run(self, prompt: Sequence[int], new_tokens: int, emit: Callable[[int], None]) -> float:
+        if self.streams > 1:
+            return self.many([prompt], new_tokens, lambda _, token: emit(token))
+        config, streamer = self._config(new_tokens), _streamer(emit)
         due = time.monotonic()
-        ids = openvino.Tensor(np.asarray([prompt], dtype=np.int64))
-        self.pipeline.generate(ids, config, streamer)
+        self.pipeline.generate(_tensor(prompt), config, streamer)
+        return due
+
+    def many(
+        self, prompts: Sequence[Sequence[int]], new_tokens: int, emit: Callable[[int, int], None]
+    ) -> float:
+        """All requests go to the pipeline's scheduler; each step gives tokens of some of them."""
+        if len(prompts) > self.streams:
+            raise RuntimeError(f"{len(prompts)} prompts at once: there is room for {self.streams}")
+        if self.streams == 1:
+            return self.run(prompts[0], new_tokens, lambda token: emit(0, token))
+        config = self._config(new_tokens)
+        due = time.monotonic()
+        handles = [
+            self.pipeline.add_request(next(self.numbers), _tensor(prompt), config)
+            for prompt in prompts
+        ]
+        while self.pipeline.has_non_finished_requests():
+            self.pipeline.step()
+            for number, handle in enumerate(handles):
+                while handle.can_read():  # read waits for more
+                    for output in handle.read().values():
+                        for token in output.generated_ids:
+                            emit(number, token)
         return due
 
     def logits(self, tokens: Sequence[int]) -> np.ndarray:

@@ -16,6 +16,25 @@ import toy
 CALLS: dict[str, Any] = {}
 
 
+class Context:
+    """Sequences, each with the tokens that it holds, and room for its share of the context."""
+
+    def __init__(self, params: SimpleNamespace) -> None:
+        self.params, self.asked = params, list[int]()
+        self.sequences: list[list[int]] = [[] for _ in range(params.n_seq_max)]
+        self.room = params.n_ctx // params.n_seq_max
+        self.buffer = np.zeros((params.n_batch, toy.VOCAB), np.float32)
+
+    @property
+    def held(self) -> list[int]:
+        """Of the first sequence."""
+        return self.sequences[0]
+
+    def clear(self) -> None:
+        for held in self.sequences:
+            held.clear()
+
+
 def llama_backend_init() -> None:
     """Nothing to do."""
 
@@ -25,7 +44,9 @@ def llama_model_default_params() -> SimpleNamespace:
 
 
 def llama_context_default_params() -> SimpleNamespace:
-    return SimpleNamespace(n_ctx=64, n_batch=1, n_ubatch=1, n_threads=99, n_threads_batch=99)
+    return SimpleNamespace(
+        n_ctx=64, n_seq_max=1, n_batch=1, n_ubatch=1, n_threads=99, n_threads_batch=99
+    )
 
 
 def llama_model_load_from_file(path: bytes, params: SimpleNamespace) -> dict[str, Any] | None:
@@ -33,10 +54,9 @@ def llama_model_load_from_file(path: bytes, params: SimpleNamespace) -> dict[str
     return None if b"broken" in path else {"path": path}
 
 
-def llama_init_from_model(model: dict[str, Any], params: SimpleNamespace) -> SimpleNamespace:
+def llama_init_from_model(model: dict[str, Any], params: SimpleNamespace) -> Context:
     CALLS["context"] = params
-    buffer = np.zeros((params.n_batch, toy.VOCAB), np.float32)
-    return SimpleNamespace(held=[], params=params, buffer=buffer, asked=[])
+    return Context(params)
 
 
 def llama_model_get_vocab(model: dict[str, Any]) -> dict[str, Any]:
@@ -58,18 +78,23 @@ def llama_batch_init(most: int, embd: int, sequences: int) -> SimpleNamespace:
     )
 
 
-def llama_decode(context: SimpleNamespace, batch: SimpleNamespace) -> int:
-    """0; 1 where there is no room; -1 for rows that do not go on where the context ends."""
-    count, start = batch.n_tokens, len(context.held)
-    if start + count > context.params.n_ctx:
-        return 1
-    if list(batch.pos[:count]) != list(range(start, start + count)):
-        return -1
+def llama_decode(context: Context, batch: SimpleNamespace) -> int:
+    """0; 1 where there is no room; -1 for rows that do not go on where their sequence ends."""
+    count = batch.n_tokens
     if count > context.params.n_batch or set(batch.n_seq_id[:count]) != {1}:
         return -1
+    rows = []
+    for i in range(count):
+        held = context.sequences[batch.seq_id[i][0]]
+        if len(held) == context.room:
+            return 1
+        if batch.pos[i] != len(held):
+            return -1
+        held.append(batch.token[i])
+        rows.append((held, len(held)))
     toy.EVENTS.append(("rows", count))
-    context.held += batch.token[:count]
-    found = toy.logits(context.held)[start:]
+    every = {id(held): toy.logits(held) for held, _ in rows}  # of each sequence, once
+    found = np.array([every[id(held)][length - 1] for held, length in rows])
     if toy.WRONG_FROM and count >= toy.WRONG_FROM[0]:
         found = -found
     context.buffer[:] = np.nan  # what an earlier pass left is gone
@@ -78,7 +103,7 @@ def llama_decode(context: SimpleNamespace, batch: SimpleNamespace) -> int:
     return 0
 
 
-def llama_get_logits_ith(context: SimpleNamespace, row: int) -> Any:
+def llama_get_logits_ith(context: Context, row: int) -> Any:
     pointer = ctypes.POINTER(ctypes.c_float)
     if not context.asked[row]:
         return pointer()  # NULL

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 from llama_api import *  # noqa: F403
+from llama_api import Context
 
 
-def llama_kv_cache_clear(context: SimpleNamespace) -> None:
-    context.held.clear()
+def llama_kv_cache_clear(context: Context) -> None:
+    context.clear()

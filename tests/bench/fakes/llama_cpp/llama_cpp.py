@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import ctypes
 import os
-from types import SimpleNamespace
 from typing import Any
 
 from llama_api import *  # noqa: F403
-from llama_api import CALLS
+from llama_api import CALLS, Context
 
 
 def llama_print_system_info() -> bytes:
     return b"CPU : SSE3 = 1 | AVX2 = 1 | AVX512 = 0 | AMX_INT8 = 1 | REPACK = 1 | "
 
 
-def llama_get_memory(context: SimpleNamespace) -> SimpleNamespace:
+def llama_get_memory(context: Context) -> Context:
     return context
 
 
-def llama_memory_clear(memory: SimpleNamespace, data: bool) -> None:
-    memory.held.clear()
+def llama_memory_clear(memory: Context, data: bool) -> None:
+    memory.clear()
 
 
-def llama_memory_seq_rm(memory: SimpleNamespace, sequence: int, first: int, last: int) -> bool:
+def llama_memory_seq_rm(memory: Context, sequence: int, first: int, last: int) -> bool:
     assert (sequence, last) == (0, -1)
     del memory.held[first:]
     return True

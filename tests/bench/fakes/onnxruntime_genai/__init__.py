@@ -50,32 +50,35 @@ class Generator:
 
     def __init__(self, model: Model, params: GeneratorParams) -> None:
         self.model, self.search = model, params.search
-        self.tokens: list[int] = []
+        self.batch: list[list[int]] = [[] for _ in range(self.search.get("batch_size", 1))]
         self.done = False
         model.generators.append(self)
 
     def append_tokens(self, ids: np.ndarray) -> None:
         assert ids.dtype == np.int32
-        assert ids.shape[0] == 1
-        toy.EVENTS.append(("rows", ids.shape[1]))
-        self.first = len(self.tokens)
-        self.tokens += ids[0].tolist()
+        assert ids.shape[0] == len(self.batch)
+        toy.EVENTS.append(("rows", ids.size))
+        self.first = len(self.batch[0])
+        for tokens, more in zip(self.batch, ids.tolist(), strict=True):
+            tokens += more
 
     def generate_next_token(self) -> None:
-        if self.done or len(self.tokens) >= self.search["max_length"]:
+        length = len(self.batch[0])
+        if self.done or length >= self.search["max_length"]:
             raise RuntimeError("the generator\nis done")
         assert not self.search["do_sample"]
-        row = toy.logits(self.tokens)[-1]
         end = self.model.values["eos_token_id"]
-        if len(self.tokens) < self.search["min_length"]:
-            row[end] = -np.inf
-        toy.EVENTS.append(("token", len(self.tokens)))
-        self.tokens.append(int(row.argmax()))
-        self.done = self.tokens[-1] == end
+        toy.EVENTS.append(("token", length))
+        for tokens in self.batch:
+            row = toy.logits(tokens)[-1]
+            if length < self.search["min_length"]:
+                row[end] = -np.inf
+            tokens.append(int(row.argmax()))
+            self.done |= tokens[-1] == end
 
     def get_next_tokens(self) -> np.ndarray:
-        return np.array(self.tokens[-1:], np.int32)
+        return np.array([tokens[-1] for tokens in self.batch], np.int32)
 
     def get_output(self, name: str) -> np.ndarray:
         assert name == "logits"
-        return toy.logits(self.tokens)[None, self.first :]
+        return np.array([toy.logits(tokens)[self.first :] for tokens in self.batch])
