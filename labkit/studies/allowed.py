@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 
 from labkit.base.units import shown
 from labkit.errors import ParameterError
+from labkit.studies.allowed_values import TEXT, TRUTH, Allowed, above, count, one_of, some
 from labkit.workload.texts import most_tokens
 
 Values = Mapping[str, Any]
-_MOST = 1_000_000  # of anything that is counted
 # As the routines have them; a test holds them equal, for these import torch or scipy.
 ROUNDS = 5  # timing.statistics.FEWEST_ROUNDS
 BITS = (2, 3, 4, 5, 6, 8)  # optimize.quantization.grid.BITS
@@ -23,16 +23,14 @@ METHODS = ("rtn", "hqq", "symmetric", "gptq")  # optimize.quantization.METHODS
 CALIBRATED = ("gptq",)  # optimize.quantization.decoder.CALIBRATED: not for mixtures of experts
 ENGINES = ("torch", "torchao", "fused")  # quantization_variants.ENGINES
 SERIES = 25  # timing.FEWEST_IN_SERIES
+BLOCK = 16  # model.cache.paged.BLOCK_SIZE
+LOADS = (  # caching_loads.LOADS
+    "shared system prompt", "chats", "repeated questions", "reasoning pipeline",
+    "replay of a trace",
+)  # fmt: skip
 LONGEST_ANSWER = 16  # max(timing.LENGTHS)
 LEAST_ANSWER = 8  # speculative_tasks: shorter answers are left out
 TASKS, CALIBRATION, HUMAN_EVAL = 6, 12, 164  # of each kind: held out, others; of HumanEval
-
-
-class Allowed(NamedTuple):
-    """What a value may be: in words, and as a test, which takes a value of any type."""
-
-    words: str
-    holds: Callable[[Any], bool]
 
 
 class Model(NamedTuple):
@@ -63,42 +61,6 @@ class Fault(NamedTuple):
     allowed: str
 
 
-def count(least: int, most: int = _MOST) -> Allowed:
-    """A whole number."""
-    return Allowed(
-        f"whole numbers from {least:,} to {most:,}",
-        lambda value: type(value) is int and least <= value <= most,
-    )
-
-
-def above(least: float, most: float) -> Allowed:
-    """A number above `least`, up to `most`."""
-
-    def holds(value: Any) -> bool:
-        return type(value) in (int, float) and least < value <= most
-
-    return Allowed(f"numbers above {least:g}, up to {most:g}", holds)
-
-
-def one_of(*known: Any) -> Allowed:
-    """One of some values."""
-    kinds = [(type(one), one) for one in known]
-    return Allowed(", ".join(map(str, known)), lambda value: (type(value), value) in kinds)
-
-
-def some(each: Allowed) -> Allowed:
-    """A list with at least one value, none of them twice."""
-
-    def holds(values: Any) -> bool:
-        if not isinstance(values, list | tuple) or not values or not all(map(each.holds, values)):
-            return False
-        return len(set(values)) == len(values)
-
-    return Allowed(f"a list, not empty and without repetition, of {each.words}", holds)
-
-
-TRUTH = Allowed("true, false", lambda value: type(value) is bool)
-TEXT = Allowed("text", lambda value: isinstance(value, str))
 _OF_THE_RUN = {"model": TEXT, "device": TEXT, "dtype": TEXT}  # checked where they are looked up
 _TIMED = _OF_THE_RUN | {"prompt_tokens": count(1), "new_tokens": count(2), "rounds": count(ROUNDS)}
 
@@ -146,6 +108,21 @@ ALLOWED: dict[str, dict[str, Allowed]] = {
         "outside_tasks": count(0, HUMAN_EVAL - CALIBRATION),
         "compare_transformers": TRUTH,
         "peers": TRUTH,
+    },
+    "06_caching": _OF_THE_RUN
+    | {
+        "new_tokens": count(2),
+        "prefixes": some(count(BLOCK)),
+        "own_tokens": count(1),
+        "rounds": count(ROUNDS),
+        "workloads": some(one_of(*LOADS)),
+        "load_rounds": count(ROUNDS),
+        "requests": count(2),
+        "slots": count(1, 256),
+        "zero_tokens": count(BLOCK),
+        "zero_rounds": count(ROUNDS),
+        "near_questions": count(0),
+        "thresholds": some(above(0, 1)),
     },
     "15_the_limit": _TIMED
     | {
@@ -236,6 +213,12 @@ def _speculative(v: Values, model: Model) -> Iterator[Fault]:
         yield Fault(("rows", "length"), told)
 
 
+def _caching(v: Values, model: Model) -> Iterator[Fault]:
+    names = ("prefixes", "own_tokens", "new_tokens")
+    yield from _too_long(model, max(v["prefixes"]) + v["own_tokens"] + v["new_tokens"], *names)
+    yield from _too_long(model, v["zero_tokens"] + v["new_tokens"], "zero_tokens", "new_tokens")
+
+
 def _the_limit(v: Values, model: Model) -> Iterator[Fault]:
     yield from _timed(v, model)
     rows = v["prompt_tokens"] + v["new_tokens"] // 2 + max(v["row_counts"])
@@ -253,6 +236,7 @@ _WITH_MODEL: dict[str, Callable[[Values, Model], Iterator[Fault]]] = {
     "03_graph_rewriting": _graph_rewriting,
     "04_quantization": _quantization,
     "05_speculative": _speculative,
+    "06_caching": _caching,
     "15_the_limit": _the_limit,
 }
 

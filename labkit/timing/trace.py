@@ -61,6 +61,12 @@ class Trace:
         return 1 / self.tpot if self.tpot else None
 
     @property
+    def seconds_a_token(self) -> float:
+        """The wall window, from when the request was due to the last token, over the tokens: output
+        throughput is 1 over it. With several requests as one trace, it is that of all of them."""
+        return self.e2e_latency / len(self.times)
+
+    @property
     def prefill_rate(self) -> float:
         """Prompt tokens a second: their number over the time to the first token."""
         return self.prompt_tokens / self.ttft

@@ -15,13 +15,14 @@ from hypothesis import strategies as st
 
 from labkit.base.paths import project_root
 from labkit.errors import ParameterError
+from labkit.model.cache.paged import BLOCK_SIZE
 from labkit.model.experts import Experts
 from labkit.optimize.quantization import METHODS
 from labkit.optimize.quantization.decoder import CALIBRATED
 from labkit.optimize.quantization.grid import BITS
 from labkit.report.runs.notebooks import apply_overrides, discover, read_profile
 from labkit.report.runs.request import ReportRequest, plan
-from labkit.studies import allowed, quantization_variants, timing
+from labkit.studies import allowed, caching_loads, quantization_variants, timing
 from labkit.studies.allowed import ALLOWED, Model, check, check_identified, model_of
 from labkit.timing.statistics import FEWEST_ROUNDS
 from labkit.workload.tasks import KINDS, human_eval, tasks
@@ -86,6 +87,7 @@ def test_numbers_are_those_of_the_routines() -> None:
     assert allowed.ENGINES == quantization_variants.ENGINES
     assert allowed.CALIBRATED == CALIBRATED
     assert allowed.SERIES == timing.FEWEST_IN_SERIES
+    assert (allowed.LOADS, allowed.BLOCK) == (caching_loads.LOADS, BLOCK_SIZE)
     assert max(timing.LENGTHS) == allowed.LONGEST_ANSWER
     for kind in KINDS:
         assert len(tasks((kind,), held_out=True)) >= allowed.TASKS
@@ -147,6 +149,8 @@ BAD_FOR_THE_MODEL = [
     ("04_quantization", {"rounds": 100_000}, "rounds is 100000"),
     ("05_speculative", {"new_tokens": 5000}, "half of the model's context"),
     ("05_speculative", {"rows": [1, 5000]}, "rows"),
+    ("06_caching", {"prefixes": [64, 8170]}, "prefixes is [64, 8170]"),
+    ("06_caching", {"zero_tokens": 8190}, "zero_tokens"),
     ("15_the_limit", {"long_context": 8192}, "long_context"),
     ("15_the_limit", {"row_counts": [1, 8100]}, "row_counts"),
     ("15_the_limit", {"quality_tokens": 900_000}, "there is no more text"),

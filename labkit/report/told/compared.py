@@ -26,6 +26,7 @@ _METRICS: dict[str, tuple[str, str]] = {
     "tpot": ("tpot", "s"),
     "ttft": ("ttft", "s"),
     "e2e_latency": ("e2e_latency", "s"),
+    "output_throughput": ("seconds_a_token", "tok/s"),
 }
 
 
@@ -58,8 +59,9 @@ def compared(
 ) -> Finding:
     """The finding of one variant of a comparison; its verdict is of this comparison alone.
 
-    metric: one of decode_rate, prefill_rate, tpot, ttft, e2e_latency. least: without it, limit_note
-    says why there is no limit. The other parameters are fields of the finding.
+    metric: one of decode_rate, prefill_rate, tpot, ttft, e2e_latency, output_throughput. least:
+    without it, limit_note says why there is no limit. The other parameters are fields of the
+    finding.
     """
     time, _ = _METRICS[metric]
     return Finding(
