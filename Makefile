@@ -16,6 +16,8 @@ EXAMPLE_PROFILE ?= full
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
   $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null \
   && { echo $$p; break; }; done)
+# More for JupyterLab: --no-browser, say. In a container one is often root, which it asks to allow.
+LAB_ARGS ?=
 # More for pip: an index of CPU builds of torch, say, which are gigabytes smaller on Linux.
 PIP_ARGS ?=
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
@@ -46,7 +48,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 lab: $(READY) ## open JupyterLab on the notebooks
-	$(BIN)/jupyter lab --notebook-dir=notebooks
+	$(BIN)/jupyter lab --notebook-dir=notebooks $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB_ARGS)
 
 reports: $(READY) ## run the notebooks and write outputs/<run>/index.html
 	@$(REPORTS)

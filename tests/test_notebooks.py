@@ -75,6 +75,19 @@ TINY = {
         "row_rounds": 3,
         "length": 3,
     },
+    "06_caching": {
+        "rounds": 5,
+        "new_tokens": 3,
+        "prefixes": [16, 32],
+        "own_tokens": 5,
+        "workloads": ["chats", "repeated questions"],
+        "load_rounds": 5,
+        "requests": 4,
+        "slots": 2,
+        "zero_tokens": 32,
+        "zero_rounds": 5,
+        "near_questions": 2,
+    },
     "07_batching": {
         "rounds": 5,
         "prompt_tokens": 12,
@@ -116,6 +129,24 @@ FINDS = {
     },
     "05_speculative": {
         (f"{kind.replace('_', ' ')}, automatic", "decode") for kind in (*KINDS, *OUTSIDE)
+    },
+    "06_caching": {
+        *(
+            (f"{count} shared tokens {where}", "prefill")
+            for count in (16, 32)
+            for where in ("in memory", "on disk, held by the system", "on disk")
+        ),
+        *(
+            (name, "end_to_end")
+            for name in (
+                "chats, prefix cache",
+                "repeated questions, prefix cache",
+                "repeated questions, response cache",
+                "no hits, prefix cache on",
+                "no hits, prefix cache on, with a disk tier",
+                "identical request, answered from the file",
+            )
+        ),
     },
     "07_batching": {
         ("2 requests", "decode"),

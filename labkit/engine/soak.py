@@ -55,11 +55,11 @@ class Soaked:
 
 
 def asked_of(prompts: Sequence[Sequence[int]], new_tokens: int, slots: int, **how: Any) -> Asked:
-    """Requests with a memory that holds about half of what all slots want at once."""
+    """Requests with a memory that holds a quarter of what all slots may want at once."""
     longest = blocks_of(max(map(len, prompts)) + new_tokens, BLOCK_SIZE)
     return Asked(
         prompts=[list(one) for one in prompts], new_tokens=new_tokens, slots=slots,
-        blocks=max(longest, slots * longest // 2), **how,
+        blocks=max(longest, slots * longest // 4), **how,
     )  # fmt: skip
 
 
@@ -75,8 +75,7 @@ def soak(asked: Asked, folder: Path, kills: int, seed: int = 0) -> Soaked:
         share = rng.random() * 2 / (left + 1)  # so that on average all parts are equal
         found.counts["kills"] += _serve(folder, done + int(share * (len(asked.prompts) - done)))
     _serve(folder)
-    _judge(asked, folder, found)
-    return found
+    return judge(asked, folder, found)
 
 
 def _numbers(folder: Path) -> list[int]:
@@ -101,7 +100,8 @@ def _serve(folder: Path, until: float = math.inf) -> bool:
     return killed
 
 
-def _judge(asked: Asked, folder: Path, found: Soaked) -> None:
+def judge(asked: Asked, folder: Path, found: Soaked) -> Soaked:
+    """Compare what a run left with the answers alone; adds counts and faults, and returns it."""
     alone = _Alone(asked)
     seen: Counter[int] = Counter()
     for line in ended(folder):
@@ -117,6 +117,7 @@ def _judge(asked: Asked, folder: Path, found: Soaked) -> None:
         found.faults.append(f"{len(lost)} requests were lost, request {lost[0]} first")
     found.faults += [f"request {n} ended {times} times" for n, times in seen.items() if times > 1]
     found.faults += _of_the_caches(asked, folder, alone, found.counts)
+    return found
 
 
 class _Alone:

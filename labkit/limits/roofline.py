@@ -8,7 +8,7 @@ computing is a limit.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from labkit.limits.cost import Cost, bytes_of_rows, decode_cost, weight_bytes
 from labkit.limits.hardware import Hardware
@@ -46,6 +46,27 @@ def limit(cost: Cost, hardware: Hardware, bandwidth: float | None = None) -> Lim
             return Limit(0.0, computing)
         bandwidth = hardware.bandwidth(cost.read_bytes)
     return Limit(cost.read_bytes / bandwidth, computing)
+
+
+def least_seconds(
+    cost: Cost, hardware: Hardware, attention: str = "", slowest: bool = False
+) -> float:
+    """The least seconds of a pass whose attention is computed in another dtype than its products.
+
+    attention: that dtype; empty where it is the same. Both run on the same cores, so their times
+    add up. slowest: by the slowest sustained rates, not by the best; infinite where none is known.
+    """
+    nbytes, dtype = cost.read_bytes, attention or cost.dtype
+    if not slowest:
+        products = limit(replace(cost, attention_flops=0.0), hardware)
+        computing = products.compute_seconds + cost.attention_flops / hardware.rate(dtype)
+        return max(products.memory_seconds, computing)
+    bandwidth = hardware.slowest_bandwidth(nbytes)
+    rates = hardware.slowest_rate(cost.dtype), hardware.slowest_rate(dtype)
+    if not bandwidth or not all(rates):
+        return math.inf
+    computing = cost.matrix_flops / rates[0] + cost.attention_flops / rates[1]
+    return max(nbytes / bandwidth, computing)
 
 
 def critical_batch(config: ModelConfig, hardware: Hardware, dtype: str) -> float:

@@ -23,6 +23,11 @@ METHODS = ("rtn", "hqq", "symmetric", "gptq")  # optimize.quantization.METHODS
 CALIBRATED = ("gptq",)  # optimize.quantization.decoder.CALIBRATED: not for mixtures of experts
 ENGINES = ("torch", "torchao", "fused")  # quantization_variants.ENGINES
 SERIES = 25  # timing.FEWEST_IN_SERIES
+BLOCK = 16  # model.cache.paged.BLOCK_SIZE
+LOADS = (  # caching_loads.LOADS
+    "shared system prompt", "chats", "repeated questions", "reasoning pipeline",
+    "replay of a trace",
+)  # fmt: skip
 LONGEST_ANSWER = 16  # max(timing.LENGTHS)
 LEAST_ANSWER = 8  # speculative_tasks: shorter answers are left out
 SLOTS, REQUESTS = 256, 900  # of one cache; batching_workloads.A_ROUND has room for so many prompts
@@ -105,6 +110,21 @@ ALLOWED: dict[str, dict[str, Allowed]] = {
         "outside_tasks": count(0, HUMAN_EVAL - CALIBRATION),
         "compare_transformers": TRUTH,
         "peers": TRUTH,
+    },
+    "06_caching": _OF_THE_RUN
+    | {
+        "new_tokens": count(2),
+        "prefixes": some(count(BLOCK)),
+        "own_tokens": count(1),
+        "rounds": count(ROUNDS),
+        "workloads": some(one_of(*LOADS)),
+        "load_rounds": count(ROUNDS),
+        "requests": count(2),
+        "slots": count(1, 256),
+        "zero_tokens": count(BLOCK),
+        "zero_rounds": count(ROUNDS),
+        "near_questions": count(0),
+        "thresholds": some(above(0, 1)),
     },
     "07_batching": _TIMED
     | {
@@ -210,6 +230,12 @@ def _speculative(v: Values, model: Model) -> Iterator[Fault]:
         yield Fault(("rows", "length"), told)
 
 
+def _caching(v: Values, model: Model) -> Iterator[Fault]:
+    names = ("prefixes", "own_tokens", "new_tokens")
+    yield from _too_long(model, max(v["prefixes"]) + v["own_tokens"] + v["new_tokens"], *names)
+    yield from _too_long(model, v["zero_tokens"] + v["new_tokens"], "zero_tokens", "new_tokens")
+
+
 def _batching(v: Values, model: Model) -> Iterator[Fault]:
     yield from _timed(v, model)
     most = max(MEDIANS * v["median"], BESIDE)
@@ -237,6 +263,7 @@ _WITH_MODEL: dict[str, Callable[[Values, Model], Iterator[Fault]]] = {
     "03_graph_rewriting": _graph_rewriting,
     "04_quantization": _quantization,
     "05_speculative": _speculative,
+    "06_caching": _caching,
     "07_batching": _batching,
     "15_the_limit": _the_limit,
 }

@@ -1,10 +1,13 @@
 """Limits worked out by hand."""
 
+import math
+from dataclasses import replace
+
 import pytest
 
 from labkit.limits.cost import Cost, bytes_of_rows, decode_cost, weight_bytes
 from labkit.limits.hardware import Hardware, Reading
-from labkit.limits.roofline import Limit, critical_batch, fits, limit
+from labkit.limits.roofline import Limit, critical_batch, fits, least_seconds, limit
 from labkit.model.experts import Experts
 from tests.tiny import tiny_decoder
 
@@ -23,6 +26,21 @@ def test_the_slower_of_reading_and_computing_sets_the_limit():
     assert (found.seconds, found.bound) == (8.0, "memory")
     assert found.rate(16) == 2.0
     assert limit(COST, machine(rate=2e8)).bound == "compute"
+
+
+def test_attention_in_another_dtype_adds_its_time_to_that_of_the_products():
+    found = machine({1: 1e6}, rate=1e9)
+    found.matrix["int8"] = Reading(4e9, 4e9, 0.0, 2e9)
+    cost = replace(COST, dtype="int8", weight_bytes=1e3, kv_read_bytes=0)
+    assert least_seconds(cost, found, "float32") == 3 / 4 + 1
+    assert least_seconds(cost, found) == 4 / 4
+    assert least_seconds(replace(cost, weight_bytes=9e6), found, "float32") == 9
+    assert least_seconds(cost, found, "float32", slowest=True) == math.inf  # not known
+    slow = machine({1: 1e6})
+    slow.bandwidth_points[1] = Reading(1e6, 1e6, 0.0, 5e5)
+    slow.matrix["int8"] = Reading(4e9, 4e9, 0.0, 2e9)
+    slow.matrix["float32"] = Reading(1e9, 1e9, 0.0, 5e8)
+    assert least_seconds(cost, slow, "float32", slowest=True) == 3 / 2 + 2
 
 
 def test_a_probed_bandwidth_replaces_the_kept_one():

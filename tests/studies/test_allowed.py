@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from labkit.base.paths import project_root
 from labkit.errors import ParameterError
+from labkit.model.cache.paged import BLOCK_SIZE
 from labkit.model.experts import Experts
 from labkit.optimize.quantization import METHODS
 from labkit.optimize.quantization.decoder import CALIBRATED
@@ -25,6 +26,7 @@ from labkit.studies import (
     allowed,
     batching_stall,
     batching_workloads,
+    caching_loads,
     quantization_variants,
     timing,
 )
@@ -92,6 +94,7 @@ def test_numbers_are_those_of_the_routines() -> None:
     assert allowed.ENGINES == quantization_variants.ENGINES
     assert allowed.CALIBRATED == CALIBRATED
     assert allowed.SERIES == timing.FEWEST_IN_SERIES
+    assert (allowed.LOADS, allowed.BLOCK) == (caching_loads.LOADS, BLOCK_SIZE)
     assert allowed.MEDIANS == batching_workloads.MOST_MEDIANS
     assert batching_workloads.A_ROUND > allowed.REQUESTS
     assert allowed.AFTER == batching_stall.AFTER + 1
@@ -157,6 +160,8 @@ BAD_FOR_THE_MODEL = [
     ("04_quantization", {"rounds": 100_000}, "rounds is 100000"),
     ("05_speculative", {"new_tokens": 5000}, "half of the model's context"),
     ("05_speculative", {"rows": [1, 5000]}, "rows"),
+    ("06_caching", {"prefixes": [64, 8170]}, "prefixes is [64, 8170]"),
+    ("06_caching", {"zero_tokens": 8190}, "zero_tokens"),
     ("07_batching", {"median": 1020}, "median is 1020"),
     ("07_batching", {"long_prompt": 8190}, "8,192 tokens, the model's context"),
     ("15_the_limit", {"long_context": 8192}, "long_context"),

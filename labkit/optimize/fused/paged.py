@@ -6,6 +6,7 @@ cache. Where a slot's blocks are consecutive, the kernel reads the same memory i
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from labkit.model.cache.paged import BLOCK_SIZE, PagedCache
@@ -61,18 +62,25 @@ class PagedFusedStore(NativeStore):
     def read_block(self, block: int) -> bytes:
         """As BlockStore.read_block: keys (layers, kv_heads, head_dim, 16), then values (layers,
         kv_heads, 16, head_dim)."""
-        return b"".join(
-            tensor[:, :, block].contiguous().view(torch.uint8).numpy().tobytes()
-            for tensor in (self.keys, self.values)
-        )
+        return b"".join(_of(tensor, block).tobytes() for tensor in (self.keys, self.values))
 
     def write_block(self, block: int, content: bytes) -> None:
         """As BlockStore.write_block; CacheError for content of another size."""
         shape = (2, *self.keys[:, :, block].flatten(2).shape)
-        both = from_bytes(content, torch.Size(shape), self.dtype)
+        both = from_bytes(content, torch.Size(shape), self.dtype).view(torch.uint8).numpy()
         for tensor, given in zip((self.keys, self.values), both, strict=True):
-            to = tensor[:, :, block]
-            to.copy_(given.view(to.shape))
+            to = _of(tensor, block)
+            to[...] = given.reshape(to.shape)
+
+
+def _of(tensor: torch.Tensor, block: int) -> np.ndarray:
+    """The bytes of a block, to be read and written in place.
+
+    numpy copies them on this thread. torch would share the little that there is among all threads:
+    where other processes keep the cores busy, waiting for them took a hundred times as long.
+    """
+    found: np.ndarray = tensor[:, :, block].view(torch.uint8).numpy()
+    return found
 
 
 class PagedFusedCache(PagedCache):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -19,7 +18,7 @@ from labkit.engine.sequence import check_lengths
 from labkit.errors import ParameterError
 from labkit.limits.cost import Cost
 from labkit.limits.hardware import Hardware
-from labkit.limits.roofline import limit
+from labkit.limits.roofline import least_seconds
 from labkit.model.forward import Forward
 from labkit.model.rows import Part
 from labkit.timing.statistics import geometric_mean, interval
@@ -103,11 +102,5 @@ def limit_costs(
     dtype of attention's arithmetic where it is another one. Both run on the same cores, so their
     times add up.
     """
-    times = {k: _least_seconds(cost_of(k), hardware, attention) for k in {1, *ks}}
+    times = {k: least_seconds(cost_of(k), hardware, attention) for k in {1, *ks}}
     return filled(times[1], {k: spent / times[1] for k, spent in times.items()}, context)
-
-
-def _least_seconds(cost: Cost, hardware: Hardware, attention: str) -> float:
-    matrices = limit(replace(cost, attention_flops=0.0), hardware)
-    rate = hardware.rate(attention or cost.dtype)
-    return max(matrices.memory_seconds, matrices.compute_seconds + cost.attention_flops / rate)

@@ -80,7 +80,11 @@ class Run:
 
 def try_places(outputs: Path, folder: Path, chosen: Sequence[Notebook]) -> None:
     """Try every place that a run writes to; UnwritableError for the first that cannot be."""
-    try_file(outputs / "index.html", "the list of runs", "move what is there")
+    try_file(
+        outputs / "index.html",
+        "the list of runs",
+        "make the folder writable, or move what is there",
+    )
     for path in (folder, *(folder / name for name in _FOLDERS)):
         try_folder(path, "the run's folder", _REMEDY)
     for name in _FILES:

@@ -134,6 +134,7 @@ def _work(request: ReportRequest, run: Run, asked: Plan, identity: dict[str, Any
         end = f"FAILED: {entry['error']}" if entry["error"] else "done"
         tell(f"{head}: {words.printable(end)} in {duration(entry['seconds'])}")
         _pages(run)
+        write_runs_index(request.outputs)  # what the pages link to
 
 
 def _status(run: Run) -> str:
