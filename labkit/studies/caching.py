@@ -189,8 +189,9 @@ class Study(Sections):
             say(told.of_memory(length, fraction, *mean_of(first.seen, length, MEMORY)))
         if MEMORY in taken and HELD in taken:
             fetching = taken[DISK] - taken[HELD] if DISK in taken else None
+            held, cached = (mean_of(first.seen, length, way)[0] for way in (HELD, MEMORY))
             extra = taken[HELD] - taken[MEMORY]
-            say(told.of_parts(length, self.parts, extra, fetching))
+            say(told.of_parts(length, self.parts, extra, held - cached, fetching))
 
     def _gain(self, load: Load) -> Prediction:
         return Prediction(load.name, load.expected, load.comparison.speedup(ON, TIME))

@@ -4,7 +4,6 @@ soon a response cache answers."""
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -29,6 +28,7 @@ _WEIGHTS = "the weights of this process"
 _TEXT = 50_000  # the number of the first prompt
 _FILLING = 20_000  # of those that fill the memory; their first tokens are others too
 _RECORDS = 256  # passes of a request, at most
+_SEEDED = 3  # requests that are sampled with a seed
 
 
 @dataclass
@@ -126,8 +126,7 @@ class NoHits:
 class Responses:
     """A request that was asked before, computed again and answered from a file.
 
-    Every other round the request is sampled with a seed; the others are greedy. The file is
-    written by one cache and read by another, as another process would.
+    The file is written by one cache and read by another, as another process would.
     """
 
     lab: Lab
@@ -142,14 +141,10 @@ class Responses:
     def comparison(self) -> Comparison:
         """Computing the answer is the baseline."""
         file = self.folder / "responses.sqlite"
-        blocks = blocks_for(self.tokens + self.new_tokens)
         written, read = ResponseCache(file), ResponseCache(file)
-        plain, first, second = (
-            BatchEngine(self.target.decoder, 1, blocks, recall=recall)
-            for recall in (None, Recall(written, _WEIGHTS), Recall(read, _WEIGHTS))
-        )
+        first, second = (self._engine(Recall(cache, _WEIGHTS)) for cache in (written, read))
         runs = {
-            COMPUTED: partial(self._computed, plain),
+            COMPUTED: partial(self._computed, self._engine()),
             ANSWERED: partial(self._answered, first, second),
         }
         found = self.lab.compare(runs, COMPUTED, self.rounds, {}, label="identical requests")
@@ -158,10 +153,9 @@ class Responses:
         read.close()
         return found
 
-    def _request(self, number: int) -> ServedRequest:
-        seeded = Sampling(0.8, top_p=0.95, seed=number) if number % 2 else Sampling()
+    def _request(self, number: int, sampling: Sampling | None = None) -> ServedRequest:
         prompt = self.lab.prompt(_TEXT + 10_000 + number, self.tokens)
-        return ServedRequest(prompt, self.new_tokens, seeded)
+        return ServedRequest(prompt, self.new_tokens, sampling or Sampling())
 
     def _computed(self, engine: BatchEngine, number: int) -> Trace:
         trace, _ = ask(engine, self._request(number))
@@ -183,14 +177,30 @@ class Responses:
         equal = sum(self.answers[ANSWERED, n] == self.answers.get((COMPUTED, n)) for n in numbers)
         return equal, len(numbers)
 
+    @cached_property
+    def seeded(self) -> tuple[int, int]:
+        """The same of answers that are sampled with a seed; not timed."""
+        cache = ResponseCache(self.folder / "seeded.sqlite")
+        plain, kept = self._engine(), self._engine(Recall(cache, _WEIGHTS))
+        equal = 0
+        for number in range(_SEEDED):
+            request = self._request(number, Sampling(0.8, top_p=0.95, seed=number))
+            ask(kept, request)
+            trace, handle = ask(kept, request)
+            equal += handle.recalled and trace.tokens == ask(plain, request)[0].tokens
+        cache.close()
+        return equal, _SEEDED
+
     def unseeded(self) -> bool:
         """Whether a request that is sampled without a seed is answered from the file the second
         time: it must not be."""
         cache = ResponseCache(self.folder / "unseeded.sqlite")
-        engine = BatchEngine(
-            self.target.decoder, 1, blocks_for(self.tokens + 2), recall=Recall(cache, _WEIGHTS)
-        )
-        request = ServedRequest(self.lab.prompt(_TEXT, self.tokens), 2, Sampling(0.8))
-        found: Sequence[bool] = [ask(engine, request)[1].recalled for _ in range(2)]
+        engine = self._engine(Recall(cache, _WEIGHTS))
+        request = self._request(0, Sampling(0.8))
+        found = [ask(engine, request)[1].recalled for _ in range(2)]
         cache.close()
         return any(found)
+
+    def _engine(self, recall: Recall | None = None) -> BatchEngine:
+        blocks = blocks_for(self.tokens + self.new_tokens)
+        return BatchEngine(self.target.decoder, 1, blocks, recall=recall)

@@ -41,8 +41,9 @@ class Sections(Measurements):
                 interval(found.values(way, "e2e_latency")) for way in (COMPUTED, ANSWERED)
             )
             ratio, same = found.speedup(ANSWERED, "e2e_latency"), self.identical.same
-            assert not self.exact or same[0] == same[1], same
-            say(told.of_identical(computed, answered, ratio, same, self.identical.unseeded()))
+            seeded, unseeded = self.identical.seeded, self.identical.unseeded()
+            assert not self.exact or (same[0], seeded[0]) == (same[1], seeded[1]), (same, seeded)
+            say(told.of_identical(computed, answered, ratio, same, seeded, unseeded))
         if (asked := self.whole.get(QUESTIONS)) and RECALLED in asked.comparison.variants:
             say(told.of_recalled(asked.recalled, asked.recallable, self.slots))
         table(

@@ -152,19 +152,24 @@ def of_zero(way: str, longer: Ratio, own: Ratio, hits: int, rounds: int) -> str:
         return f"{said} Both ends of the interval are at most {percent(ASKED)}."
     if longer.low > 1 + ASKED:
         return f"{said} That is more than {percent(ASKED)}."
+    open_ = f"{said} The rounds alone do not show whether it is at most {percent(ASKED)}"
     if own.high <= 1 + ASKED:
-        return (
-            f"{said} The rounds alone do not show whether it is at most {percent(ASKED)}; by the "
-            "engine's own clock it is."
-        )
-    return f"{said} These rounds do not show whether it is at most {percent(ASKED)}."
+        return f"{open_}; by the engine's own clock it is."
+    if own.low > 1 + ASKED:
+        return f"{open_}; by the engine's own clock it is more."
+    return f"{open_}, nor does the engine's own clock."
 
 
 def of_identical(
-    computed: Ratio, answered: Ratio, ratio: Ratio, same: tuple[int, int], unseeded: bool
+    computed: Ratio,
+    answered: Ratio,
+    ratio: Ratio,
+    same: tuple[int, int],
+    seeded: tuple[int, int],
+    unseeded: bool,
 ) -> str:
-    """How soon an identical request is answered from the file."""
-    equal, count = same
+    """How soon an identical request is answered from the file. same, seeded: how many answers have
+    the computed tokens, and of how many; greedy ones, and those sampled with a seed."""
     drawn = (
         "A request that is sampled without a seed was answered from the file, which must not be."
         if unseeded
@@ -173,8 +178,9 @@ def of_identical(
     return (
         f"An identical request took {told_seconds(computed)} computed and "
         f"{told_seconds(answered)} from the file: {times(ratio.value)} "
-        f"[{ratio.low:.0f}, {ratio.high:.0f}] as soon. In every other round it was sampled with a "
-        f"seed. {equal} of {count} answers from the file have the computed tokens. {drawn}"
+        f"[{ratio.low:.0f}, {ratio.high:.0f}] as soon. {same[0]} of {same[1]} greedy answers from "
+        f"the file have the computed tokens, and {seeded[0]} of {seeded[1]} that were sampled with "
+        f"a seed. {drawn}"
     )
 
 
@@ -221,19 +227,22 @@ def of_near(
     return f"{'. '.join(told)}. {end}"
 
 
-def of_parts(length: int, parts: Mapping[str, Ratio], extra: float, fetched: float | None) -> str:
+def of_parts(
+    length: int, parts: Mapping[str, Ratio], extra: float, passes: float, fetched: float | None
+) -> str:
     """What reading a prefix from disk consists of. extra: seconds that a turn on disk took beyond
-    one in memory. fetched: seconds beyond one whose files the system held; None if not timed."""
+    one in memory, where the system held the files; passes: those of its passes. fetched: seconds
+    beyond that where it did not; None if not timed."""
     told = ", ".join(f"{name} {told_seconds(found)}" for name, found in parts.items())
     whole = sum(found.value for found in parts.values())
     said = (
         f"For the blocks of {length:,} tokens, with the files in the system's memory: {told}; "
         f"{seconds(whole)} together. In the rounds, a first token *on disk, held by the system* "
-        f"took {_beyond(extra)} than one in memory"
+        f"took {_beyond(extra)} than one in memory, and its pass {_beyond(passes)}"
     )
     if fetched is None:
         return f"{said}."
-    return f"{said}, and one *on disk* {_beyond(fetched)} than that."
+    return f"{said}. One *on disk* took {_beyond(fetched)} than one held by the system."
 
 
 def _beyond(taken: float) -> str:
@@ -242,8 +251,13 @@ def _beyond(taken: float) -> str:
 
 def of_memory(length: int, fraction: float, passes: float, own: float) -> str:
     """The gap of a first token from memory. passes, own: mean seconds of a turn."""
+    reached = (
+        "was sooner than the limit by the best rate that this run measured beforehand"
+        if fraction > 1
+        else f"reached {percent(fraction)} of its limit"
+    )
     return (
-        f"After {length:,} tokens in memory, the first token reached {percent(min(fraction, 1))} "
-        f"of its limit. Its pass took {seconds(passes)}, the engine itself {seconds(own)}, "
-        f"{percent(own / (own + passes))} of both: matching, adopting and publishing blocks."
+        f"After {length:,} tokens in memory, the first token {reached}. Its pass took "
+        f"{seconds(passes)}, the engine itself {seconds(own)}, {percent(own / (own + passes))} of "
+        "both: matching, adopting and publishing blocks."
     )

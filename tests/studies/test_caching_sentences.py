@@ -36,7 +36,8 @@ def test_equal_bits_are_claimed_only_where_every_answer_has_them() -> None:
         ((0.995, 1.001, 1.008), (1.0, 1.0005, 1.001), "Both ends of the interval are at most"),
         ((1.012, 1.02, 1.03), (1.01, 1.02, 1.03), "That is more than 1\u00a0%"),
         ((0.97, 1.0, 1.03), (1.0, 1.0005, 1.001), "by the engine's own clock it is"),
-        ((0.97, 1.0, 1.03), (1.0, 1.01, 1.02), "do not show whether it is at most"),
+        ((0.97, 1.0, 1.03), (1.0, 1.01, 1.02), "nor does the engine's own clock"),
+        ((0.97, 1.0, 1.03), (1.03, 1.04, 1.05), "by the engine's own clock it is more"),
     ],
 )
 def test_the_cost_without_hits_is_judged_by_its_interval(
@@ -98,8 +99,11 @@ def test_a_control_that_differs_is_named() -> None:
 
 def test_a_seeded_answer_that_must_not_be_reused_is_told() -> None:
     given = ratio(0.1, 0.11, 0.12), ratio(1e-4, 1e-4, 1e-4), ratio(900, 1000, 1100)
-    assert "computed again, as it must be" in told.of_identical(*given, (5, 5), False)
-    assert "which must not be" in told.of_identical(*given, (5, 5), True)
+    good = told.of_identical(*given, (5, 5), (3, 3), False)
+    assert "computed again, as it must be" in good
+    assert "5 of 5 greedy answers" in good
+    assert "3 of 3 that were sampled" in good
+    assert "which must not be" in told.of_identical(*given, (5, 5), (3, 3), True)
 
 
 def cell(answered: int, wrong: int) -> Cell:
@@ -131,10 +135,17 @@ def test_what_thresholds_are_worth_follows_from_the_similarities() -> None:
 
 def test_parts_of_reading_are_told_with_their_intervals() -> None:
     parts = {"reading the files": ratio(0.001, 0.002, 0.003)}
-    said = told.of_parts(512, parts, 0.004, None)
+    said = told.of_parts(512, parts, 0.004, -0.001, None)
     assert "reading the files 2 ms [1 ms, 3 ms]" in said
-    assert "4 ms longer than one in memory." in said
-    assert "1 ms shorter than that" in told.of_parts(512, parts, 0.004, -0.001)
+    assert "4 ms longer than one in memory, and its pass 1 ms shorter." in said
+    assert "One *on disk* took 1 ms shorter" in told.of_parts(512, parts, 0.004, 0.0, -0.001)
+
+
+def test_a_limit_that_was_beaten_is_not_told_as_reached() -> None:
+    assert "reached 80\u00a0% of its limit" in told.of_memory(512, 0.8, 0.03, 0.001)
+    beaten = told.of_memory(512, 1.2, 0.03, 0.001)
+    assert "was sooner than the limit by the best rate" in beaten
+    assert "reached" not in beaten
 
 
 def test_a_saving_says_what_hits_can_save_at_most() -> None:
