@@ -99,6 +99,19 @@ def test_sequences_beyond_the_batches_that_are_right_get_several_passes(
     assert many(load("ik_llama_cpp", streams=40, check=False), prompts, 3) != right
 
 
+def test_ik_llama_cpp_is_without_flash_attention_only_beside_other_sequences(
+    load: Callable[..., Any],
+) -> None:
+    calls = importlib.import_module("llama_api").CALLS
+    alone, several = load("ik_llama_cpp"), load("ik_llama_cpp", streams=2)
+    assert not calls["context"].flash_attn
+    assert several.check(PROMPTS[1]).startswith("With several sequences it runs without its flash")
+    assert load("ik_llama_cpp", streams=2, check=False).check(PROMPTS[1]) is not None
+    load("ik_llama_cpp")
+    assert calls["context"].flash_attn
+    assert alone.check(PROMPTS[1]) is None
+
+
 def test_openvino_has_room_for_all_and_keeps_no_prompts(load: Callable[..., Any]) -> None:
     engine = load("ov", streams=5)
     pipeline = importlib.import_module("openvino_genai").LAST[0]
