@@ -28,6 +28,7 @@ from labkit.studies.batching_findings import all_findings
 from labkit.studies.batching_machines import left_out, rows_of_machines
 from labkit.studies.batching_measured import A_TOKEN, ENGINE_ONE, IN_FLIGHT, POLICIES, STATIC
 from labkit.studies.batching_runs import batch_name
+from labkit.studies.batching_stall import PACED, WHOLE
 from labkit.studies.predictions import no_change, score
 
 _HASHED = (2, 8, 16)  # requests in a pass, for the one hash
@@ -142,8 +143,8 @@ class Study(Derived):
             f"requests, {found.rounds} rounds",
         )
         say(told.of_stall(rounds, self.long_prompt, self.beside))
-        for name, of in rounds.items():
-            figures.timeline_of_stall(of[-1], name)
+        for name in (WHOLE, PACED):
+            figures.timeline_of_stall(rounds[name][-1], name)
 
     def arrivals(self) -> None:
         """Show latency against throughput, and the goodput."""
