@@ -28,6 +28,7 @@ from labkit.limits.measure import check_threads, fastest_products, measure_hardw
 from labkit.limits.roofline import limit
 from labkit.model.config import ModelConfig, read_config
 from labkit.model.load import tokenizer_of
+from labkit.report.told.compared import told_value
 from labkit.report.told.words import effect, text_table
 from labkit.timing.compare import Comparison, again
 from labkit.timing.compare import Variant as Timed
@@ -168,7 +169,7 @@ def _row(found: Measured, name: str, verdict: str, hardware: Hardware) -> dict[s
     fraction = limit(cost, hardware).seconds / taken if cost else None
     return {
         "variant": name,
-        "decode tok/s": f"{1 / taken:.1f}",
+        "decode tok/s": told_value(result, name, "tpot", lambda one: f"{1 / one:.1f}"),
         "speedup": str(ratio),
         "verdict": verdict,
         "could have seen": "–" if name == result.baseline else effect(ratio.smallest_effect),

@@ -18,7 +18,6 @@ from labkit.limits.batching import expected_longest
 from labkit.optimize.fused import FusedDecoder
 from labkit.report.told.finding import Finding
 from labkit.report.told.plots import say, table
-from labkit.report.told.words import times
 from labkit.studies import batching_figures as figures
 from labkit.studies import batching_sentences as told
 from labkit.studies import batching_tables as tables
@@ -29,7 +28,7 @@ from labkit.studies.batching_machines import left_out, rows_of_machines
 from labkit.studies.batching_measured import A_TOKEN, ENGINE_ONE, IN_FLIGHT, POLICIES, STATIC
 from labkit.studies.batching_runs import batch_name
 from labkit.studies.batching_stall import PACED, WHOLE
-from labkit.studies.predictions import no_change, score
+from labkit.studies.predictions import DASH, no_change, score
 
 _HASHED = (2, 8, 16)  # requests in a pass, for the one hash
 
@@ -82,25 +81,26 @@ class Study(Derived):
 
     def against_limit(self) -> None:
         """Show S(B)/S(1) beside that of the limit: the table and the figure that lead."""
+        at_limit = self.gains_at_limit
         table(
             [
                 tables.of_batch(
-                    one, self.taken(batch), self.gains.get(batch),
+                    one, self.taken(batch), self.gains.get(batch), at_limit.get(batch),
                     self.sweep.share(batch_name(batch), A_TOKEN), self.fraction(batch),
                 )
                 for batch, one in self.limits.items()
             ],
             caption=f"Decode passes, each request after {self.lab.middle} tokens, "
-            f"{self.sweep.rounds} rounds. At the limit: by the roofline of this run's hardware",
+            f"{self.sweep.rounds} rounds. At the limit: by the roofline of this run's hardware; "
+            f"{DASH}",
         )  # fmt: skip
         last = max(self.gains)
         figures.scaling(
-            self.gains, self.expected_gains, self.limits,
-            f"S({last})/S(1) is {self.gains[last]}; at the limit of this machine it would be "
-            f"{times(self.limits[last].gain)}.",
+            self.gains, self.expected_gains, self.limits, at_limit,
+            told.of_last_gain(last, self.gains[last], at_limit.get(last)),
             "Left: tokens a second of B requests over those of one. Right: what a pass reads.",
         )  # fmt: skip
-        say(told.of_scaling(self.gains, self.limits))
+        say(told.of_scaling(self.gains, at_limit))
 
     def against_static(self) -> None:
         """Show in-flight beside static batching, and who was computed when."""

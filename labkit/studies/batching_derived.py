@@ -10,6 +10,7 @@ from labkit.engine.one_hash import questions
 from labkit.limits.batching import finite_gain
 from labkit.optimize.fused import FusedDecoder
 from labkit.quality.lossless import tie_margin
+from labkit.report.told.compared import Least
 from labkit.studies.batching_answers import Mixed, asked_of, mixed
 from labkit.studies.batching_measured import (
     A_TOKEN,
@@ -74,8 +75,14 @@ class Derived(Measurements):
 
     def fraction(self, batch: int) -> float | None:
         """Limit over measured time of such a pass; None where the limit was beaten."""
-        found = self.limits[batch].limit.seconds / self.taken(batch)
-        return found if found <= 1 else None
+        return Least(self.limits[batch].limit.seconds).fraction(self.taken(batch))
+
+    @property
+    def gains_at_limit(self) -> dict[int, float]:
+        """S(B)/S(1) at the limit, for each pass of which neither limit was beaten."""
+        if self.fraction(1) is None:
+            return {}
+        return {b: one.gain for b, one in self.limits.items() if self.fraction(b) is not None}
 
     @property
     def in_policies(self) -> dict[str, list[Served]]:

@@ -22,18 +22,21 @@ def scaling(
     measured: Mapping[int, Ratio],
     forecast: Mapping[int, float],
     limits: Mapping[int, BatchLimit],
+    at_limit: Mapping[int, float],
     alt: str,
     caption: str,
 ) -> None:
     """Left: S(B)/S(1), at the limit, forecast and measured. Right: the bytes that a pass reads.
 
-    measured, forecast, limits: by the number of requests in a pass.
+    measured, forecast, limits, at_limit: by the number of requests in a pass; at_limit without
+    those whose limit was beaten.
     """
     figure, (left, right) = new_figure(7.6, 3.4, columns=2)
     batches = list(measured)
     gains = [one.value for one in measured.values()]
-    left.plot(list(limits), [one.gain for one in limits.values()], "--", color="C4",
-              label="at the limit of this machine")  # fmt: skip
+    if at_limit:
+        left.plot(list(at_limit), list(at_limit.values()), "--", color="C4",
+                  label="at the limit of this machine")  # fmt: skip
     left.plot(list(forecast), list(forecast.values()), ":", color="C1", label="forecast")
     left.errorbar(batches, gains, yerr=_reach(list(measured.values())), fmt="o-", markersize=3,
                   color="C0", label="measured")  # fmt: skip

@@ -9,6 +9,7 @@ from labkit.engine.one_hash import Line
 from labkit.engine.records import PassRecord, busy_seconds
 from labkit.limits.batching import BatchLimit
 from labkit.limits.roofline import Limit
+from labkit.report.told.compared import Least
 from labkit.report.told.words import percent, times
 from labkit.studies.batching_answers import Mixed
 from labkit.studies.batching_frontier import Point
@@ -94,14 +95,22 @@ def of_gains(constant: float, costed: float, forecast: float) -> str:
     )
 
 
-def of_scaling(gains: Mapping[int, Ratio], limits: Mapping[int, BatchLimit]) -> str:
-    """What larger passes gave."""
+def of_scaling(gains: Mapping[int, Ratio], at_limit: Mapping[int, float]) -> str:
+    """What larger passes gave. at_limit: the gain there, where no limit was beaten."""
     best = max(gains, key=lambda batch: gains[batch].value)
-    ratio, limit = gains[best], limits[best].gain
-    return (
-        f"Most tokens a second came with {best} requests in a pass: **{ratio}** as many as with "
-        f"one. At the limit it would be {times(limit)}."
+    text = (
+        f"Most tokens a second came with {best} requests in a pass: **{gains[best]}** as many as "
+        "with one."
     )
+    return f"{text} At the limit it would be {times(at_limit[best])}." if best in at_limit else text
+
+
+def of_last_gain(batch: int, gain: Ratio, at_limit: float | None) -> str:
+    """The gain of the largest pass, for the figure. at_limit: None where a limit was beaten."""
+    text = f"S({batch})/S(1) is {gain}"
+    if at_limit is None:
+        return f"{text}."
+    return f"{text}; at the limit of this machine it would be {times(at_limit)}."
 
 
 def of_policies(gain: Ratio, constant: float, costed: float) -> str:
@@ -210,12 +219,13 @@ def of_fractions(batch: int, alone: float | None, several: float | None, share: 
 def of_rest(batch: int, taken: float, least: Limit) -> str:
     """What reading and computing leave unexplained in a pass. taken: seconds."""
     reading, computing = least.memory_seconds, least.compute_seconds
-    text = (
-        f"A pass of {batch} requests takes {seconds(taken)}. At the limit, reading its bytes takes "
-        f"{seconds(reading)} and its products {seconds(computing)}"
+    text = f"A pass of {batch} requests takes {seconds(taken)}."
+    if Least(least.seconds).standing(taken) is None:
+        return f"{text} It was faster than its limit, so that was none."
+    text += (
+        f" At the limit, reading its bytes takes {seconds(reading)} and its products "
+        f"{seconds(computing)}"
     )
-    if taken <= least.seconds:
-        return f"{text}."
     beyond, both = taken - least.seconds, reading + computing
     more = "more" if taken > both else "less"
     return (

@@ -75,16 +75,22 @@ def of_workload(told: Prediction, foreseen: Foreseen, made: Served) -> Row:
 
 
 def of_batch(
-    one: BatchLimit, taken: float, gain: Ratio | None, share: Ratio | None, fraction: float | None
+    one: BatchLimit,
+    taken: float,
+    gain: Ratio | None,
+    at_limit: float | None,
+    share: Ratio | None,
+    fraction: float | None,
 ) -> Row:
-    """A row of the leading table. taken: seconds of a pass. gain: None for one request."""
+    """A row of the leading table. taken: seconds of a pass. gain: None for one request. at_limit:
+    the gain there; None, as fraction, where a limit was beaten."""
     return {
         "requests in a pass": one.batch,
         "a pass": seconds(taken),
         "output tokens/s": one.batch / taken,
         "S(B)/S(1)": "–" if gain is None else str(gain),
-        "at the limit": times(one.gain),
-        "of the gain at the limit": "–" if gain is None else percent(gain.value / one.gain),
+        "at the limit": "–" if at_limit is None else times(at_limit),
+        "of the gain at the limit": percent(gain.value / at_limit) if gain and at_limit else "–",
         "of the bare work": "–" if share is None else told_share(share),
         "of its limit": told_fraction(fraction),
     }

@@ -24,7 +24,7 @@ from labkit.studies.caching_first import CACHED, DISK, HELD, MEMORY, WAYS
 from labkit.studies.caching_loads import ON, TIME, Load
 from labkit.studies.caching_parts import mean_of
 from labkit.studies.caching_sections import Sections
-from labkit.studies.predictions import Prediction, no_change, score
+from labkit.studies.predictions import DASH, EARLIER_DASH, Prediction, no_change, score
 from labkit.timing.compare import Comparison
 from labkit.timing.statistics import Ratio, interval
 
@@ -54,7 +54,8 @@ class Study(Sections):
         table(
             tables.expected_first(first),
             caption=f"The predicted time of the first token, {self.own_tokens} tokens after the "
-            "shared ones (its limit, by the best and by the slowest sustained rates)",
+            "shared ones (its limit, by the best and by the slowest sustained rates; "
+            f"{EARLIER_DASH})",
         )
         lengths, expected = list(first.prefixes), first.expected
         say(
@@ -101,7 +102,7 @@ class Study(Sections):
             tables.first_tokens(first),
             caption=f"The first token, {self.own_tokens} tokens after the shared ones, "
             f"{self.rounds} rounds. Limit: by the best and by the slowest sustained rates; at "
-            "their limits: the limit of recomputing over this limit",
+            f"their limits: the limit of recomputing over this limit; {DASH}",
         )
         self._show_figure()
         for way in CACHED:
@@ -132,7 +133,11 @@ class Study(Sections):
             for way in WAYS
         }
         least = {
-            way: {length: first.least(way, length).seconds for length in of}
+            way: {
+                length: held.seconds
+                for length, taken in of.items()
+                if (held := first.least(way, length).standing(taken.value))
+            }
             for way, of in measured.items()
         }
         loads = {
@@ -185,7 +190,7 @@ class Study(Sections):
         )
         taken = {way: found.mean(way, "ttft") for way in found.variants}
         if MEMORY in taken:
-            fraction = first.least(MEMORY, length).seconds / taken[MEMORY]
+            fraction = first.least(MEMORY, length).fraction(taken[MEMORY])
             say(told.of_memory(length, fraction, *mean_of(first.seen, length, MEMORY)))
         if MEMORY in taken and HELD in taken:
             fetching = taken[DISK] - taken[HELD] if DISK in taken else None

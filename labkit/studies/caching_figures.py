@@ -21,8 +21,8 @@ def first_token_and_loads(
     """Left: the first token along the shared prefix, with its limit. Right: the hit rate of each
     load, and the share of its time that was saved.
 
-    measured: seconds with intervals, by way and length; least: the limits. loads: by name, the
-    share of prompt tokens that was hit, and the speedup.
+    measured: seconds with intervals, by way and length; least: the limits that were not beaten.
+    loads: by name, the share of prompt tokens that was hit, and the speedup.
     """
     figure, (left, right) = new_figure(7.6, 3.6, columns=2)
     for k, (way, times) in enumerate(measured.items()):
@@ -32,8 +32,8 @@ def first_token_and_loads(
         low = [1e3 * one.low for one in times.values()]
         high = [1e3 * one.high for one in times.values()]
         left.vlines(lengths, low, high, color=color, linewidth=1)
-        floor = [1e3 * least[way][length] for length in lengths]
-        left.plot(lengths, floor, ":", linewidth=1, color=color)
+        floor = least[way]
+        left.plot(list(floor), [1e3 * one for one in floor.values()], ":", linewidth=1, color=color)
     left.set(xscale="log", yscale="log", xlabel="shared tokens", ylabel="first token, ms")
     label_log_axis(left.xaxis, _lengths(measured))
     label_log_axis(left.yaxis, _TICKS)

@@ -32,7 +32,7 @@ from labkit.studies.caching_served import (
     with_disk,
 )
 from labkit.studies.lab import Lab
-from labkit.studies.predictions import EARLIER, Prediction
+from labkit.studies.predictions import EARLIER, Prediction, not_below
 from labkit.studies.speculative_target import Target
 from labkit.timing.compare import Comparison
 from labkit.timing.statistics import interval
@@ -170,8 +170,19 @@ class FirstTokens:
 
         return FirstToken(prefill, self.kv_bytes, self._expected_rate(DISK))
 
+    def limit(self, way: str, length: int) -> Least | None:
+        """`least`; None where the earlier text was already read faster than that."""
+        earlier = self.earlier
+        if way not in earlier.traces:
+            return self.least(way, length)
+        held = self.least(way, self.middle).standing(earlier.mean(way, "ttft"))
+        return held and self.least(way, length)
+
     def expected_seconds(self, way: str, length: int) -> float:
-        """The predicted time of a first token."""
+        """The predicted time of a first token, never below its limit."""
+        return not_below(self._expected_seconds(way, length), self.limit(way, length))
+
+    def _expected_seconds(self, way: str, length: int) -> float:
         shared = aligned(length)
         own = length + self.own - shared
         if way == RECOMPUTED:

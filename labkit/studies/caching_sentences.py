@@ -249,11 +249,11 @@ def _beyond(taken: float) -> str:
     return f"{seconds(abs(taken))} {'longer' if taken >= 0 else 'shorter'}"
 
 
-def of_memory(length: int, fraction: float, passes: float, own: float) -> str:
+def of_memory(length: int, fraction: float | None, passes: float, own: float) -> str:
     """The gap of a first token from memory. passes, own: mean seconds of a turn."""
     reached = (
         "was sooner than the limit by the best rate that this run measured beforehand"
-        if fraction > 1
+        if fraction is None
         else f"reached {percent(fraction)} of its limit"
     )
     return (

@@ -10,6 +10,7 @@ from labkit.limits.cost import prefill_cost
 from labkit.limits.datasheet import machine
 from labkit.limits.prefix import break_even
 from labkit.limits.roofline import fits, limit
+from labkit.report.told.compared import told_value
 from labkit.report.told.words import effect, percent
 from labkit.studies.caching_first import CACHED, RECOMPUTED, WAYS, FirstTokens
 from labkit.studies.caching_loads import OFF, ON, RECALLED, TIME, Load
@@ -37,7 +38,7 @@ def expected_first(first: FirstTokens) -> list[Row]:
     for length in first.prefixes:
         row: Row = {"shared tokens": length}
         for way in WAYS:
-            least = limit_told(first.least(way, length))
+            least = limit_told(first.limit(way, length))
             row[way] = f"{seconds(first.expected_seconds(way, length))} ({least})"
         rows.append(row)
     return rows
@@ -70,23 +71,24 @@ def first_tokens(first: FirstTokens) -> list[Row]:
 def _first_row(first: FirstTokens, found: Comparison, length: int, way: str) -> Row:
     ratio, share = found.speedup(way, "ttft"), found.share(way, "ttft")
     least = first.least(RECOMPUTED if way == found.control else way, length)
-    taken = found.mean(way, "ttft")
-    fraction = least.seconds / taken
+    held = least.standing(found.mean(way, "ttft"))
     alone = way == RECOMPUTED
     return {
         "prefix": way,
-        "first token": seconds(taken),
+        "first token": told_value(found, way, "ttft"),
         "times as soon": "–" if alone else str(ratio),
         "could have seen": "–" if alone else effect(ratio.smallest_effect),
         "of the bare work": "–" if share is None else told_share(share),
-        "limit": limit_told(least),
-        "of its limit": told_fraction(fraction if fraction <= 1 else None),
-        "at their limits": "–" if alone else _times(first, way, length),
+        "limit": limit_told(held),
+        "of its limit": told_fraction(least.fraction(found.mean(way, "ttft"))),
+        "at their limits": "–" if alone or held is None else _times(first, found, way, length),
     }
 
 
-def _times(first: FirstTokens, way: str, length: int) -> str:
-    return f"{first.gain(way, length):.3g}x" if way in CACHED else "–"
+def _times(first: FirstTokens, found: Comparison, way: str, length: int) -> str:
+    """The gain at both limits; a dash where computing beat its own."""
+    computing = first.least(RECOMPUTED, length).standing(found.mean(RECOMPUTED, "ttft"))
+    return f"{first.gain(way, length):.3g}x" if way in CACHED and computing else "–"
 
 
 def whole_loads(loads: Iterable[Load]) -> list[Row]:

@@ -135,3 +135,8 @@ def share_of(values: np.ndarray) -> Share:
     middle, error = float(np.mean(values)), float(np.std(values, ddof=1)) / math.sqrt(len(values))
     reach = float(stats.t.ppf(1 - LEVEL / 2, len(values) - 1)) * error
     return Share(middle, middle - reach, middle + reach)
+
+
+def summed(shares: Mapping[str, Share]) -> float:
+    """The sum of the measurable stages, as shares of a step; above 1 where stages overlap."""
+    return sum(one.value for name, one in shares.items() if one.measurable and name != REST)

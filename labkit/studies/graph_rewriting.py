@@ -45,7 +45,7 @@ from labkit.studies.graph_rewriting_rungs import (
 )
 from labkit.studies.lab import Lab
 from labkit.studies.operations import count_operations, operation_seconds
-from labkit.studies.predictions import EARLIER, LIMIT_NOTE, limit_cells, limit_told
+from labkit.studies.predictions import EARLIER, EARLIER_DASH, LIMIT_NOTE, limit_cells, limit_told
 from labkit.timing.compare import Comparison, Variant, again
 from labkit.timing.trace import Trace, record
 
@@ -169,7 +169,7 @@ class Study:
 
     def predict(self) -> None:
         """Show each rung's operations, its limit, and its predicted time and speedup."""
-        earlier, lab = self.earlier, self.lab
+        earlier = self.earlier
         products, part = earlier.comparison.mean(PRODUCTS), earlier.part
         share, others = earlier.comparison.share(PRODUCTS), earlier.others(PLAIN)
         say(sentences.of_overhead(products, part, share, others, earlier.overhead))
@@ -181,13 +181,14 @@ class Study:
                     "operations a token": self.operations[name],
                     "operations removed": self.fewer[name],
                     "bytes read": scaled(self.costs[name].read_bytes, "B"),
-                    "limit": limit_told(lab.least(self.costs[name])),
+                    "limit": limit_told(earlier.limit(name)),
                     **self._predicted(name),
                 }
                 for name in self.rungs
             ],
             caption="Predicted time: the rung's products alone, its other operations at the "
-            "average of the plain decoder's, and the bytes that it reads beyond it",
+            "average of the plain decoder's, and the bytes that it reads beyond it. Limit: "
+            f"{EARLIER_DASH}",
         )
         say(sentences.of_logits(LAST, self.prefill_tokens, self.prefill.expected_speedup))
 
@@ -221,7 +222,7 @@ class Study:
 
     def against_limit(self) -> None:
         """Show every rung, and both ways to read a prompt, against their limits."""
-        lab, found, least = self.lab, self.comparison, self.lab.least(self.costs[PLAIN])
+        lab, found = self.lab, self.comparison
         table(
             [
                 lab.row(found, name, self.costs[name], label="rung")
@@ -233,10 +234,11 @@ class Study:
         )
         self.prefill.against_limit()
         order = (PLAIN, MERGED, *STACK, GRAPH, COMPILED)
+        stack = {name: found.mean(name) for name in order if name in found.variants}
         alone_and_stacked(
             {name: found.speedup(name) for name in REWRITES if name in found.variants},
-            {name: found.mean(name) for name in order if name in found.variants},
-            (least.seconds, least.slowest or least.seconds),
+            stack,
+            lab.least(self.costs[PLAIN]).standing(min(stack.values())),
         )
 
     def why(self) -> None:

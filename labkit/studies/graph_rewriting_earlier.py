@@ -9,11 +9,12 @@ from functools import cached_property, partial
 from torch import nn
 
 from labkit.limits.cost import Cost
+from labkit.report.told.compared import Least
 from labkit.report.told.plots import say, table
 from labkit.studies.graph_rewriting_rungs import MERGED, PLAIN, Rung, inner, matrices
 from labkit.studies.lab import Lab
 from labkit.studies.operations import count_operations, matrices_only
-from labkit.studies.predictions import Prediction, no_change, of_moment, score
+from labkit.studies.predictions import Prediction, no_change, not_below, of_moment, score
 from labkit.timing.compare import Comparison, Variant
 from labkit.timing.statistics import Ratio, interval, paired_ratio
 from labkit.timing.trace import Trace, record
@@ -117,9 +118,17 @@ class Earlier:
             return price, self.operations[PLAIN]
         return self.overhead, self.others(PLAIN)
 
+    def limit(self, name: str) -> Least | None:
+        """The limit of a token; None where the plain decoder was already faster than its own, for
+        all rungs have theirs by the same rates."""
+        plain = self.lab.least(self.costs[PLAIN])
+        held = plain.standing(self.comparison.mean(PLAIN))
+        return held and self.lab.least(self.costs[name])
+
     def expected(self, name: str) -> float | None:
         """Predicted seconds of a token: the rung's products alone, its other operations, and the
-        bytes that it reads beyond the plain decoder's at the run's best bandwidth.
+        bytes that it reads beyond the plain decoder's at the run's best bandwidth; never below its
+        limit.
 
         None for a rung that torch does not run operation by operation, or without an overhead.
         """
@@ -128,7 +137,8 @@ class Earlier:
         plain, read = self.costs[PLAIN].read_bytes, self.costs[name].read_bytes
         more = (read - plain) / self.lab.hardware.bandwidth(plain)
         products = self.comparison.mean(self.products_of(name))
-        return products + self.others(name) * self.overhead + more
+        expected = products + self.others(name) * self.overhead + more
+        return not_below(expected, self.limit(name))
 
     def expected_speedup(self, name: str) -> float | None:
         """The predicted speedup over the plain decoder."""

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from labkit.report.told.compared import Least
 from labkit.report.told.plots import new_figure, show
 from labkit.timing.statistics import Ratio
 
 
 def alone_and_stacked(
-    gains: Mapping[str, Ratio], stack: Mapping[str, float], least: tuple[float, float]
+    gains: Mapping[str, Ratio], stack: Mapping[str, float], least: Least | None
 ) -> None:
     """Left: the speedup of each rewrite alone. Right: a token's time as rewrites are stacked.
 
-    gains: over the plain decoder. stack: seconds a token. least: the plain decoder's limit in
-    seconds a token, by the best and by the slowest sustained rate.
+    gains: over the plain decoder. stack: seconds a token. least: the plain decoder's limit; None
+    where a rung was faster than it.
     """
     figure, (left, right) = new_figure(7.6, 3.4, columns=2)
     for k, gain in enumerate(gains.values()):
@@ -24,10 +25,14 @@ def alone_and_stacked(
     left.axvline(0, linewidth=0.8, color="C4")
     left.set(xlabel="faster than the plain decoder, %", title="each alone, with its interval")
     right.barh(range(len(stack)), [1e3 * time for time in stack.values()], color="C0")
-    right.axvline(1e3 * least[0], linestyle=":", color="C1")
-    right.axvspan(1e3 * least[0], 1e3 * least[1], color="C1", alpha=0.15)
+    title = "stacked"
+    if least is not None:
+        best, slowest = 1e3 * least.seconds, 1e3 * (least.slowest or least.seconds)
+        right.axvline(best, linestyle=":", color="C1")
+        right.axvspan(best, slowest, color="C1", alpha=0.15)
+        title += " (dotted: limit, best to slowest rate)"
     right.set_yticks(range(len(stack)), list(stack))
-    right.set(xlabel="time a token, ms", title="stacked (dotted: limit, best to slowest rate)")
+    right.set(xlabel="time a token, ms", title=title)
     for axes in (left, right):
         axes.invert_yaxis()
     show(figure, _alt(gains, stack))

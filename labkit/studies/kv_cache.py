@@ -39,7 +39,7 @@ from labkit.studies.kv_cache_variants import (
 )
 from labkit.studies.kv_cache_window import forgetful
 from labkit.studies.lab import Lab
-from labkit.studies.predictions import EARLIER, LIMIT_NOTE, limit_cells, limit_told
+from labkit.studies.predictions import EARLIER, EARLIER_DASH, LIMIT_NOTE, limit_cells, limit_told
 from labkit.timing.compare import Comparison, Variant
 from labkit.timing.statistics import interval
 from labkit.timing.trace import Trace, record
@@ -123,17 +123,16 @@ class Study:
 
     def predict(self) -> None:
         """Show the limit of a token, and its predicted time, before any of them is compared."""
-        least = {c: {kind: self.lab.least(self.cost(kind, c)) for kind in self.kinds}
-                 for c in self.contexts}  # fmt: skip
+        known = self.earlier
+        least = {c: {kind: known.limit(kind, c) for kind in self.kinds} for c in self.contexts}
         table(
             [
                 {"context": context} | {kind: limit_told(one) for kind, one in limits.items()}
                 for context, limits in least.items()
             ],
             caption="The limit of the time of one token after a context, by the best and by the "
-            "slowest sustained rate of this run",
+            f"slowest sustained rate of this run; {EARLIER_DASH}",
         )
-        known = self.earlier
         say(
             sentences.of_earlier(known.shorter, known.context, known.comparison.rounds, self.middle)
         )

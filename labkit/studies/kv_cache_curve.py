@@ -70,11 +70,16 @@ class Curve:
         return {context: share for context, share in found.items() if share is not None}
 
     def show(self) -> None:
-        """Draw the times with their limits, and the shares of the bare read."""
+        """Draw the times with their limits, where these were not beaten, and the shares of the
+        bare read."""
         kinds = [NO_CACHE, *self.makers]
         measured = {kind: self.means(kind) for kind in kinds if self.means(kind)}
         least = {
-            kind: {c: self.lab.least(self.cost(kind, c)).seconds for c in times}
+            kind: {
+                c: held.seconds
+                for c, taken in times.items()
+                if (held := self.lab.least(self.cost(kind, c)).standing(taken))
+            }
             for kind, times in measured.items()
         }
         shares = {kind: self.shares(kind) for kind in self.makers}

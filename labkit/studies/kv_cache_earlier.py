@@ -8,10 +8,11 @@ from functools import cached_property
 
 from labkit.base.units import seconds
 from labkit.limits.cost import Cost
+from labkit.report.told.compared import Least
 from labkit.report.told.plots import say, table
 from labkit.studies.kv_cache_variants import GROWING, NO_CACHE, STATIC, Makers, steps_at
 from labkit.studies.lab import Lab
-from labkit.studies.predictions import Prediction, no_change, of_moment, score
+from labkit.studies.predictions import Prediction, no_change, not_below, of_moment, score
 from labkit.timing.compare import Comparison
 from labkit.timing.statistics import interval
 
@@ -46,13 +47,22 @@ class Earlier:
         self.lab.keep_samples("earlier", found.to_dict())
         return found
 
+    def limit(self, kind: str, context: int) -> Least | None:
+        """The limit of a token; None where the steps here were already faster than theirs."""
+        here = self.lab.least(self.cost(kind, self.context))
+        held = here.standing(self.comparison.mean(kind))
+        return held and self.lab.least(self.cost(kind, context))
+
     def expected(self, kind: str, context: int) -> float:
-        """Predicted seconds of one token after `context`.
+        """Predicted seconds of one token after `context`, never below its limit.
 
         With a cache: as long as here, and the bytes that are added at the run's best bandwidth; the
         growing cache also copies them, which reads and writes them once more. Without a cache: from
         the shorter context on, time grows in proportion to FLOPs, if it grows at all.
         """
+        return not_below(self._expected(kind, context), self.limit(kind, context))
+
+    def _expected(self, kind: str, context: int) -> float:
         here, there = self.cost(kind, self.context), self.cost(kind, context)
         taken = self.comparison.mean(kind)
         if kind != NO_CACHE:

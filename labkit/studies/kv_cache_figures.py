@@ -17,7 +17,8 @@ def along_context(
 ) -> None:
     """Left: a token's time along the context, with its limit. Right: shares of the bare read.
 
-    measured, least: seconds by variant and context. shares: with their intervals.
+    measured, least: seconds by variant and context; least without limits that were
+    beaten. shares: with their intervals.
     """
     figure, (left, right) = new_figure(7.6, 3.5, columns=2)
     colors = {kind: f"C{k}" for k, kind in enumerate(measured)}

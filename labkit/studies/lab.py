@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 
-from labkit.base.units import seconds
 from labkit.engine.generate import generate
 from labkit.errors import ParameterError
 from labkit.limits.cost import Cost
@@ -28,7 +27,7 @@ from labkit.model.decoder import Decoder
 from labkit.model.forward import Forward
 from labkit.model.load import LoadedModel, load
 from labkit.report.told import notebook as record_of
-from labkit.report.told.compared import Least, compared, decided
+from labkit.report.told.compared import Least, compared, decided, told_value
 from labkit.report.told.finding import Finding
 from labkit.report.told.plots import say
 from labkit.report.told.turns import MAIN, told_lost
@@ -251,7 +250,7 @@ class Lab:
         share, ratio = comparison.share(name, time), comparison.speedup(name, time)
         row: dict[str, object] = {
             label: name,
-            "time a token" if phase == "decode" else "time": seconds(comparison.mean(name, time)),
+            "time a token" if phase == "decode" else "time": told_value(comparison, name, time),
             "speedup": str(ratio),
             "could have seen": effect(ratio.smallest_effect),
         }
@@ -266,8 +265,7 @@ class Lab:
         self, comparison: Comparison, name: str, cost: Cost, time: str = "tpot"
     ) -> float | None:
         """Limit time over measured time; None where the limit was beaten, and so is none."""
-        found = self.least(cost).seconds / comparison.mean(name, time)
-        return found if found <= 1 else None
+        return self.least(cost).fraction(comparison.mean(name, time))
 
     def keep_samples(self, name: str, data: Mapping[str, Any]) -> None:
         """Write raw samples into the run's traces folder."""

@@ -115,28 +115,46 @@ def shown(ratio: Ratio) -> str:
     return f"{ratio}; no difference is shown (these rounds could have seen one of {least})"
 
 
-def limit_told(least: Least) -> str:
-    """A limit by the best and by the slowest sustained rate of the run."""
+def not_below(expected: float, least: Least | None) -> float:
+    """A predicted time that is not below the limit of the same thing.
+
+    least: None where the limit was beaten, and so is none.
+    """
+    return expected if least is None else max(expected, least.seconds)
+
+
+def limit_told(least: Least | None) -> str:
+    """A limit by the best and by the slowest sustained rate of the run; a dash for none."""
+    if least is None:
+        return "–"
     if least.slowest is None:
         return seconds(least.seconds)
     return f"{seconds(least.seconds)} to {seconds(least.slowest)}"
+
+
+def speedup_at(least: Least | None, baseline: float) -> str:
+    """The speedup that a variant would have at its limit over the baseline as measured."""
+    return "–" if least is None else times(baseline / least.seconds)
 
 
 def limit_cells(least: Least, taken: float, baseline: float) -> dict[str, object]:
     """A variant's limit, and the speedup that it would have there over the baseline as measured.
 
     taken, baseline: measured seconds of the variant and of the baseline. A limit that was beaten
-    gives no such speedup.
+    is told in neither cell.
     """
-    beaten = least.seconds > taken
-    return {
-        "limit": limit_told(least),
-        "speedup at its limit": "–" if beaten else times(baseline / least.seconds),
-    }
+    held = least.standing(taken)
+    return {"limit": limit_told(held), "speedup at its limit": speedup_at(held, baseline)}
 
 
-# For the captions of tables with such cells.
+# Why a limit is missing from a table, for its caption.
+DASH = "a dash for a limit: the variant was faster than it, so it was none"
+EARLIER_DASH = (
+    "a dash: in the earlier rounds the variant was faster than the limit, so it is none; no time "
+    "is predicted below a limit"
+)
+# For the captions of tables with `limit_cells`.
 LIMIT_NOTE = (
     "limit: by the best and by the slowest sustained rate of this run; speedup at its limit: the "
-    "measured time of the baseline over the limit by the best rate"
+    f"measured time of the baseline over the limit by the best rate; {DASH}"
 )

@@ -12,14 +12,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from labkit.base.units import scaled, seconds
+from labkit.base.units import scaled
 from labkit.optimize import quantization as routines
+from labkit.report.told.compared import Least
 from labkit.report.told.decoders import settling_sentence
 from labkit.report.told.finding import Finding
 from labkit.report.told.plots import say, source, table
 from labkit.studies import quantization_forecast as forecast
 from labkit.studies import quantization_sentences as sentences
 from labkit.studies.lab import TIMES
+from labkit.studies.predictions import limit_told, speedup_at
 from labkit.studies.quantization_figures import Point, quality_against_speed
 from labkit.studies.quantization_measured import Measured
 from labkit.studies.quantization_quality import answer_row, plain_row, positions_of
@@ -69,16 +71,17 @@ class Study(Measured):
     def _before(self, name: str, plain: float) -> dict[str, object]:
         """A row of what is told beforehand. plain: seconds of the plain decoder's token."""
         cost = self.costs[name, "decode"]
-        least = self.lab.least(cost)
-        slowest = f" ({seconds(least.slowest)})" if least.slowest else ""
+        least: Least | None = self.lab.least(cost)
+        if least and name in self.earlier.traces:
+            least = least.standing(self.earlier.mean(name))
         told = next((one for one in self.forecasts if one.variant == name), None)
         return {
             "variant": name,
             "weights": self.words[name],
             "bytes of weights": scaled(cost.weight_bytes, "B"),
             "KV a token": scaled(cost.kv_write_bytes, "B"),
-            "limit": seconds(least.seconds) + slowest,
-            "at its limit": f"{plain / least.seconds:.2f}x",
+            "limit": limit_told(least),
+            "at its limit": speedup_at(least, plain),
             "forecast, of the bare read": f"{told.share:.0%}" if told else "–",
             "forecast from": told.source if told else "–",
         }
@@ -138,11 +141,11 @@ class Study(Measured):
         cost = self.costs[PLAIN if name == found.control else name, phase]
         row = self.lab.row(found, name, cost, phase)
         bare = found.bare.get((PLAIN if name == found.control else name, time))
-        limit = self.lab.least(cost).seconds
+        least = self.lab.least(cost).standing(found.mean(name, time))
         if name == PLAIN:  # nothing is compared with itself here: the control is
             row |= {"speedup": "–", "could have seen": "–"}
         return row | {
-            "at its limit": f"{found.mean(PLAIN, time) / limit:.2f}x",
+            "at its limit": speedup_at(least, found.mean(PLAIN, time)),
             "held against": bare.name if bare else "–",
         }
 

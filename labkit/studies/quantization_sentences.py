@@ -33,10 +33,11 @@ compensate for the error of the earlier ones. This project's version adds four t
   which lowers this error or leaves it as it is.""",
 }
 AT_ITS_LIMIT = (
-    "*Limit*: the least time of a token by the best sustained rates of this run; in brackets, by "
-    "the slowest ones. *At its limit*: the plain decoder's time, as earlier rounds measured it, "
+    "*Limit*: the least time of a token by the best and by the slowest sustained rates of this "
+    "run. *At its limit*: the plain decoder's time, as earlier rounds measured it, "
     "over the variant's limit. That would be the speedup if the variant's token took no longer "
-    "than its limit."
+    "than its limit. A dash: in the earlier rounds the variant was faster than its limit, so it is "
+    "none."
 )
 FLOATS = {"F32", "F16", "BF16"}  # formats of a GGUF file that quantize nothing
 # What a forecast is told from.
@@ -50,7 +51,8 @@ FORECASTS = {
     OWN_SHARE: "*Its own share*: the share of the bare read that the variant reached in them.",
 }
 COLUMNS = (
-    "*At its limit*: the plain decoder's time over the variant's limit. *Held against*: work that "
+    "*At its limit*: the plain decoder's time over the variant's limit; a dash where the variant "
+    "was faster than its limit, which was none then. *Held against*: work that "
     "took its turns in the same rounds, and only reads the variant's bytes or only does its "
     "products. *Of the bare read*: the time of this work over the variant's. The second turn of "
     "the plain decoder is the control."

@@ -31,7 +31,7 @@ from labkit.studies import speculative_tables as tables
 from labkit.studies.lab import told_fraction
 from labkit.studies.speculative_findings import kind_finding
 from labkit.studies.speculative_forecast import Foreseen
-from labkit.studies.speculative_machines import left_out, printed, rows_of
+from labkit.studies.speculative_machines import left_out, printed, rows_of, sent_speedup
 from labkit.studies.speculative_measured import Measurements
 from labkit.studies.speculative_others import (
     against_transformers,
@@ -89,9 +89,9 @@ class Study(Measurements):
         )
         say(
             f"Sampling at temperature 0.8, top-p 0.95, with the same seed: **{equal[True]} of "
-            f"{equal.total()}** answers equal plain decoding's in every token "
+            f"{equal.total()}** answers equal those without drafts in every token "
             f"({sum(len(case.answer) for case in some):,} tokens compared). A draft that copies "
-            "uses no random numbers, so the target draws the same ones as in plain decoding. A "
+            "uses no random numbers, so the target draws the same ones as without it. A "
             "draft that samples its tokens uses some. For such drafts the tests compare 100,000 "
             "draws with the target's distribution."
         )
@@ -116,8 +116,8 @@ class Study(Measurements):
                 | {name: tables.forecast(values) for name, values in of.items()}
                 for kind, of in self.forecasts.items()
             ],
-            caption="Forecast: speedup over plain decoding, with its interval over the calibration "
-            "prompts",
+            caption=f"Forecast: speedup over decoding {PLAIN}, with its interval over the "
+            "calibration prompts",
         )
         alone = [
             found.speedup(self.costs, draft_cost=self.skipped_cost)
@@ -137,7 +137,7 @@ class Study(Measurements):
         """Show the measured speedups beside the forecasts."""
         table(
             tables.against_forecasts(self.timed, self.held, self.settings, AUTOMATIC),
-            caption="Measured speedup over plain decoding, and (forecast)",
+            caption=f"Measured speedup over decoding {PLAIN}, and (forecast)",
         )
         points = {
             name: [(one.forecast, one.measured) for one in self.held if one.setting == name]
@@ -226,14 +226,15 @@ class Study(Measurements):
             [
                 {
                     "kind of task": spaced(kind),
-                    "plain, of the bare read": tables.share(one.share(PLAIN)),
+                    f"{PLAIN}, of the bare read": tables.share(one.share(PLAIN)),
                     "automatic, of the bare read": tables.share(one.share(AUTOMATIC)),
                     "automatic, of its limit": told_fraction(found.fraction_of_limit),
                 }
                 for (kind, one), found in zip(self.timed.items(), self.made, strict=True)
             ],
-            caption="Held against: reading the bytes of a plain pass and nothing else, as many "
-            "times as a setting made passes. The limit also counts the products of the extra rows",
+            caption="Held against: reading the bytes of a pass of one row and nothing else, as "
+            "many times as a setting made passes. The limit also counts the products of the "
+            "extra rows",
         )
         table(
             tables.where_time_goes({name: self.accounts(name) for name in self.settings}),
@@ -260,10 +261,11 @@ class Study(Measurements):
         there = printed(self.pass_cost, self.costs.most, self.target.attention)
         table(
             rows_of(here | there, self.length, self.accounts(AUTOMATIC)),
-            caption="Limits with the rates that vendors print. Last column: the mean speedup of "
-            "the drafts that the automatic setting sent here, if rows cost that much",
+            caption="Limits with the rates that vendors print. Last column, computed: the mean "
+            "speedup of the drafts that the automatic setting sent here, if rows cost that much",
         )
-        say(told.told_computed(together(self.timed.values(), AUTOMATIC)))
+        accounts, measured = self.accounts(AUTOMATIC), together(self.timed.values(), AUTOMATIC)
+        say(told.told_computed(sent_speedup(accounts, self.costs), self.forecast_of_all, measured))
         say(
             f"{left_out(there)} Nothing ran on these machines. A ratio of limits bounds nothing: a "
             "decoder's pass of one row may be further from its limit than its larger passes, and "

@@ -48,7 +48,7 @@ class Foreseen(NamedTuple):
     def speedup(
         self, costs: RowCosts, head: HeadCost | None = None, draft_cost: float = 0.0
     ) -> float:
-        """Speedup over plain decoding. draft_cost: of a token of another draft, in plain passes."""
+        """Speedup over no drafts. draft_cost: of a token of another draft, in passes of one row."""
         asking = head.of(self.asked) if head else 0.0
         return mixed_speedup(self.account, costs, draft_cost, asking)
 

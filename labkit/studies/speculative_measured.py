@@ -17,11 +17,12 @@ from labkit.optimize.speculative.costs import limit_costs
 from labkit.quality.lossless import SameAnswer, same_answer
 from labkit.report.told import decoders
 from labkit.studies.lab import Lab
-from labkit.studies.speculative_forecast import Foreseen, Held, all_foreseen, foreseen, hold
+from labkit.studies.speculative_forecast import EVERY, Foreseen, Held, all_foreseen, foreseen, hold
 from labkit.studies.speculative_prompts import Rounds, rounds_for
 from labkit.studies.speculative_tables import spaced, work_a_token
 from labkit.studies.speculative_target import KeptHead, costs_of, fastest, has_head, kept_head
 from labkit.studies.speculative_tasks import (
+    AUTOMATIC,
     PLAIN,
     Case,
     Setting,
@@ -49,7 +50,7 @@ class Calibration(NamedTuple):
 
 
 class Checked(NamedTuple):
-    """An answer with drafts compared with plain decoding's, and the counts of its drafts."""
+    """An answer with drafts compared with that without drafts, and the counts of its drafts."""
 
     same: SameAnswer
     account: Accounting
@@ -143,7 +144,7 @@ class Measurements:
 
     @cached_property
     def cases(self) -> list[Case]:
-        """The tasks that the model can hold, with the answers of plain decoding."""
+        """The tasks that the model can hold, with the answers of decoding without drafts."""
         every = [t for kind in KINDS for t in tasks((kind,), held_out=True)[: self.tasks_a_kind]]
         every += human_eval(self.outside_tasks)
         loaded, target = self.lab.loaded, self.target.decoder
@@ -224,8 +225,8 @@ class Measurements:
 
     @cached_property
     def timed(self) -> dict[str, Rounds]:
-        """By kind: plain decoding twice a round and every setting once, beside the bare read of a
-        plain pass."""
+        """By kind: decoding without drafts twice a round and every setting once, beside the bare
+        read of a pass of one row."""
         found = {kind: self._time(kind) for kind in self.kinds}
         samples = {kind: one.comparison.to_dict() for kind, one in found.items()}
         self.lab.keep_samples("tasks", samples)
@@ -260,6 +261,12 @@ class Measurements:
             for kind, of in self.replayed.items()
         }
         return hold(self.timed, self.forecasts, replays)
+
+    @property
+    def forecast_of_all(self) -> float | None:
+        """The forecast of the automatic setting over all kinds; None where none could be made."""
+        found = (one for one in self.held if (one.kind, one.setting) == (EVERY, AUTOMATIC))
+        return next((one.forecast for one in found), None)
 
     def _speedups(self, found: Sequence[Foreseen]) -> list[float]:
         return [one.speedup(self.costs, self.head and self.head.cost) for one in found]

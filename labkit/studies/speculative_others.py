@@ -29,7 +29,7 @@ TRANSFORMERS: dict[str, Callable[[ModelConfig], dict[str, Any]]] = {
         "assistant_early_exit": max(1, config.layers // 3)
     },
 }
-_OURS, _OURS_PLAIN = "ours, automatic", "ours, plain"
+_OURS, _OURS_PLAIN = "ours, automatic", "ours, without drafts"
 _LLAMA, _LLAMA_PLAIN = "llama.cpp:lookup", "llama.cpp"
 # Of an engine with speculation, the same engine without.
 _WITHOUT = {

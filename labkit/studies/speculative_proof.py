@@ -1,4 +1,4 @@
-"""Compare every task's answer with drafts against plain decoding's, token by token.
+"""Compare every task's answer with drafts against the one without, token by token.
 
 `python -m labkit.studies.speculative_proof`. The fused decoder gives a row the same bits whatever
 other rows share its pass, so every token must be the same. One token that differs ends this with

@@ -123,7 +123,7 @@ def told_same(same: Sequence[SameAnswer], settings: int) -> str:
     exact = sum(one.margin is None for one in same)
     text = (
         f"Greedy: **{exact} of {len(same)}** answers, {len(same) // settings} with each of "
-        f"{settings} settings, equal plain decoding's in every token "
+        f"{settings} settings, equal those without drafts in every token "
         f"({sum(one.tokens for one in same):,} tokens compared)"
     )
     ties = len(same) - exact
@@ -211,12 +211,23 @@ def told_twice(costs: RowCosts, timed: Mapping[str, Rounds]) -> str:
     )
 
 
-def told_computed(measured: Ratio) -> str:
-    """That the first row of the table of machines is computed too. measured: the mean speedup."""
+def told_computed(sent: float, forecast: float | None, measured: Ratio) -> str:
+    """What the three mean speedups of the automatic setting on this page are from.
+
+    sent: that of the table of machines for this one. forecast: over all kinds; None without one.
+    """
+    before = (
+        ""
+        if forecast is None
+        else f"The forecast, {forecast:.2f}x, is from the acceptance on the calibration texts and "
+        "the measured cost of rows. "
+    )
     return (
-        "The last column is computed from the cost of rows, for this machine too. The measured "
-        f"speedup was {measured}: the cost of rows is from another moment, and leaves out the time "
-        "of drafting."
+        "The mean speedup of the automatic setting stands on this page in several ways. "
+        f"{before}The last column, {sent:.2f}x for this machine as measured, is computed from the "
+        "drafts that were accepted on the timed texts and the measured cost of rows, without the "
+        f"time of drafting. Measured is {measured}: the timed rounds themselves, at another moment "
+        "than the cost of rows."
     )
 
 

@@ -29,7 +29,7 @@ from labkit.timing.trace import Trace, record
 from labkit.workload.tasks import Task
 
 T = TypeVar("T")
-PLAIN, AUTOMATIC = "plain decoding", "automatic"
+PLAIN, AUTOMATIC = "without drafts", "automatic"
 
 
 class Setting(NamedTuple):
@@ -40,7 +40,7 @@ class Setting(NamedTuple):
 
 
 class Case(NamedTuple):
-    """A task, and the greedy answer that plain decoding gives.
+    """A task, and the greedy answer that decoding without drafts gives.
 
     streams (prompt + answer, hidden): the target's hidden states, for a draft that reads them; None
     where the target is not Traced, or where no draft reads them.
@@ -167,7 +167,8 @@ def of_round(of_cases: Sequence[T], number: int) -> T:
 def variants(
     target: Forward, cases: Sequence[Case], of: dict[str, Setting], device: str = "cpu"
 ) -> dict[str, Variant]:
-    """Plain decoding and every setting, for `compare`; round n runs the case of_round(cases, n)."""
+    """Decoding without drafts and every setting, for `compare`; round n runs the case
+    of_round(cases, n)."""
 
     def plain(number: int) -> Trace:
         case = of_round(cases, number)

@@ -202,8 +202,8 @@ class Study:
         found, lab = self.comparison, self.lab
         told = f"{self.prompt_tokens} prompt tokens, {self.new_tokens} new tokens"
         for phase, cost in self.costs.items():
-            least, time = lab.least(cost), TIMES[phase]
-            names = (REFERENCE, found.control, PLAIN)
+            names, time = (REFERENCE, found.control, PLAIN), TIMES[phase]
+            least = lab.least(cost).standing(min(found.mean(name, time) for name in names))
             table(
                 [
                     ledger.held_row(found, name, phase, lab.fraction(found, name, cost, time))
@@ -230,7 +230,8 @@ class Study:
     def _point(self, name: str, phase: str) -> figures.Point:
         cost = self.costs[phase]
         achieved = cost.flops / self.comparison.mean(name, TIMES[phase])
-        most = cost.flops / self.lab.least(cost).seconds
+        held = self.lab.least(cost).standing(cost.flops / achieved)
+        most = cost.flops / held.seconds if held else None
         return figures.Point(name, phase, cost.intensity, achieved, most)
 
     @cached_property

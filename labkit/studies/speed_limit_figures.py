@@ -10,13 +10,16 @@ from labkit.report.told.plots import label_log_axis, new_figure, show
 
 
 class Point(NamedTuple):
-    """One variant and phase below the roofline; rates in FLOP/s, intensity in FLOPs a byte."""
+    """One variant and phase below the roofline; rates in FLOP/s, intensity in FLOPs a byte.
+
+    ceiling: None where the variant was faster than its limit.
+    """
 
     variant: str
     phase: str
     intensity: float
     achieved: float
-    ceiling: float
+    ceiling: float | None
 
 
 def machine(
@@ -102,13 +105,14 @@ def roofline(
     """Measured rates of arithmetic below the machine's roofline.
 
     bandwidth: the run's best, bytes/s. rate: FLOP/s. variants: in the order of their colours. bare:
-    bytes/s of the bare read in the rounds; None where there was none.
+    bytes/s of the bare read in the rounds; None where there was none. Where a variant was faster
+    than its limit, the roofline is no limit, and is not drawn.
     """
     figure, axes = new_figure(7.2, 3.8)
     intensity = [2**k / 8 for k in range(0, 16)]
-    axes.plot(
-        intensity, [min(i * bandwidth, rate) / 1e9 for i in intensity], color="C4", label="roofline"
-    )
+    if all(point.ceiling for point in points):
+        roof = [min(i * bandwidth, rate) / 1e9 for i in intensity]
+        axes.plot(intensity, roof, color="C4", label="roofline")
     if bare:
         read = [min(i * bare, rate) / 1e9 for i in intensity]
         axes.plot(intensity, read, ":", color="C4", label="bare read in the rounds")
@@ -121,23 +125,28 @@ def roofline(
     axes.set_xlabel("arithmetic intensity, FLOPs a byte read")
     label_log_axis(axes.xaxis, [0.125, 0.5, 2, 8, 32, 128, 512, 2048])
     label_log_axis(
-        axes.yaxis, _round_numbers([r / 1e9 for p in points for r in (p.achieved, p.ceiling)])
+        axes.yaxis, _round_numbers([r / 1e9 for p in points for r in (p.achieved, p.ceiling) if r])
     )
     axes.legend(fontsize=8)
     show(
         figure,
         "The roofline of this machine, and the measured prefill and decode rates of both variants: "
         + ", ".join(
-            f"{p.variant}, {p.phase}: {p.achieved / 1e9:.3g} of {p.ceiling / 1e9:.3g} GFLOP/s"
+            f"{p.variant}, {p.phase}: {p.achieved / 1e9:.3g}{_of(p.ceiling)} GFLOP/s"
             for p in points
         )
         + ".",
-        "Open marks: the limit. Filled marks: what each variant reached.",
+        "Open marks: the limit, where it was not beaten. Filled marks: what each variant reached.",
     )
 
 
+def _of(ceiling: float | None) -> str:
+    return "" if ceiling is None else f" of {ceiling / 1e9:.3g}"
+
+
 def _open_mark(axes: Any, mark: str, point: Point) -> None:
-    axes.plot(point.intensity, point.ceiling / 1e9, mark, color="C4", fillstyle="none")
+    if point.ceiling is not None:
+        axes.plot(point.intensity, point.ceiling / 1e9, mark, color="C4", fillstyle="none")
 
 
 def _round_numbers(values: Sequence[float]) -> list[float]:

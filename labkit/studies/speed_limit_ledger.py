@@ -10,7 +10,7 @@ from labkit.limits.cost import Cost, decode_cost, prefill_cost
 from labkit.limits.hardware import Hardware
 from labkit.limits.roofline import Limit, limit
 from labkit.model.config import ModelConfig
-from labkit.report.told.compared import Least
+from labkit.report.told.compared import Least, told_value
 from labkit.report.told.words import effect
 from labkit.studies.lab import TIMES, told_fraction, told_share
 from labkit.timing.compare import Comparison
@@ -101,7 +101,7 @@ def held_row(
     alone = name == comparison.baseline
     return {
         "variant": name,
-        "time": seconds(comparison.mean(name, time)),
+        "time": told_value(comparison, name, time),
         "speedup": "–" if alone else str(ratio),
         "could have seen": "–" if alone else effect(ratio.smallest_effect),
         "share of the bare work": "–" if share is None else told_share(share),
@@ -109,9 +109,15 @@ def held_row(
     }
 
 
-def limit_caption(phase: str, least: Least, bare: str) -> str:
-    """The caption of a phase's table: its limit, and what is held against it."""
-    told = f"{phase.capitalize()}. Bare work: {bare}. Limit: {seconds(least.seconds)}"
+def limit_caption(phase: str, least: Least | None, bare: str) -> str:
+    """The caption of a phase's table: its limit, and what is held against it.
+
+    least: None where a variant was faster than the limit.
+    """
+    told = f"{phase.capitalize()}. Bare work: {bare}. "
+    if least is None:
+        return told + "Limit: none is told, for a variant was faster than it"
+    told += f"Limit: {seconds(least.seconds)}"
     if least.slowest is None:
         return told
     return f"{told}, and {seconds(least.slowest)} at the slowest sustained rates of this run"

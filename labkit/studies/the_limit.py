@@ -27,6 +27,7 @@ from labkit.studies import the_limit_sentences as sentences
 from labkit.studies import the_limit_tables as tables
 from labkit.studies.fused_stages import STEP, shares
 from labkit.studies.lab import TIMES
+from labkit.studies.predictions import DASH
 from labkit.studies.the_limit_measured import Measurements
 from labkit.studies.the_limit_variants import (
     ALL_LOGITS,
@@ -82,6 +83,8 @@ class Study(Measurements):
 
     def predict(self) -> None:
         """Show the limits of a token and of the prompt, before anything is timed."""
+        if names := sentences.of_names(self.names):
+            say(names)
         table(
             tables.expected_decode(self.lab, self.expected),
             caption="The decode limit on this machine, by the sustained reads of this run",
@@ -113,7 +116,7 @@ class Study(Measurements):
             tables.decode(lab, found, names),
             caption=f"Decoding {self.new_tokens} tokens after {self.prompt_tokens}, "
             f"{comparison.rounds} rounds, {lab.hardware.threads} threads; all variants "
-            "interleaved. Limit: by the best sustained read of this run (by the slowest)",
+            f"interleaved. Limit: by the best sustained read of this run (by the slowest); {DASH}",
         )
         say(sentences.control(comparison))
         if self.timed_mine:
@@ -122,7 +125,7 @@ class Study(Measurements):
         table(
             tables.prefill(lab, found, self.arithmetic, names),
             caption=f"Reading the prompt of {self.prompt_tokens} tokens, in the same rounds. Bare "
-            "work: the same products, or the same bytes, whichever sets the limit",
+            f"work: the same products, or the same bytes, whichever sets the limit; {DASH}",
         )
 
     def _show_mine(self) -> None:
@@ -161,16 +164,18 @@ class Study(Measurements):
         ours = [name for name in rates if name in PLAIN_OURS or VARIANTS[name].module]
         fastest = max(rates, key=lambda name: rates[name])
         costs = {name: cost for name in rates if (cost := self.cost(name))}
+        limits = {n: self.lab.least(cost).standing(1 / rates[n]) for n, cost in costs.items()}
         told = {name: share for name in rates if (share := comparison.share(name))}
         figures.rates(
             rates,
-            {name: 1 / self.lab.least(cost).seconds for name, cost in costs.items()},
+            {name: 1 / held.seconds for name, held in limits.items() if held},
             {name: rates[name] / share.value for name, share in told.items()},
             ours,
             f"The fastest is {fastest} with {rates[fastest]:,.0f} tokens a second; "
             f"{comparison.baseline} gives {rates[comparison.baseline]:,.0f}.",
             "Blue: our decoders and transformers. Grey: other engines. Orange: the limit of the "
-            "bytes that each reads. Green: the bare read of these bytes, in the same rounds.",
+            "bytes that each reads, where it was not faster. Green: the bare read of these bytes, "
+            "in the same rounds.",
         )
 
     def why(self) -> None:

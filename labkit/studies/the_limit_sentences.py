@@ -8,10 +8,10 @@ from labkit.base.units import scaled, seconds
 from labkit.bench.run import Measured
 from labkit.limits.cost import Cost
 from labkit.report.told.words import effect, same_bytes
-from labkit.studies.fused_stages import PRODUCTS, REST, Share
+from labkit.studies.fused_stages import PRODUCTS, REST, Share, summed
 from labkit.studies.lab import TIMES, told_share
 from labkit.studies.the_limit_tables import told_time
-from labkit.studies.the_limit_variants import ALL_LOGITS, BF16, FUSED, TRANSFORMERS, over
+from labkit.studies.the_limit_variants import ALL_LOGITS, BF16, FUSED, Q8, TRANSFORMERS, over
 from labkit.timing.compare import Comparison
 from labkit.timing.statistics import Ratio, interval
 
@@ -126,7 +126,7 @@ def of_the_stages(shares: Mapping[str, Share]) -> str:
     ]
     if not told:
         return "No stage was measurable in these rounds."
-    whole = sum(shares[name].value for name in measured)
+    whole = summed(shares)
     more = (
         f" Together that is {whole:.0%}: where two stages wait for each other, leaving out either "
         "saves the same time, which is counted twice."
@@ -158,3 +158,14 @@ def long_context(found: Comparison, short: int, long: int, costs: Sequence[Cost]
         "interleaved"
     )
     return f"{told}." if share is None else f"{told}: {told_share(share)} of its bare read."
+
+
+def of_names(names: Sequence[str]) -> str:
+    """What the fused decoder is called on this page; empty where it did not run."""
+    forms = {
+        ALL_LOGITS: "the file's weights as they are",
+        FUSED: "the same with the head screened",
+        Q8: "weights rounded anew to Q8_0",
+    }
+    told = [f"`{name}` ({form})" for name, form in forms.items() if name in names]
+    return f"The fused decoder runs as {', '.join(told)}." if told else ""

@@ -11,8 +11,9 @@ from labkit.bench.run import Measured
 from labkit.limits.cost import prefill_cost
 from labkit.limits.datasheet import machines
 from labkit.limits.hardware import Hardware
+from labkit.report.told.compared import Least
 from labkit.report.told.words import effect
-from labkit.studies.fused_stages import STEP, Share, rows_name
+from labkit.studies.fused_stages import STEP, Share, rows_name, summed
 from labkit.studies.lab import Lab, told_fraction, told_share
 from labkit.studies.the_limit_variants import engine, over
 from labkit.timing.compare import Comparison
@@ -108,13 +109,17 @@ def _told(lab: Lab, found: Measured, name: str, time: str, tokens: int) -> Row:
     }
     if cost is None:
         return row | {"limit, tok/s": "–", "of its limit": "–"}
-    least = lab.least(cost)
-    slowest = f" ({tokens / least.slowest:,.0f})" if least.slowest else ""
     fraction = told_fraction(lab.fraction(comparison, name, cost, time))
-    return row | {
-        "limit, tok/s": f"{tokens / least.seconds:,.0f}{slowest}",
-        "of its limit": fraction,
-    }
+    held = lab.least(cost).standing(comparison.mean(name, time))
+    return row | {"limit, tok/s": _rate(held, tokens), "of its limit": fraction}
+
+
+def _rate(least: Least | None, tokens: int) -> str:
+    """A limit in tokens/s, by the best rate (by the slowest); a dash for none."""
+    if least is None:
+        return "–"
+    slowest = f" ({tokens / least.slowest:,.0f})" if least.slowest else ""
+    return f"{tokens / least.seconds:,.0f}{slowest}"
 
 
 def decode(lab: Lab, found: Measured, names: Iterable[str]) -> list[Row]:
@@ -194,7 +199,18 @@ def stages(shares: Mapping[str, Share], step: float | None) -> list[Row]:
         if step is not None:
             row["time"] = seconds(share.value * step) if share.measurable else "–"
         rows.append(row)
-    return rows
+    return rows + _sum(shares, list(rows[0]) if rows else [])
+
+
+def _sum(shares: Mapping[str, Share], columns: list[str]) -> list[Row]:
+    """A row for the sum of the stages where it is more than the step, for then it is no sum of
+    parts: each was left out by itself, and two that wait for each other both save the same time."""
+    whole = summed(shares)
+    if round(whole, 2) <= 1:
+        return []
+    told = {"stage": "sum of the stages: they overlap, for each was left out by itself"}
+    row: Row = dict.fromkeys(columns, "–")
+    return [row | told | {"share of a step": f"{whole:.0%}"}]
 
 
 def more_rows(passes: Comparison, counts: Iterable[int]) -> list[Row]:

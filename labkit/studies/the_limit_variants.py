@@ -61,9 +61,9 @@ def read_bytes(
         share = FORMATS[name].bits / 8 / ELEMENT_BYTES["bfloat16"]
         found[f"all in {name}"] = decode_cost(config, 0, dtype="bfloat16").weight_bytes * share + kv
     if fused is not None and where.gguf:
-        found["the file as it is"] = fused.all_logits_bytes + kv
+        found[f"the file as it is ({ALL_LOGITS})"] = fused.all_logits_bytes + kv
         if fused.weight_bytes != fused.all_logits_bytes:
-            found["the file, its head screened"] = fused.weight_bytes + kv
+            found[f"the file, its head screened ({FUSED})"] = fused.weight_bytes + kv
     return found
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from labkit.base.units import seconds
+from labkit.report.told.compared import told_value
 from labkit.report.told.words import effect
 from labkit.studies.pitfalls import clock_step
 from labkit.studies.timing_planted import told_rounds
@@ -49,7 +50,7 @@ def _variant(comparison: Comparison, name: str) -> dict[str, object]:
     alone = name == comparison.baseline
     return {
         "variant": name,
-        "TPOT": seconds(comparison.mean(name)),
+        "TPOT": told_value(comparison, name, "tpot"),
         "speedup": "–" if alone else str(ratio),
         "could have seen": "–" if alone else effect(ratio.smallest_effect),
         "first call": seconds(first.tpot) if first and first.tpot else "–",

@@ -3,7 +3,8 @@
 A shared machine is faster at some moments and slower at others. Variants that run by turns meet the
 same moments, so that a round's ratio depends on the variants alone. The order of the turns changes
 from round to round, so that no variant always runs first. The second turn of the baseline is the
-A/A control: where it differs from the first turn, the measurement is not to be trusted.
+A/A control: its ratio is that of the first turn alone over it, and where that is not 1, the
+measurement is not to be trusted.
 
 A *bare* variant reads the bytes of another one, or does its products, and nothing else. It takes
 its turns like any other, so that the share of it that an engine reaches is a paired ratio too.
@@ -112,15 +113,20 @@ class Comparison:
         """The geometric mean over rounds of a metric: the value that every page tells."""
         return geometric_mean(self.values(variant, metric))
 
+    def base(self, variant: str, metric: str = "tpot") -> list[float]:
+        """The baseline's times that a variant is compared with, round by round.
+
+        The control is one turn against one turn: it has the baseline's first turn alone.
+        """
+        found = self._turns if variant == self.control else self.values
+        return found(self.baseline, metric)
+
     def speedup(self, variant: str, metric: str = "tpot") -> Ratio:
         """Paired speedup over the baseline; `metric` is a time in seconds.
 
-        It is `mean(baseline) / mean(variant)`, with an interval. The control is compared with the
-        first turn alone.
+        It is the geometric mean of `base` over `mean(variant)`, with an interval.
         """
-        alone = variant in (self.baseline, self.control)
-        base = (self._turns if alone else self.values)(self.baseline, metric)
-        return paired_ratio(base, self._turns(variant, metric))
+        return paired_ratio(self.base(variant, metric), self.values(variant, metric))
 
     def share(self, variant: str, metric: str = "tpot") -> Ratio | None:
         """The time of the bare work over the variant's time, paired; None where it has none."""

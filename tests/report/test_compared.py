@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from labkit.report.told.compared import Least, compared, decided, rebased
+from labkit.report.told.compared import Least, compared, decided, rebased, told_value
 from labkit.report.told.finding import Finding
 from labkit.timing.compare import Bare, Comparison, compare
 from labkit.timing.trace import Trace
@@ -107,6 +107,24 @@ def test_value_and_baseline_give_the_speedup_of_the_control_too() -> None:
             found, name, phase="decode", metric="tpot", limit_note="none", **ABOUT
         )  # fmt: skip
         assert told.baseline_value / told.value == pytest.approx(told.speedup)
+
+
+def test_the_row_of_the_control_tells_both_turns_that_its_speedup_is_of() -> None:
+    """A mean of both turns beside the second one would give another ratio than the one told."""
+    found = result()
+    found.traces[found.control] = [taking(1.0, 0.1)(0)] * 5
+    assert told_value(found, found.control, "tpot") == "100 ms (first turn: 200 ms)"
+    assert str(found.speedup(found.control)) == "2.00x [2.00, 2.00]"
+    assert told_value(found, "plain", "tpot") == "141 ms"  # the mean of both
+    assert told_value(found, "fast", "tpot", lambda one: f"{1 / one:.0f}") == "10"
+    assert found.speedup("fast").value == pytest.approx(1.41, abs=0.005)
+
+
+def test_a_limit_stands_only_where_nothing_was_faster() -> None:
+    least = Least(0.2)
+    assert least.standing(0.2) == least.standing(0.4) == least
+    assert (least.fraction(0.4), least.fraction(0.2)) == (0.5, 1.0)
+    assert least.standing(0.19) is least.fraction(0.19) is None
 
 
 def test_the_control_is_held_against_what_its_baseline_is() -> None:

@@ -85,18 +85,27 @@ def test_the_roofline_is_told_with_what_sets_it() -> None:
 
 def test_a_row_of_one_request_has_no_gain() -> None:
     of = limits(1e30)
-    alone = tables.of_batch(of[1], 0.01, None, None, 0.5)
+    alone = tables.of_batch(of[1], 0.01, None, 1.0, None, 0.5)
     assert (alone["S(B)/S(1)"], alone["of the gain at the limit"]) == ("–", "–")
     assert alone["output tokens/s"] == pytest.approx(100)
-    several = tables.of_batch(of[2], 0.01, ratio(1.4, 1.5, 1.6), ratio(0.6, 0.7, 0.8), None)
+    gain, share = ratio(1.4, 1.5, 1.6), ratio(0.6, 0.7, 0.8)
+    several = tables.of_batch(of[2], 0.01, gain, 2.0, share, 0.5)
     assert several["S(B)/S(1)"] == "1.50x [1.40, 1.60]"
     assert several["of the bare work"] == "70% [60, 80]"
-    assert several["of its limit"] == "–"
+    assert (several["at the limit"], several["of the gain at the limit"]) == ("2.00x", "75\u00a0%")
+    beaten = tables.of_batch(of[2], 0.01, gain, None, share, None)
+    columns = ("at the limit", "of the gain at the limit", "of its limit")
+    assert {beaten[column] for column in columns} == {"–"}
 
 
 def test_the_largest_gain_is_told_and_not_the_largest_batch() -> None:
-    said = told.of_scaling({2: ratio(1.7, 1.8, 1.9), 64: ratio(1.1, 1.2, 1.3)}, limits(1e30))
+    gains = {2: ratio(1.7, 1.8, 1.9), 64: ratio(1.1, 1.2, 1.3)}
+    said = told.of_scaling(gains, {2: 1.9, 64: 9.0})
     assert said.startswith("Most tokens a second came with 2 requests in a pass: **1.80x")
+    assert said.endswith("At the limit it would be 1.90x.")
+    assert "limit" not in told.of_scaling(gains, {64: 9.0})
+    assert told.of_last_gain(64, gains[64], 9.0).endswith("it would be 9.00x.")
+    assert "limit" not in told.of_last_gain(64, gains[64], None)
 
 
 def test_lengths_tell_what_static_batching_loses() -> None:
@@ -182,7 +191,8 @@ def test_what_remains_is_taken_apart_only_where_limits_were_not_beaten() -> None
     assert "20 ms are beyond the longer of the two. That is more than reading" in more
     less = told.of_rest(64, 0.035, Limit(0.01, 0.03))
     assert "That is less than reading" in less
-    assert told.of_rest(64, 0.02, Limit(0.01, 0.03)).endswith("products 30 ms.")
+    beaten = told.of_rest(64, 0.02, Limit(0.01, 0.03))
+    assert beaten.endswith("takes 20 ms. It was faster than its limit, so that was none.")
 
 
 def test_machines_without_a_known_limit_are_named() -> None:
@@ -214,7 +224,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_figures_are_drawn_from_plain_data(drawn: list[str]) -> None:
     of = limits(1e30)
     some = {2: ratio(1.7, 1.8, 1.9), 64: ratio(5.0, 6.0, 7.0)}
-    figures.scaling(some, {1: 1.0, 2: 1.9, 64: 5.0}, of, "gains", "")
+    figures.scaling(some, {1: 1.0, 2: 1.9, 64: 5.0}, of, {2: 2.0}, "gains", "")
     figures.frontier([a_point("a", 0.5, 0.9), a_point("b", 0.5, 0.9)], 0.5, "frontier", "")
     figures.timeline(RECORDS, "in flight")
     figures.timeline_of_stall(stalled(0.1, 1.0)[0], WHOLE)

@@ -12,6 +12,7 @@ from labkit.engine.prefix import PrefixCache
 from labkit.engine.records import PassRecord, RequestRows
 from labkit.engine.served import ServedRequest
 from labkit.errors import ParameterError
+from labkit.report.told.compared import Least
 from labkit.studies import caching, caching_near
 from labkit.studies.caching_alone import ANSWERED, OFF, ON, ON_DISK
 from labkit.studies.caching_first import CACHED, DISK, HELD, MEMORY, RECOMPUTED, MissedPrefix
@@ -67,6 +68,19 @@ def test_predictions_are_told_before_anything_is_compared(study: caching.Study) 
     same = first.expected_seconds(RECOMPUTED, 16)
     assert same == pytest.approx(first.earlier.mean(RECOMPUTED, "ttft"))
     assert first.expected_seconds(DISK, 40) > first.expected_seconds(MEMORY, 40)
+
+
+def test_no_first_token_is_predicted_below_its_limit_unless_an_earlier_one_beat_it(
+    study: caching.Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = study.first
+    taken, free = first.earlier.mean(MEMORY, "ttft"), first.expected_seconds(MEMORY, 40)
+    least = {first.middle: taken, 40: 2 * free}
+    monkeypatch.setattr(first, "least", lambda way, length: Least(least[length]))
+    assert first.expected_seconds(MEMORY, 40) == 2 * free
+    least[first.middle] = 2 * taken
+    assert first.limit(MEMORY, 40) is None
+    assert first.expected_seconds(MEMORY, 40) == free
 
 
 def test_a_prefix_counts_in_whole_blocks(study: caching.Study) -> None:

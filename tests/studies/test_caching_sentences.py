@@ -143,7 +143,7 @@ def test_parts_of_reading_are_told_with_their_intervals() -> None:
 
 def test_a_limit_that_was_beaten_is_not_told_as_reached() -> None:
     assert "reached 80\u00a0% of its limit" in told.of_memory(512, 0.8, 0.03, 0.001)
-    beaten = told.of_memory(512, 1.2, 0.03, 0.001)
+    beaten = told.of_memory(512, None, 0.03, 0.001)
     assert "was sooner than the limit by the best rate" in beaten
     assert "reached" not in beaten
 

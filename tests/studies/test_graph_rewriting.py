@@ -16,6 +16,7 @@ from labkit.limits.cost import decode_cost
 from labkit.limits.roofline import limit
 from labkit.model.rows import Rows
 from labkit.optimize.graph_rewriting import static
+from labkit.report.told.compared import Least
 from labkit.studies import graph_rewriting, graph_rewriting_earlier
 from labkit.studies import graph_rewriting_rungs as rungs
 from labkit.studies import graph_rewriting_sentences as sentences
@@ -104,10 +105,14 @@ def of(times: dict[str, float]) -> Comparison:
     return Comparison(rungs.PLAIN, traces, {})
 
 
-def earlier(products: float = PRODUCTS_SECONDS) -> Earlier:
-    """What is known before the rungs are compared, of a machine that reads 1 GB/s."""
+def earlier(products: float = PRODUCTS_SECONDS, least: float = 0.0) -> Earlier:
+    """What is known before the rungs are compared, of a machine that reads 1 GB/s.
+
+    least: seconds, the limit of every rung.
+    """
     eager = rungs.eager(tiny_decoder())
-    lab = SimpleNamespace(hardware=SimpleNamespace(bandwidth=lambda _: 1e9))
+    hardware = SimpleNamespace(bandwidth=lambda _: 1e9)
+    lab = SimpleNamespace(hardware=hardware, least=lambda _: Least(least))
     costs = {name: rungs.cost_of(rung, 8, 8) for name, rung in eager.items()}
     operations = {name: 100 - 10 * k for k, name in enumerate(eager)}
     found = Earlier(lab, eager, 5, lambda _: None, costs, operations)
@@ -137,6 +142,16 @@ def test_a_rung_is_predicted_from_its_products_its_operations_and_its_bytes() ->
         expected = products + others * known.overhead + more / 1e9
         assert known.expected(name) == pytest.approx(expected), name
         assert known.expected_speedup(name) == pytest.approx(PLAIN_SECONDS / expected)
+
+
+def test_no_rung_is_predicted_below_its_limit_unless_the_plain_decoder_beat_it() -> None:
+    free, bound = earlier(), earlier(least=PLAIN_SECONDS)
+    assert free.expected(rungs.MERGED) < PLAIN_SECONDS
+    assert bound.expected(rungs.MERGED) == PLAIN_SECONDS
+    assert bound.limit(rungs.MERGED) == Least(PLAIN_SECONDS)
+    beaten = earlier(least=2 * PLAIN_SECONDS)
+    assert beaten.limit(rungs.MERGED) is None
+    assert beaten.expected(rungs.MERGED) == free.expected(rungs.MERGED)
 
 
 def test_what_does_not_run_operation_by_operation_has_no_prediction() -> None:

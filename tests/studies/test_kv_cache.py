@@ -15,6 +15,7 @@ from labkit.model.load import load
 from labkit.model.rows import Rows
 from labkit.optimize import kv_cache as routines
 from labkit.quality.lossless import same_answer
+from labkit.report.told.compared import Least
 from labkit.studies import kv_cache as study
 from labkit.studies import kv_cache_earlier
 from labkit.studies import kv_cache_sentences as sentences
@@ -128,14 +129,20 @@ def of(times: dict[str, float]) -> Comparison:
     return Comparison(NO_CACHE, traces | {again(NO_CACHE): traces[NO_CACHE]}, {})
 
 
-def earlier(times: dict[str, float]) -> Earlier:
-    """What is known before the comparison: steps after 4 and 10 tokens, at 1 kB/s."""
+def earlier(times: dict[str, float], limit_rate: float = 1e9) -> Earlier:
+    """What is known before the comparison: steps after 4 and 10 tokens, at 1 kB/s.
+
+    limit_rate: bytes/s of the limits.
+    """
 
     def cost(kind: str, context: int) -> Cost:
         flops = float(context + 1 if kind == NO_CACHE else 1)
         return Cost(0.0, 100.0 * context, 0.0, 0.0, flops, 0.0)
 
-    lab = SimpleNamespace(hardware=SimpleNamespace(bandwidth=lambda _: 1000.0))
+    lab = SimpleNamespace(
+        hardware=SimpleNamespace(bandwidth=lambda _: 1000.0),
+        least=lambda cost: Least(cost.read_bytes / limit_rate),
+    )
     found = Earlier(lab, {}, 4, 10, 5, cost)
     vars(found)["comparison"] = of(times)
     return found
@@ -158,6 +165,16 @@ def test_predictions_add_bytes_with_a_cache_and_rows_without():
 def test_rows_that_cost_no_time_are_not_predicted_to_save_any():
     known = earlier(TIMES | {NO_CACHE: 4.8})
     assert known.expected(NO_CACHE, 1000) == pytest.approx(4.8)
+
+
+def test_no_step_is_predicted_below_its_limit_unless_earlier_ones_beat_it():
+    """Steps after 10 tokens took 4.8 s, and are predicted to stay so; at 400 B/s a step after 100
+    tokens takes 25 s at least."""
+    known = earlier(TIMES | {NO_CACHE: 4.8, STATIC: 3.0}, limit_rate=400.0)
+    assert known.limit(NO_CACHE, 100) == Least(25.0)
+    assert known.expected(NO_CACHE, 100) == pytest.approx(25.0)
+    assert known.limit(GROWING, 100) is None  # 2 s, where the limit was 2.5 s
+    assert known.expected(GROWING, 10) == pytest.approx(2.0)
 
 
 def test_predictions_are_held_against_what_comes_later(monkeypatch: pytest.MonkeyPatch):

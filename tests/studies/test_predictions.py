@@ -8,6 +8,7 @@ from labkit.studies.predictions import (
     limit_cells,
     limit_told,
     no_change,
+    not_below,
     score,
     shown,
 )
@@ -72,7 +73,13 @@ def test_the_limit_is_told_with_the_speedup_that_it_would_be_over_the_baseline_a
     assert cells == {"limit": "10 ms to 20 ms", "speedup at its limit": "4.00x"}
 
 
-def test_a_limit_that_was_beaten_promises_no_speedup():
+def test_a_limit_that_was_beaten_is_not_told_and_promises_no_speedup():
     cells = limit_cells(Least(0.010), taken=0.009, baseline=0.040)
-    assert cells == {"limit": "10 ms", "speedup at its limit": "–"}
+    assert cells == {"limit": "–", "speedup at its limit": "–"}
     assert limit_told(Least(0.010)) == "10 ms"
+
+
+def test_no_time_is_predicted_below_the_limit_of_the_same_thing():
+    assert not_below(0.009, Least(0.010)) == 0.010
+    assert not_below(0.011, Least(0.010)) == 0.011
+    assert not_below(0.009, None) == 0.009  # earlier rounds beat it: it is no limit

@@ -9,6 +9,8 @@ import pytest
 
 from labkit.base.paths import project_root
 from labkit.model.weights import read_bytes
+from labkit.report.told.compared import Least
+from labkit.report.told.words import times
 from labkit.studies import quantization, quantization_measured
 from labkit.studies import quantization_sentences as sentences
 from labkit.studies.quantization_forecast import Forecast, Held, forecasts, held, sentence
@@ -135,11 +137,19 @@ def check_findings(study):
 
 
 def test_what_a_limit_is_worth_is_told_over_the_baseline_as_measured(study):
-    row = study._before(EIGHT, plain=1.0)
     limit = study.lab.least(study.costs[EIGHT, "decode"]).seconds
-    assert row["at its limit"] == f"{1 / limit:.2f}x"
-    measured = study.comparison.mean(PLAIN)
-    assert study._speed(EIGHT, "decode")["at its limit"] == f"{measured / limit:.2f}x"
+    taken, plain = study.comparison.mean(EIGHT), study.comparison.mean(PLAIN)
+    told = "–" if limit > taken else times(plain / limit)
+    assert study._speed(EIGHT, "decode")["at its limit"] == told
+    told = "–" if limit > study.earlier.mean(EIGHT) else times(1 / limit)
+    assert study._before(EIGHT, plain=1.0)["at its limit"] == told
+
+
+def test_a_limit_that_was_beaten_is_told_neither_before_nor_after(study, monkeypatch):
+    monkeypatch.setattr(type(study.lab), "least", lambda lab, cost, tokens=1.0: Least(1e6, 2e6))
+    before, row = study._before(EIGHT, plain=1.0), study._speed(EIGHT, "decode")
+    assert (before["limit"], before["at its limit"]) == ("–", "–")
+    assert (row["of its limit"], row["at its limit"]) == ("–", "–")
 
 
 def test_only_the_methods_of_a_run_are_explained(study, capsys):

@@ -181,7 +181,7 @@ def test_other_engines_need_a_gguf_file_and_a_wish(tmp_path: Path) -> None:
 
 
 def test_an_engine_with_drafts_stands_beside_itself_without() -> None:
-    taken = {"transformers": 4.0, "transformers, prompt lookup": 5.0, "ours, plain": 2.0,
+    taken = {"transformers": 4.0, "transformers, prompt lookup": 5.0, "ours, without drafts": 2.0,
              "ours, automatic": 1.0, "llama.cpp:lookup": 3.0}  # fmt: skip
     traces = {name: [Trace(0.0, (seconds,))] * 5 for name, seconds in taken.items()}
     found = Comparison(
@@ -191,9 +191,9 @@ def test_an_engine_with_drafts_stands_beside_itself_without() -> None:
     beside = {name: row["against itself without drafts"] for name, row in told.items()}
     assert beside["transformers, prompt lookup"] == "0.80x [0.80, 0.80]"
     assert beside["ours, automatic"] == "2.00x [2.00, 2.00]"
-    assert beside["transformers"] == beside["ours, plain"] == "–"
+    assert beside["transformers"] == beside["ours, without drafts"] == "–"
     assert beside["llama.cpp:lookup"] == "–"  # which did not run without drafts
-    assert told["ours, plain"]["against transformers"] == "2.00x [2.00, 2.00]"
+    assert told["ours, without drafts"]["against transformers"] == "2.00x [2.00, 2.00]"
 
 
 # The study

@@ -82,7 +82,7 @@ def test_a_table_has_a_row_for_all_kinds_and_a_dash_without_a_forecast() -> None
     assert str(code["a draft"]).endswith("(3.00)")
     assert chat["a draft"] == "4.00x [4.00, 4.00] (–)"
     assert chat["a draft could have seen"] == "1\u00a0%"
-    control = "plain decoding (again)"
+    control = "without drafts (again)"
     assert chat[control] == both[control] == "1.00x [1.00, 1.00]"
     assert both["kind of task"] == "all kinds"
     assert str(both["a draft"]).startswith("4.00x")
@@ -263,3 +263,12 @@ def test_the_mean_is_told_of_all_kinds_and_of_those_that_repeat_the_prompt() -> 
     assert str(interval([1.0, 1.0, 2.0, 2.0])) in text
     assert "2.00x [2.00, 2.00]** over those of the kinds whose answers repeat" in text
     assert "repeat" not in told.told_gains({"chat": timed["chat"]}, "a draft")
+
+
+def test_the_mean_speedups_of_a_page_tell_what_each_is_from() -> None:
+    measured = rounds([1.2, 1.21, 1.19] * 2, 1).speedup("a draft")
+    said = told.told_computed(1.4, 1.55, measured)
+    assert "The forecast, 1.55x, is from the acceptance on the calibration texts" in said
+    assert "1.40x for this machine as measured, is computed from the drafts that were" in said
+    assert f"Measured is {measured}: the timed rounds themselves" in said
+    assert "forecast" not in told.told_computed(1.4, None, measured)

@@ -115,6 +115,8 @@ def test_a_limit_is_told_with_its_band() -> None:
         "rates of this run"
     )
     assert ledger.limit_caption("decode", Least(0.01), "x").endswith("Limit: 10 ms")
+    beaten = ledger.limit_caption("decode", None, "x")
+    assert beaten.endswith("Limit: none is told, for a variant was faster than it")
     row = ledger.limit_row("decode", Limit(0.01, 0.001), 0.02, 1)
     assert (row["limit, tok/s"], row["at the slowest rates"], row["set by"]) == (100, 50, "memory")
 

@@ -57,15 +57,18 @@ def test_bytes_of_a_step_are_counted_for_each_form_of_the_weights() -> None:
     assert found["float32"] == decode_cost(CONFIG, 10, dtype="float32").read_bytes
     assert found["all in q8_0"] == pytest.approx(weights * 8.5 / 16 + kv)  # 32 int8, 16-bit scale
     assert found["all in q4_0"] == pytest.approx(weights * 4.5 / 16 + kv)
-    assert found["the file as it is"] == 900 + kv
-    assert found["the file, its head screened"] == 700 + kv
+    assert found["the file as it is (fused:all-logits)"] == 900 + kv
+    assert found["the file, its head screened (fused)"] == 700 + kv
 
 
 def test_a_head_that_is_not_screened_has_no_row_of_its_own() -> None:
     fused: Any = SimpleNamespace(all_logits_bytes=900.0, weight_bytes=900.0)
     found = variants.read_bytes(GGUF, CONFIG, fused, 10)
-    assert "the file, its head screened" not in found
-    assert "the file as it is" not in variants.read_bytes(NO_FILE, CONFIG, fused, 10)
+    assert [name for name in found if name.startswith("the file")] == [
+        "the file as it is (fused:all-logits)"
+    ]
+    without = variants.read_bytes(NO_FILE, CONFIG, fused, 10)
+    assert not any(name.startswith("the file") for name in without)
 
 
 def test_where_the_kernel_is_missing_the_reason_is_told(monkeypatch) -> None:

@@ -41,7 +41,7 @@ def test_the_share_of_the_bare_read_stands_with_its_interval() -> None:
 def test_a_limit_that_was_beaten_is_a_dash_and_never_above_one() -> None:
     found = ladder({"plain": 0.05}, {"plain": 1e8})
     (row,) = tables.decode(lab(), found, ["plain"])
-    assert row["of its limit"] == "–"
+    assert row["of its limit"] == row["limit, tok/s"] == "–"
 
 
 def test_an_engine_that_tells_no_bytes_has_dashes() -> None:
@@ -117,6 +117,25 @@ def test_what_is_not_measurable_is_told_so_and_has_no_time() -> None:
     assert [row["share of a step"] for row in rows] == ["25% [20, 30]", *["not measurable"] * 2]
     assert [row["time"] for row in rows] == ["1 ms", "–", "–"]
     assert "time" not in tables.stages(shares, None)[0]
+
+
+def test_stages_that_overlap_are_told_so_where_their_shares_stand() -> None:
+    shares = {"head": Share(0.87, 0.8, 0.9), "attention": Share(0.24, 0.2, 0.3),
+              REST: Share(-0.11, -0.2, -0.05)}  # fmt: skip
+    last = tables.stages(shares, step=0.004)[-1]
+    assert last["stage"] == "sum of the stages: they overlap, for each was left out by itself"
+    assert (last["share of a step"], last["time"]) == ("111%", "–")
+    apart = shares | {"head": Share(0.6, 0.5, 0.7)}
+    assert len(tables.stages(apart, None)) == 3
+
+
+def test_the_names_of_the_fused_decoder_are_told_where_they_ran() -> None:
+    said = sentences.of_names(["transformers", ALL_LOGITS, FUSED])
+    assert said == (
+        "The fused decoder runs as `fused:all-logits` (the file's weights as they are), `fused` ("
+        "the same with the head screened)."
+    )
+    assert sentences.of_names(["transformers"]) == ""
 
 
 def passes(step: float, two: float) -> Comparison:

@@ -8,6 +8,7 @@ import pytest
 
 from labkit.errors import ImpossibleRate, LabkitError
 from labkit.timing.compare import Bare, again, compare, turn_order
+from labkit.timing.statistics import geometric_mean
 from labkit.timing.trace import Trace
 
 
@@ -209,6 +210,39 @@ def test_a_rounds_baseline_is_the_mean_of_its_two_turns():
     assert result.speedup("b").value == pytest.approx(2.0)
     assert result.speedup(result.control).value == pytest.approx(1 / 4)
     assert result.speedup("a").value == 1.0
+
+
+def drifting(first, second):
+    """A baseline whose second turn of a round takes other seconds than its first."""
+    turns = iter([first, *[first, second] * 5])  # the first call, then two turns a round
+    return lambda number: constant(next(turns))(number)
+
+
+def in_turn(names, _):
+    """The turns of each round in the same order: the control is always the second."""
+    return list(names)
+
+
+@pytest.mark.parametrize("second", [0.1, 0.4])
+def test_value_and_speedup_are_one_estimate_of_every_row(second, monkeypatch):
+    """Of the control too, whose first turn took another time than its second."""
+    monkeypatch.setattr("labkit.timing.compare.turn_order", in_turn)
+    result = compare({"a": drifting(0.2, second), "b": noisy(0.1, 2)}, "a", rounds=5)
+    for name in ("a", "b", result.control):
+        ratio, base = result.speedup(name), result.base(name)
+        assert ratio.value == pytest.approx(geometric_mean(base) / result.mean(name)), name
+        pairs = zip(base, result.values(name), strict=True)
+        assert list(ratio.rounds) == pytest.approx([one / other for one, other in pairs]), name
+        assert ratio.low <= ratio.value <= ratio.high
+    assert result.base("a") == result.base("b") == result.values("a")
+
+
+def test_the_control_is_one_turn_against_one_turn(monkeypatch):
+    monkeypatch.setattr("labkit.timing.compare.turn_order", in_turn)
+    result = compare({"a": drifting(0.2, 0.1)}, "a", rounds=5)
+    assert result.base(result.control) == pytest.approx([0.2] * 5)
+    assert result.speedup(result.control).value == pytest.approx(2.0)  # and not its root
+    assert not result.trusted()
 
 
 def test_the_speedup_of_beginnings():

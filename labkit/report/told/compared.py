@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from labkit.base.units import seconds
 from labkit.report.told.finding import Finding
 from labkit.report.told.words import amount
 from labkit.timing.compare import Comparison, again
 from labkit.timing.statistics import (
     Ratio,
     direction,
+    geometric_mean,
     holm,
     interval,
     narrow_enough,
@@ -38,6 +40,29 @@ class Least:
 
     seconds: float
     slowest: float | None = None
+
+    def standing(self, taken: float) -> Least | None:
+        """This limit; None where something took less seconds: then it was none, and no table, plot
+        or sentence tells it."""
+        return None if self.seconds > taken else self
+
+    def fraction(self, taken: float) -> float | None:
+        """Limit over measured time; None where the limit was beaten."""
+        return None if self.standing(taken) is None else self.seconds / taken
+
+
+def told_value(
+    comparison: Comparison, variant: str, time: str, told: Callable[[float], str] = seconds
+) -> str:
+    """A variant's time for a table; of the control, also the first turn that it is compared with.
+
+    time: of a trace. told: from seconds to words. The row's speedup is the baseline's row over
+    what stands here; of the control, the first turn over the second.
+    """
+    value = told(comparison.mean(variant, time))
+    if variant != comparison.control:
+        return value
+    return f"{value} (first turn: {told(geometric_mean(comparison.base(variant, time)))})"
 
 
 def compared(
@@ -165,17 +190,16 @@ def _values(
     told: dict[str, Any] = {
         "unit": unit,
         "value": in_unit(taken),
-        # Of the control this is the baseline's first turn alone, as its speedup is.
-        "baseline_value": in_unit(taken * comparison.speedup(variant, time).value),
+        "baseline_value": in_unit(geometric_mean(comparison.base(variant, time))),
     }
     if least is None:
         return told | {"limit_note": note}
-    if least.seconds > taken:
+    if least.standing(taken) is None:
         return told | {"limit_note": _beaten(in_unit(least.seconds), unit)}
     return told | {
         "limit": in_unit(least.seconds),
         "limit_low": in_unit(least.slowest) if least.slowest else None,
-        "fraction_of_limit": least.seconds / taken,
+        "fraction_of_limit": least.fraction(taken),
     }
 
 
