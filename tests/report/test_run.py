@@ -98,5 +98,5 @@ def test_the_time_left_says_which_notebooks_have_no_earlier_duration():
 def test_a_first_run_says_that_no_duration_is_known_and_a_second_tells_it(request_, capsys):
     run_reports(request_)
     assert "00_good: running, no earlier duration known ..." in capsys.readouterr().out
-    run_reports(replace(request_, force=True))
+    run_reports(replace(request_, name="second"))
     assert "00_good: running, about " in capsys.readouterr().out
