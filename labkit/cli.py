@@ -76,17 +76,22 @@ def reports(**options: Any) -> int:
 @click.option("--rounds", default=10, show_default=True)
 @click.option("--model", default="", help="directory, GGUF file or hub id; default: the built-in")
 @click.option("--threads", default=None, type=int, help="default: the cores allowed")
+@click.option("--remeasure", is_flag=True, help="measure this machine again, for the limits")
 @click.option("--json", "json_path", default=None, type=click.Path(path_type=Path), help="samples")
 @clear_errors
 def bench(json_path: Path | None, **options: Any) -> None:
     """Compare our variants and other engines, interleaved; the first is the baseline.
 
-    An unknown name lists the known ones. `make peers` installs the other engines.
+    `labkit bench --variants list` lists all. `make peers` installs the other engines.
     """
     from labkit.base.paths import json_text
     from labkit.base.places import try_file, write_result
     from labkit.bench.run import run
+    from labkit.bench.variants import LIST, known
 
+    if options["variants"].strip() == LIST:
+        show(known())
+        return
     if json_path:
         try_file(json_path, "the file of samples", "give another place to --json")
     found = run(**options)

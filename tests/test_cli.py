@@ -53,7 +53,7 @@ def test_limit_on_a_machine_of_the_table():
         (("reports", "--profile", "nope"), "allowed: full, quick"),
         (("reports", "--only", "77"), "names no notebook"),
         (("reports", "--params", "missing.yaml"), "cannot be read"),
-        (("bench", "--variants", "nope"), "known are"),
+        (("bench", "--variants", "nope"), "--variants list"),
         (("compare", "no-such-run", "other"), "no run named"),
         (("compare", "example"), "at least two runs; 1 given"),
         (("compare",), "at least two runs; 0 given"),
@@ -87,3 +87,9 @@ def test_compare_shows_runs_beside_each_other(tmp_path):
 
 def test_an_unknown_option_is_refused():
     assert run("reports", "--profle", "quick").exit_code == 2
+
+
+def test_bench_lists_its_variants():
+    done = run("bench", "--variants", "list")
+    assert done.exit_code == 0
+    assert "* plain" in done.output

@@ -40,6 +40,7 @@ WITHIN = {
         ("compared", "turns"),
         ("plots",),
         ("notebook",),
+        ("busy",),
         ("decoders",),
     ),
 }

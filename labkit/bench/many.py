@@ -204,7 +204,7 @@ def run(
 def main(json_path: Path | None, **options: Any) -> int:
     """Compare engines that answer several prompts at once, interleaved; the first is the baseline.
 
-    An unknown name lists the known ones. `make peers` installs the other engines.
+    `labkit bench --variants list` lists all. `make peers` installs the other engines.
     """
     if json_path:
         try_file(json_path, "the file of samples", "give another place to --json")

@@ -26,6 +26,7 @@ from labkit.limits.cost import Cost
 from labkit.limits.hardware import Hardware
 from labkit.limits.measure import check_threads, fastest_products, measure_hardware
 from labkit.limits.roofline import limit
+from labkit.limits.told import measured_when, told_disturbed
 from labkit.model.config import ModelConfig, read_config
 from labkit.model.load import tokenizer_of
 from labkit.report.told.compared import told_value
@@ -202,6 +203,13 @@ def _table(found: Measured, hardware: Hardware) -> str:
     return text_table(rows + [_bare_row(result, name) for name in reads if name in result.traces])
 
 
+def _limits_of(hardware: Hardware) -> list[str]:
+    """What measurement of the machine the limits are told by, and whether it was disturbed."""
+    when = measured_when(hardware, "--remeasure measures again")
+    told = told_disturbed(hardware)
+    return [f"The limit is that of the machine {when}.", *([told] if told else [])]
+
+
 class Outcome(NamedTuple):
     """A finished comparison: `text` for a terminal, `samples` for other programs."""
 
@@ -212,7 +220,7 @@ class Outcome(NamedTuple):
     def text(self) -> str:
         """The table; below it what variants said, and which failed."""
         found, comparison = self.measured, self.measured.comparison
-        lines = [_table(found, self.hardware)]
+        lines = [_table(found, self.hardware), *_limits_of(self.hardware)]
         lines += [f"{name}: {one.note}" for name, one in found.loaded.items() if one.note]
         lines += [f"{name}: FAILED: {why}" for name, why in comparison.failed.items()]
         if not comparison.trusted():
@@ -242,8 +250,12 @@ def run(
     rounds: int,
     model: str = "",
     threads: int | None = None,
+    remeasure: bool = False,
 ) -> Outcome:
-    """Compare variants, named with commas; raises LabkitError for what cannot be compared."""
+    """Compare variants, named with commas; raises LabkitError for what cannot be compared.
+
+    remeasure: the machine, instead of taking its limits from a kept measurement.
+    """
     names = [name.strip() for name in variants.split(",") if name.strip()]
     find(names)
     if not FEWEST_ROUNDS <= rounds <= _MOST_ROUNDS:
@@ -254,5 +266,5 @@ def run(
     check_threads(threads)
     source = client.locate(model or None)
     checked_config(source, prompt_tokens, new_tokens)
-    hardware = measure_hardware("cpu", threads)
+    hardware = measure_hardware("cpu", threads, remeasure)
     return Outcome(measure(names, source, prompt_tokens, new_tokens, rounds, hardware), hardware)

@@ -33,7 +33,8 @@ class Reading:
 class Hardware:
     """What a machine allows. Bandwidth in bytes/s by working set, rates in FLOP/s by dtype.
 
-    capacity, cache: bytes of its memory and of its last-level cache, 0 where unknown.
+    capacity, cache: bytes of its memory and of its last-level cache, 0 where unknown. lost: the
+    share of the core time that other work had while it was measured; None where not counted.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Hardware:
     by_threads: dict[int, dict[str, Reading]] = field(default_factory=dict)
     measured_at: str = ""
     source: str = "measured"
+    lost: float | None = None
 
     def bandwidth(self, working_set: float) -> float:
         """The best sustained bytes/s of reading `working_set` bytes again and again.
@@ -103,4 +105,5 @@ class Hardware:
             "measured_at": self.measured_at,
             "matrix_rate": {dtype: reading.best for dtype, reading in self.matrix.items()},
             "source": self.source,
+            "lost": self.lost,
         }

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,14 @@ import torch
 from tqdm.auto import tqdm
 
 from labkit.base.device import Device, cores_allowed, device_name, kind, memory_bytes
+from labkit.base.interference import Meter
 from labkit.base.paths import atomic_write, cache_dir, json_in, json_text
 from labkit.base.places import writable_cache, write_result
 from labkit.errors import ImpossibleRate, ParameterError
 from labkit.limits.ceiling import ceiling
 from labkit.limits.clock import check_clock
 from labkit.limits.hardware import Hardware, Reading
+from labkit.limits.told import age, disturbed
 from labkit.limits.work import (
     AT_ONCE,
     BareProducts,
@@ -39,7 +41,7 @@ from labkit.limits.work import (
     working_sets,
 )
 
-_VERSION = 9  # of the measurement: a new one does not read old files
+_VERSION = 10  # of the measurement: a new one does not read old files
 # If a short spell is faster than the kept measurement by this factor, other work slowed that one.
 _BEATEN = 1.25
 _GLANCE = 0.05  # seconds of a short spell
@@ -156,6 +158,17 @@ def _measure(device: Device, threads: int, seconds: float) -> Hardware:
     )
 
 
+def _watched(device: Device, threads: int, seconds: float) -> Hardware:
+    """Measure, and count what other work had of the cores meanwhile; an accelerator has its own."""
+    if kind(device) != "cpu":
+        return _measure(device, threads, seconds)
+    native_library()  # compiled before the meter starts
+    meter = Meter()
+    before = meter.now()
+    found = _measure(device, threads, seconds)
+    return replace(found, lost=meter.since(before).share)
+
+
 def _outdone(kept: Hardware) -> bool:
     """Whether a short spell is much faster: then other work disturbed the kept measurement."""
     for size in (min(kept.bandwidth_points), max(kept.bandwidth_points)):
@@ -201,7 +214,9 @@ def measure_hardware(
     device: cpu, cuda or mps. threads: torch threads (default: the cores this process may use).
     seconds: of a spell. keep: a run's folder: its measurement holds for the whole run, and a new
     run takes over one of the last half hour. Without it, the measurement in the cache folder holds
-    unless a short spell shows that it is too low. It takes less than a minute on two cores.
+    unless a short spell shows that it is too low. It takes less than a minute on two cores. A
+    measurement that other work disturbed is not kept there: the next call measures again. In a run
+    it holds for the whole run all the same, and the pages say so.
 
     Raises ImpossibleRate where the clock is wrong, ParameterError for less than one thread or more
     than there are, and UnwritableError, before it measures, where nothing can be kept.
@@ -220,8 +235,9 @@ def measure_hardware(
     hardware = None if remeasure else _usable(_read(here, device, count), recent=of_run is not None)
     if hardware is None:
         writable_cache()  # half a minute of measuring, and no place to keep it: told before it
-        hardware = _measure(device, count, seconds)
-        _write(here, hardware)
+        hardware = _watched(device, count, seconds)
+        if not disturbed(hardware):
+            _write(here, hardware)
     if of_run:
         write_result(of_run, _to_json(hardware), "the run's measurement", "make room there")
     return hardware
@@ -232,7 +248,7 @@ def _read(path: Path, device: Device, threads: int) -> Hardware | None:
     written by hand."""
     try:
         kept = _from_json(json_in(path))
-        _age(kept)
+        age(kept)
         sound = _sound(kept, device, threads)
     except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, ImpossibleRate):
         return None
@@ -254,19 +270,16 @@ def _sound(kept: Hardware, device: Device, threads: int) -> bool:
     named = all(isinstance(text, str) for text in (kept.name, kept.measured_at, kept.source))
     sized = min(kept.capacity, kept.cache) >= 0 and min(kept.bandwidth_points, default=0) >= 1
     same = (kept.device, kept.threads) == (str(device), threads)
-    return positive and complete and named and sized and same
+    counted = kept.lost is None or 0 <= kept.lost <= 1
+    return positive and complete and named and sized and same and counted
 
 
 def _usable(kept: Hardware | None, recent: bool) -> Hardware | None:
-    """The measurement, unless a short spell beats it, or it is too old where it must be recent."""
-    if kept is None or (recent and not 0 <= _age(kept) <= _RECENT) or _outdone(kept):
+    """The measurement, unless other work disturbed it, a short spell beats it, or it is too old
+    where it must be recent."""
+    if kept is None or disturbed(kept) or (recent and not 0 <= age(kept) <= _RECENT):
         return None
-    return kept
-
-
-def _age(kept: Hardware) -> float:
-    """Seconds since a measurement."""
-    return (datetime.now(UTC) - datetime.fromisoformat(kept.measured_at)).total_seconds()
+    return None if _outdone(kept) else kept
 
 
 def _write(path: Path, hardware: Hardware) -> None:

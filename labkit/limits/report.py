@@ -12,6 +12,7 @@ from labkit.limits.datasheet import machine as datasheet_machine
 from labkit.limits.hardware import Hardware, Reading
 from labkit.limits.measure import measure_hardware
 from labkit.limits.roofline import Limit, critical_batch, fits, limit
+from labkit.limits.told import measured_when, told_disturbed
 from labkit.model.config import ModelConfig, read_config
 
 
@@ -66,10 +67,9 @@ def _machine_lines(hardware: Hardware, working_set: float) -> list[str]:
     for dtype, reading in hardware.matrix.items():
         lines.append(f"          multiplies {dtype}: {_band(reading, 'FLOP/s')}")
     if measured:
-        lines.append(
-            f"          measured {hardware.measured_at}, in spells about as long as a turn of a "
-            "comparison"
-        )
+        lines.append(f"          {measured_when(hardware)}")
+        lines.append("          in spells about as long as a turn of a comparison")
+        lines += [f"DISTURBED {told}"] if (told := told_disturbed(hardware)) else []
     else:
         lines.append(f"          {hardware.source}")
     return lines

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import math
 import re
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from labkit.base.paths import project_root, read_json
+from labkit.base.units import shown
 from labkit.errors import FindingsError, ParameterError
 from labkit.report.told.finding import Finding, load_findings
 
@@ -22,6 +24,7 @@ ABOUT = ("name", "model", "dtype", "device", "machine", "profile", "git_revision
 _KINDS = {"title": str, "seconds": float, "error": str, "profile": str, "git_revision": str,
           "git_changed": bool}  # fmt: skip
 _NAME = re.compile(r"[^/\\\x00]{1,200}")
+_LONGEST, _TOLD = 200, 3  # of a name, characters that are compared; of the known runs, how many
 
 
 def runs_in(outputs: Path) -> list[Path]:
@@ -34,11 +37,14 @@ def runs_in(outputs: Path) -> list[Path]:
     )
 
 
-def known_runs() -> str:
-    """The names of the runs in outputs, for an error message."""
+def known_runs(name: str = "") -> str:
+    """Runs in outputs, for an error message: the one whose name is nearest, then the newest."""
     outputs = project_root() / "outputs"
     names = [path.name for path in runs_in(outputs)] if outputs.is_dir() else []
-    return ", ".join(names) or "none yet"
+    near = difflib.get_close_matches(name[:_LONGEST], names, n=1)
+    told = list(dict.fromkeys([*near, *names]))[:_TOLD]
+    more = f" and {len(names) - len(told)} others, which outputs/index.html lists"
+    return (", ".join(told) + (more if len(names) > len(told) else "")) or "none yet"
 
 
 def find_run(name: str | Path) -> Path:
@@ -47,7 +53,7 @@ def find_run(name: str | Path) -> Path:
         with contextlib.suppress(OSError):  # a name that is too long, a folder that is closed
             if (path / "run.json").is_file():
                 return path
-    raise ParameterError(f"no run named {str(name)!r}; known are: {known_runs()}.")
+    raise ParameterError(f"no run named {shown(str(name))}; known are: {known_runs(str(name))}.")
 
 
 def read_findings(path: Path) -> list[Finding]:

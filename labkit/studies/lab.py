@@ -26,6 +26,7 @@ from labkit.model.config import ModelConfig
 from labkit.model.decoder import Decoder
 from labkit.model.forward import Forward
 from labkit.model.load import LoadedModel, load
+from labkit.report.told import busy
 from labkit.report.told import notebook as record_of
 from labkit.report.told.compared import Least, compared, decided, told_value
 from labkit.report.told.finding import Finding
@@ -101,6 +102,7 @@ class Lab:
         hardware = measure_hardware(
             loaded.decoder.device, remeasure=remeasure, keep=record_of.run_folder()
         )
+        busy.tell_machine(hardware)
         return Lab(notebook, technique, loaded, hardware, Workload(prompt_tokens, new_tokens))
 
     @property
@@ -276,6 +278,7 @@ class Lab:
         tell what the turns of all comparisons lost to other work."""
         found = decided(findings)
         record_of.save_findings(self.notebook, found)
+        busy.keep(self.notebook, self._compared.values())
         if lost := told_lost(self._compared, self._apart):
             say(lost)
         return found

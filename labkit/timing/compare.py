@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm.auto import tqdm
 
+from labkit.base.interference import LOST, Lost, Meter
 from labkit.errors import ImpossibleRate, LabkitError
-from labkit.timing.interference import LOST, Lost, Meter
 from labkit.timing.statistics import (
     FEWEST_ROUNDS,
     Ratio,

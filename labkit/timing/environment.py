@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import subprocess
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -13,6 +12,7 @@ import psutil
 
 from labkit.base.cores import cores
 from labkit.base.device import Device, cores_allowed, cpu_name, device_name, memory_bytes
+from labkit.timing.revision import changed, revision
 
 _PACKAGES = ("torch", "transformers", "numpy", "scipy", "safetensors", "gguf", "papermill")
 
@@ -22,15 +22,6 @@ def _governor() -> str | None:
     try:
         return path.read_text(encoding="ascii").strip()
     except OSError:
-        return None
-
-
-def _git(*arguments: str) -> str | None:
-    command = ["git", "-C", str(Path(__file__).parent), *arguments]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
-        return done.stdout.strip()
-    except (OSError, subprocess.SubprocessError):
         return None
 
 
@@ -46,7 +37,7 @@ def _versions() -> dict[str, str]:
 
 def environment(device: Device = "cpu") -> dict[str, Any]:
     """Machine, versions and time, as plain JSON values. It contains no path and no host name."""
-    load, status = psutil.getloadavg(), _git("status", "--porcelain")
+    load, here = psutil.getloadavg(), Path(__file__).parent
     return {
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
@@ -59,6 +50,6 @@ def environment(device: Device = "cpu") -> dict[str, Any]:
         "memory_bytes": memory_bytes(),
         "load_average": [round(value, 2) for value in load],
         "versions": _versions(),
-        "git_revision": _git("rev-parse", "--short", "HEAD"),
-        "git_changed": None if status is None else bool(status),
+        "git_revision": revision(here),
+        "git_changed": changed(here),
     }

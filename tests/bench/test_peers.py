@@ -113,8 +113,11 @@ def test_leaving_a_worker_ends_its_process(tmp_path: Path) -> None:
 
 
 def test_unknown_and_repeated_variants_are_refused() -> None:
-    with pytest.raises(ParameterError, match=r"no variant .vllm.; known are"):
+    with pytest.raises(ParameterError, match=r"no variant .vllm.\. .labkit bench --variants list"):
         find(["vllm"])
+    with pytest.raises(ParameterError, match=r"Did you mean fused:q8_0 or fused:q4_0\?") as told:
+        find(["fused:q8_1"])
+    assert len(str(told.value)) < 200
     with pytest.raises(ParameterError, match="named twice"):
         find(["fused", "fused"])
 

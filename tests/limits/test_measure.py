@@ -15,16 +15,6 @@ from labkit.limits.measure import measure_hardware
 from labkit.limits.work import working_sets
 
 
-@pytest.fixture
-def small(own_cache, monkeypatch):
-    """Quick probes: a few small sizes, into an empty cache, and no look at the clock."""
-    monkeypatch.setattr(measure, "working_sets", lambda largest: [2**16, 2**18, 2**20])
-    monkeypatch.setattr(measure, "_largest", lambda device: 2**20)
-    monkeypatch.setattr(measure, "check_clock", lambda work: None)
-    monkeypatch.setattr(measure, "dtypes", lambda device: ["float32"])
-    return own_cache / "hardware"
-
-
 def test_it_is_measured_once_and_kept(small, monkeypatch):
     first = measure_hardware("cpu", seconds=0.001)
     assert set(first.bandwidth_points) == {2**16, 2**18, 2**20}
@@ -233,6 +223,8 @@ def test_a_run_that_cannot_keep_its_measurement_is_told(small, tmp_path):
         {"cache": "much"},
         {"name": ["x"]},
         {"measured_at": None},
+        {"lost": 2.0},
+        {"lost": "much"},
     ],
 )  # fmt: skip
 def test_a_kept_file_with_a_part_that_cannot_be_true_is_measured_again(small, change):

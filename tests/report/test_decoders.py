@@ -73,6 +73,7 @@ def test_a_row_says_how_the_turns_were(run: Path) -> None:
         "there called": "it",
         "runs in": "one process with all variants",
         "other turns in a round": "2",
+        "lost to other work": "not counted",
         "prompt + new tokens": "20 + 5",
         "bytes a token": "80 MB",
         "time a token": "300 ms",

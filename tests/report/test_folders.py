@@ -80,3 +80,15 @@ def test_a_folder_in_place_of_the_file_is_told(tmp_path: Path) -> None:
     (tmp_path / "findings.json").mkdir()
     with pytest.raises(FindingsError, match="findings.json cannot be read"):
         folders.findings_of(tmp_path)
+
+
+def test_of_many_runs_the_nearest_and_the_newest_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(40):
+        made(tmp_path / "outputs" / f"2026-11-24-a-model-with-a-long-name-cpu-quick-{number}")
+    made(tmp_path / "outputs" / "example")
+    monkeypatch.setattr(folders, "project_root", lambda: tmp_path)
+    with pytest.raises(ParameterError, match="known are: example, 2026.* and 38 others") as told:
+        folders.find_run("exmaple")
+    assert len(str(told.value)) < 300

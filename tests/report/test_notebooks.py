@@ -44,7 +44,7 @@ def test_titles_names_and_declared_parameters(notebooks):
     assert [n.name for n in notebooks] == ["00_first", "01_second", "02_cache"]
     assert notebooks[0].title == "The first"
     assert notebooks[0].parameters["sizes"] == ("list[int]", [1, 2])
-    assert "rounds: int" in notebooks[0].declared()
+    assert "notebooks/00_first.ipynb" in notebooks[0].declared()
 
 
 @pytest.mark.parametrize(
@@ -89,8 +89,11 @@ def test_what_only_unchosen_notebooks_have_is_checked_and_passed_over(notebooks)
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        ({"ronds": 3}, "ronds.*Did you mean rounds.*00_first.*rounds: int"),
-        ({"00_first": {"ronds": 3}}, "00_first has no parameter 'ronds'.*Did you mean rounds"),
+        ({"ronds": 3}, r"ronds.*Did you mean rounds \(int, in 00_first\)\?.*cell of each notebook"),
+        (
+            {"00_first": {"ronds": 3}},
+            r"00_first has no parameter .*rounds \(int\)\? .*00_first.ipynb",
+        ),
         ({"07_none": {"rounds": 3}}, "no notebook"),
         ({"rounds": "three"}, "rounds of 00_first must be int.*str"),
         ({"rounds": 3.5}, "must be int"),
@@ -250,3 +253,12 @@ def test_a_profile_is_one_of_those_that_are_there(tmp_path):
     for name in ("../x", "y" * 300, "", "full.yaml", "a\0b"):
         with pytest.raises(ParameterError, match="is unknown; allowed: none"):
             read_profile(tmp_path, name)
+
+
+@pytest.mark.parametrize("given", [{"xyz": 1}, {"07_batching": {"slot": 1}}, {"rounds": "x"}])
+def test_an_error_about_our_own_parameters_is_short(given):
+    """It names what is nearest and where all are listed, and lists none of a hundred others."""
+    every = discover(project_root() / "notebooks")
+    with pytest.raises(ParameterError, match="parameters cell of") as caught:
+        apply_overrides(every, every, given, "params.yaml")
+    assert len(str(caught.value)) < 250

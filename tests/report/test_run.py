@@ -84,3 +84,19 @@ def test_only_adds_to_what_is_there(request_):
     assert run_reports(replace(request_, only="01")) == 0
     assert states(request_) == {"00_good": "ok", "01_more": "ok"}
     assert len(findings(request_)) == 2
+
+
+def test_the_time_left_says_which_notebooks_have_no_earlier_duration():
+    left = run_module._left
+    known = {"a": 100.0, "b": 20.0}
+    assert left(["a", "b"], known) == "about 120 s left"
+    assert left(["x", "y"], known) == "no earlier duration known"
+    assert left(["a", "x"], known) == "about 100 s left without x (no earlier duration known)"
+    assert "without v, w, x and others (no" in left(["a", "v", "w", "x", "y"], known)
+
+
+def test_a_first_run_says_that_no_duration_is_known_and_a_second_tells_it(request_, capsys):
+    run_reports(request_)
+    assert "00_good: running, no earlier duration known ..." in capsys.readouterr().out
+    run_reports(replace(request_, name="second"))
+    assert "00_good: running, about " in capsys.readouterr().out

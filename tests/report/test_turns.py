@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from labkit.base.interference import Lost
 from labkit.report.told.turns import MAIN, told_lost
 from labkit.timing.compare import Comparison
-from labkit.timing.interference import Lost
 from labkit.timing.trace import Trace
 
 QUOTA = {"throttled": "no control group here tells how long its quota stopped it"}

@@ -239,12 +239,13 @@ def render_notebook(
     findings: Sequence[Finding] = (),
     neighbours: tuple[str | None, str | None] = (None, None),
     links: Sequence[Link] = (),
+    busy: str = "",
 ) -> None:
     """Write the page of an executed notebook, even if it failed.
 
     title: of the notebook. status: ok, kept or failed. error: why it failed; by default the error
     in the notebook. neighbours: names of the notebooks before and after it in the run. links: to
-    the data of the page.
+    the data of the page. busy: what the machine lost to other work meanwhile, where it did.
     """
     notebook = _read(executed)
     cells = list(_cells(notebook))
@@ -253,6 +254,6 @@ def render_notebook(
         title=title, run_name=run_name, failed=status == "failed",
         error=error or error_of(notebook), question=question, cells=cells, findings=findings,
         culprit=next((cell for cell in cells if cell.get("failed")), None),
-        neighbours=neighbours, links=links, script_hash=None,
+        neighbours=neighbours, links=links, busy=busy, script_hash=None,
     )  # fmt: skip
     atomic_write(target, page)

@@ -14,7 +14,7 @@ from labkit.report.compare import machine_words, summary, when
 from labkit.report.folders import entries, findings_of, object_in, runs_in
 from labkit.report.pages import links
 from labkit.report.pages.html import markdown, templates
-from labkit.report.told import decoders, words
+from labkit.report.told import busy, decoders, words
 from labkit.report.told.finding import Finding
 
 _UNKNOWN = dict.fromkeys(("model", "dtype", "profile"), "unknown") | {"status": "unfinished"}
@@ -86,6 +86,7 @@ def write_run_index(run_dir: Path) -> None:
         count=lambda *states: sum(entry["status"] in states for entry in notebooks),
         headline="" if unread else words.headline(findings), unread=unread,
         facts="; ".join(filter(None, facts)), columns=markdown(words.COLUMNS),
+        busy=busy.of_run(run_dir, titles),
         links=links.of_run(run_dir), machine=machine_words(stamp),
         stamp=_environment_rows(stamp, object_in(run, "parameters")), script_hash=None,
     )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import difflib
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from labkit.errors import ParameterError, one_line
 _TYPES: dict[str, type] = {"int": int, "float": float, "bool": bool, "str": str}
 _LARGEST = 2**20  # bytes of a file of parameters
 _NAME = 80  # characters of a name that are compared with those that are known
+_NEAREST = 2  # of the known names, so many are told at most
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,8 @@ class Notebook:
         return {name: default for name, (_, default) in self.parameters.items()}
 
     def declared(self) -> str:
-        """Its parameters and their types, for an error message."""
-        return ", ".join(f"{name}: {kind}" for name, (kind, _) in self.parameters.items())
+        """Where its parameters and their types stand, for an error message."""
+        return f"The parameters cell of notebooks/{self.path.name} lists all"
 
 
 def _declared(source: str, where: str) -> dict[str, tuple[str, Any]]:
@@ -157,25 +158,27 @@ def _fits(value: Any, kind: str) -> bool:
     return kind in _TYPES and isinstance(value, _TYPES[kind])
 
 
-def _near(name: Any, known: Iterable[str]) -> list[str]:
-    """The known name that is nearest to one that may be anything."""
-    return difflib.get_close_matches(str(name)[:_NAME], known, n=1)
+def _hint(name: Any, known: Mapping[str, str]) -> str:
+    """A sentence with the known names that are nearest to one that may be anything, or nothing.
+
+    known: by name, what is told of it.
+    """
+    near = difflib.get_close_matches(str(name)[:_NAME], known, n=_NEAREST)
+    return f" Did you mean {' or '.join(f'{one} ({known[one]})' for one in near)}?" if near else ""
 
 
 def _check_value(notebook: Notebook, name: Any, value: Any, where: str) -> None:
     if name not in notebook.parameters:
-        near = _near(name, notebook.parameters)
-        hint = f" Did you mean {near[0]}?" if near else ""
+        hint = _hint(name, {one: kind for one, (kind, _) in notebook.parameters.items()})
         raise ParameterError(
-            f"{where}: {notebook.name} has no parameter {shown(name)}.{hint} "
-            f"It has: {notebook.declared()}."
+            f"{where}: {notebook.name} has no parameter {shown(name)}.{hint} {notebook.declared()}."
         )
     kind, _ = notebook.parameters[name]
     if not _fits(value, kind):
         given = "no value" if value is None else f"{shown(value)}, {type(value).__name__}"
         raise ParameterError(
             f"{where}: {name} of {notebook.name} must be {kind}; it is {given}. "
-            f"Its parameters: {notebook.declared()}."
+            f"{notebook.declared()}."
         )
 
 
@@ -247,12 +250,13 @@ def apply_overrides(
 
 
 def _refuse_everywhere(every: Sequence[Notebook], name: str, where: str) -> None:
-    known = sorted({parameter for notebook in every for parameter in notebook.parameters})
-    near = _near(name, known)
-    hint = f" Did you mean {near[0]}?" if near else ""
-    each = "; ".join(f"{notebook.name} ({notebook.declared()})" for notebook in every)
+    owner: dict[str, str] = {}
+    for notebook in every:
+        for parameter, (kind, _) in notebook.parameters.items():
+            owner.setdefault(parameter, f"{kind}, in {notebook.name}")
     raise ParameterError(
-        f"{where}: no notebook has a parameter {shown(name)}.{hint} There are: {each}."
+        f"{where}: no notebook has a parameter {shown(name)}.{_hint(name, owner)} "
+        "The parameters cell of each notebook in notebooks/ lists its own."
     )
 
 

@@ -37,8 +37,10 @@ from labkit.report.runs.request import (
 )
 from labkit.report.runs.state import is_done, resume_key, save_state
 from labkit.report.runs.watch import run_notebook
-from labkit.report.told import words
+from labkit.report.told import busy, words
 from labkit.report.told.finding import Finding
+
+_NAMED = 3  # notebooks without an earlier duration
 
 
 def _estimate(outputs: Path, names: Sequence[str], profile: str) -> dict[str, float]:
@@ -50,6 +52,21 @@ def _estimate(outputs: Path, names: Sequence[str], profile: str) -> dict[str, fl
             if entry.get("seconds") and entry["status"] in DONE and entry["name"] in names:
                 found[entry["name"]] = entry["seconds"]
     return found
+
+
+def _left(names: Sequence[str], known: Mapping[str, float]) -> str:
+    """How long these notebooks will take by their durations in earlier runs, where there are any.
+
+    known: seconds, by name.
+    """
+    unknown = [name for name in names if name not in known]
+    if len(unknown) == len(names):
+        return "no earlier duration known"
+    about = f"about {duration(sum(known[name] for name in names if name in known))} left"
+    if not unknown:
+        return about
+    which = ", ".join(unknown[:_NAMED]) + (" and others" if len(unknown) > _NAMED else "")
+    return f"{about} without {which} (no earlier duration known)"
 
 
 def _clear(folder: Path, name: str) -> None:
@@ -109,6 +126,7 @@ def _pages(run: Run) -> None:
             error=entry.get("error"),
             findings=run.findings(entry["name"]),
             links=links.of_notebook(run.folder, entry["name"]),
+            busy=busy.of_page(run.folder, entry["name"]),
             neighbours=(names[i - 1] if i else None, (names[i + 1 :] or [None])[0]),
         )
 
@@ -126,9 +144,7 @@ def _work(request: ReportRequest, run: Run, asked: Plan, identity: dict[str, Any
             run.entry(notebook.name)["status"] = "kept"
             tell(f"{head}: kept, nothing changed (FORCE=1 runs it again)")
             continue
-        left = [known.get(n.name) for n in chosen[i:]]
-        guess = f", about {duration(sum(left))} left" if all(left) else ""  # type: ignore[arg-type]
-        tell(f"{head}: running{guess} ...")
+        tell(f"{head}: running, {_left([n.name for n in chosen[i:]], known)} ...")
         _one(run, notebook, own, key, identity)
         entry = run.entry(notebook.name)
         end = f"FAILED: {entry['error']}" if entry["error"] else "done"

@@ -13,7 +13,9 @@ from pathlib import Path
 
 from labkit.base.paths import read_json
 from labkit.base.units import scaled, seconds
+from labkit.report.told.busy import mean_share
 from labkit.report.told.notebook import save_samples
+from labkit.report.told.words import percent
 from labkit.timing.compare import Comparison
 from labkit.timing.statistics import Ratio, geometric_mean, interval
 
@@ -35,8 +37,9 @@ class Timed:
     not its own. nbytes: that a step reads. seconds: a token. settling: the time of the first step
     over that of the last third of the steps. shares: of the bare read, by the number of first
     tokens that count (as text, for JSON); the last one is that of whole answers. prompt: the share
-    of its bare work that the prompt's pass reached; None where it was held against none. Each ratio
-    is a value with its 95 % interval.
+    of its bare work that the prompt's pass reached; None where it was held against none. lost: the
+    share of the core time of its turns that other work had; None where not counted. Each ratio is a
+    value with its 95 % interval.
     """
 
     notebook: str
@@ -51,6 +54,7 @@ class Timed:
     settling: _Interval
     shares: dict[str, _Interval]
     prompt: _Interval | None = None
+    lost: float | None = None
 
     @property
     def share(self) -> _Interval:
@@ -106,6 +110,7 @@ def _timed(
         settling=_ends(settling(comparisons, variant)),
         shares={str(n): _ends(share_of_first(comparisons, variant, n)) for n in counts},
         prompt=_of_prompt(comparisons, variant),
+        lost=mean_share([one for each in comparisons for one in each.lost.get(variant, ())]),
     )  # fmt: skip
 
 
@@ -174,6 +179,7 @@ def _read(row: object) -> Timed | None:
         sound = all(len(each) == 3 and all(0 < x < 1e9 for x in each) for each in shares)
         numbers = (one.prompt_tokens, one.new_tokens, one.others, one.nbytes, one.seconds)
         sound = sound and all(0 <= number < 1e18 for number in numbers)
+        sound = sound and (one.lost is None or 0 <= one.lost <= 1)
         counts = [count.isdecimal() for count in one.shares]
         names = [isinstance(name, str) for name in (one.notebook, one.decoder, one.variant)]
         return one if sound and counts and all((*counts, *names)) else None
@@ -203,6 +209,7 @@ def rows(of: Sequence[Timed], titles: Mapping[str, str]) -> list[dict[str, str]]
             "there called": one.variant,
             "runs in": _OWN if one.alone else _SHARED,
             "other turns in a round": str(one.others),
+            "lost to other work": _lost(one),
             "prompt + new tokens": f"{one.prompt_tokens} + {one.new_tokens}",
             "bytes a token": scaled(one.nbytes, "B"),
             "time a token": seconds(one.seconds),
@@ -213,6 +220,13 @@ def rows(of: Sequence[Timed], titles: Mapping[str, str]) -> list[dict[str, str]]
         }
         for one in of
     ]
+
+
+def _lost(one: Timed) -> str:
+    """Where a decoder has its own process, how long its threads waited is not counted."""
+    if one.lost is None:
+        return "not counted"
+    return f"{percent(one.lost)}, waits not counted" if one.alone else percent(one.lost)
 
 
 def _ratio(ends: _Interval) -> str:

@@ -6,9 +6,9 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
+from labkit.base.interference import LOST, Lost
 from labkit.report.told.words import percent
 from labkit.timing.compare import Comparison
-from labkit.timing.interference import LOST, Lost
 
 MAIN = "rounds"  # the label of a study's main comparison, which need not be named
 _NAMED = 6  # of the turns that lost too much, those that lost most

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from labkit.base import interference
+from labkit.base.interference import Counters, Lost, Meter
 from labkit.errors import LabkitError
 from labkit.timing import compare as module
-from labkit.timing import interference
 from labkit.timing.compare import Comparison, compare
-from labkit.timing.interference import Counters, Lost, Meter
 from labkit.timing.trace import Trace
 
 
