@@ -143,7 +143,7 @@ class Study(Measurements):
             name: [(one.forecast, one.measured) for one in self.held if one.setting == name]
             for name in self.settings
         }
-        good = sum(one.inside or one.near for one in self.held)
+        good = sum(one.holds for one in self.held)
         figures.forecast_and_measured(
             points,
             f"Forecast against measured speedup: {good} of {len(self.held)} forecasts lie inside "
@@ -151,6 +151,8 @@ class Study(Measurements):
             "A point is a kind of task, or all. Vertical lines are the measured 95 % intervals.",
         )
         say(told.told_held(self.held))
+        if missed := tables.missed(self.held):
+            table(missed, caption="Forecasts that did not hold")
         say(told.told_gains(self.timed, AUTOMATIC))
 
     def along_answer(self) -> None:

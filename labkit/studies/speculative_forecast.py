@@ -97,6 +97,11 @@ class Held:
         return near(self.forecast, self.measured.value)
 
     @property
+    def holds(self) -> bool:
+        """Whether it is inside the measured interval, or near the measured value."""
+        return self.inside or self.near
+
+    @property
     def consistent(self) -> bool:
         """Whether the replay of the measured answers gives the measured value, within 15 %."""
         return near(self.replayed, self.measured.value)

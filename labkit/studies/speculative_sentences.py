@@ -11,7 +11,6 @@ from labkit.quality.lossless import SameAnswer
 from labkit.studies.predictions import counted, no_change
 from labkit.studies.speculative_forecast import Held
 from labkit.studies.speculative_prompts import Rounds, together
-from labkit.studies.speculative_tables import spaced
 from labkit.studies.speculative_target import KeptHead
 from labkit.studies.speculative_tasks import PLAIN
 from labkit.timing.statistics import MARGIN, Ratio
@@ -147,16 +146,11 @@ def told_over(kinds: Iterable[Rounds]) -> str:
 
 
 def told_held(held: Sequence[Held]) -> str:
-    """How many forecasts were right, which were not, and whether the counts themselves add up."""
-    missed = [one for one in held if not (one.inside or one.near)]
+    """How many forecasts were right and how many were not, and whether the counts add up."""
+    missed = [one for one in held if not one.holds]
     told = [f"Of the forecasts, {counted([(one.forecast, one.measured) for one in held])}."]
     if missed:
-        rows = "; ".join(
-            f"{spaced(one.kind)} with {one.setting} (forecast {one.forecast:.2f}x, measured "
-            f"{one.measured})"
-            for one in missed
-        )
-        told.append(f"Not so: {rows}.")
+        told.append(f"The table lists the other {len(missed)}.")
     told.append(no_change([one.measured for one in held]))
     consistent = sum(one.consistent for one in held)
     told.append(

@@ -73,6 +73,20 @@ def against_forecasts(
     return rows
 
 
+def missed(held: Sequence[Held]) -> list[dict[str, object]]:
+    """A row a forecast that did not hold."""
+    return [
+        {
+            "kind of task": spaced(one.kind),
+            "setting": one.setting,
+            "forecast": f"{one.forecast:.2f}x",
+            "measured": str(one.measured),
+        }
+        for one in held
+        if not one.holds
+    ]
+
+
 def share(found: Ratio | None) -> str:
     """A cell: the share of the bare read, or a dash."""
     return "–" if found is None else told_share(found)

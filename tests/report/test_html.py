@@ -23,7 +23,7 @@ from labkit.report.pages.html import (
 from labkit.report.pages.links import of_notebook
 from tests.browser_helpers import HOSTILE, finding
 
-VOID = {"meta", "link", "img", "br", "hr", "input"}
+VOID = {"meta", "link", "img", "br", "hr", "input", "wbr"}
 
 
 class Tags(HTMLParser):
@@ -151,6 +151,16 @@ def test_names_from_outside_are_escaped(tmp_path: Path) -> None:
     )  # fmt: skip
     harmless(page)
     assert text_of(page).count(HOSTILE) >= 5
+
+
+def test_a_page_opens_with_its_answer(tmp_path: Path) -> None:
+    question = prose("# A title\n\nWhy is it so?")
+    found = [finding(), finding(variant="transformers:bf16", of_bare_read_low=0.1)]
+    page = page_of(tmp_path, question, findings=found)
+    text = text_of(page).replace("\u00a0", " ")
+    assert text.index("static cache reaches 86 % [82, 90]") < text.index("Why is it so?")
+    assert "transformers:<wbr>bf16" in page
+    assert "lead" not in page_of(tmp_path, question).split("</style>")[1]
 
 
 def test_html_of_our_own_helpers_stands_as_it_is(tmp_path: Path) -> None:

@@ -70,6 +70,23 @@ def test_columns_say_the_share_of_the_bare_read_before_the_fraction_of_the_limit
     assert "<em>Of the bare read</em>" in page
 
 
+def test_the_answer_leads_the_rows(tmp_path: Path) -> None:
+    """The notebook that came closest, its decode steps from the closest on; then the others."""
+    near = {"notebook": "15_limit", "of_bare_read_high": 0.99}
+    found = [
+        finding(variant="first of 00"),
+        finding(variant="second of 00"),
+        finding(variant="far", **near | {"of_bare_read": 0.3, "of_bare_read_low": 0.2}),
+        finding(variant="in prefill", phase="prefill", **near | {"of_bare_read_low": 0.85}),
+        finding(variant="near", **near | {"of_bare_read": 0.95, "of_bare_read_low": 0.9}),
+    ]
+    page = run_page(finished(tmp_path / "r", *found))
+    body = page[page.index("<tbody>") :]
+    order = ["near", "far", "in prefill", "first of 00", "second of 00"]
+    places = [body.index(f"<strong>{name}</strong>") for name in order]
+    assert places == sorted(places)
+
+
 def test_more_than_the_bare_read_stays_within_the_bar(tmp_path: Path) -> None:
     more = finding(of_bare_read=1.02, of_bare_read_high=1.1)
     page = run_page(finished(tmp_path / "r", more))

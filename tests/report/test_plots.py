@@ -108,6 +108,21 @@ def test_tables_escape_and_align() -> None:
     assert '<td>2 words</td><td class="number">0.0123</td><td class="number">–</td>' in markup
 
 
+def test_a_sentence_in_a_column_of_numbers_wraps() -> None:
+    sentence = "3 times as long as with `--unchecked`, which is wrong"
+    markup = plots.table_html(
+        [{"rate": "2.59x [2.43, 2.75]", "note": None}] * 2 + [{"rate": sentence, "note": sentence}]
+    )
+    assert '<td class="number">2.59x [2.43, 2.75]</td><td>–</td>' in markup
+    assert markup.count('<td class="long">3 times as long as with <code>--unchecked</code>,') == 2
+    assert '<th scope="col">note</th>' in markup
+
+
+def test_backticks_are_code_on_a_page_and_nothing_in_a_terminal() -> None:
+    assert "<caption><code>a&lt;b</code> is</caption>" in plots.table_html([{"a": 1}], "`a<b` is")
+    assert plots.table_text([{"a": "`b`"}], "`a` is") == "a is\na\nb"
+
+
 def test_tables_keep_columns_that_only_some_rows_have() -> None:
     markup = plots.table_html([{"a": 1}, {"b": 2}])
     assert re.findall(r"<th[^>]*>(\w)</th>", markup) == ["a", "b"]
@@ -137,6 +152,15 @@ def test_a_figure_is_shown_with_its_escaped_caption(shown: list[Any]) -> None:
     plots.show(figure, alt="nothing", caption="a < b")
     assert "<figcaption>a &lt; b</figcaption>" in shown[0].data
     assert "max-width:691px" in shown[0].data
+
+
+def test_panels_that_stand_beside_each_other_are_marked(shown: list[Any]) -> None:
+    plots.show(plots.new_figure(columns=2)[0], alt="two")
+    plots.show(plots.new_figure()[0], alt="one of `a`", caption="`a`")
+    assert '<div class="plot panels">' in shown[0].data
+    assert '<div class="plot">' in shown[1].data
+    assert "<figcaption><code>a</code></figcaption>" in shown[1].data
+    assert 'aria-label="one of a"' in shown[1].data
 
 
 def test_source_shows_the_module_itself(shown: list[Any]) -> None:

@@ -19,6 +19,7 @@ import jinja2
 import mistune
 import nbformat
 from latex2mathml.converter import convert as to_mathml
+from markupsafe import Markup
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
@@ -56,10 +57,16 @@ def templates() -> jinja2.Environment:
     filters = (
         words.times, words.amount, words.phase, words.answers, words.effect, words.percent,
         words.metric, words.share_interval, words.held_against, words.band,
+        breakable,
     )  # fmt: skip
     made.filters |= {function.__name__: function for function in filters}
     made.filters["urlencode"] = quoted
     return made
+
+
+def breakable(name: str) -> Markup:
+    """A name, escaped, with places where a narrow cell may break it: transformers:|bf16."""
+    return Markup(re.sub(r"(?<=\w)([:/_])(?=\w)", r"\1<wbr>", html.escape(name)))
 
 
 def math(tex: str, display: str) -> str:
@@ -228,6 +235,12 @@ def error_of(notebook: Any) -> str | None:
     return None
 
 
+def _lead(findings: Sequence[Finding]) -> str:
+    """The sentence that a page opens with: the finding closest to its bare work."""
+    best = words.closest(findings)
+    return "" if best is None else words.sentence(best)
+
+
 def render_notebook(
     executed: Path,
     target: Path,
@@ -253,6 +266,7 @@ def render_notebook(
     page = templates().get_template("notebook.html.j2").render(
         title=title, run_name=run_name, failed=status == "failed",
         error=error or error_of(notebook), question=question, cells=cells, findings=findings,
+        lead=_lead(findings),
         culprit=next((cell for cell in cells if cell.get("failed")), None),
         neighbours=neighbours, links=links, busy=busy, script_hash=None,
     )  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,22 @@ def _decoders(run_dir: Path, titles: dict[str, str]) -> list[dict[str, Any]]:
     ]
 
 
+def by_notebook(findings: Sequence[Finding]) -> list[tuple[str, list[Finding]]]:
+    """Findings by notebook, so that the answer leads: first the notebook of the finding that came
+    closest to its bare work, its decode steps from the closest on; then the others, in order."""
+    groups: dict[str, list[Finding]] = {}
+    for finding in sorted(findings, key=lambda finding: finding.notebook):
+        groups.setdefault(finding.notebook, []).append(finding)
+    best = words.closest(findings)
+    if best is None:
+        return list(groups.items())
+    first = sorted(
+        groups.pop(best.notebook),
+        key=lambda one: (one.phase != "decode", -(one.of_bare_read_low or 0.0)),
+    )
+    return [(best.notebook, first), *groups.items()]
+
+
 def write_run_index(run_dir: Path) -> None:
     """Write index.html of a run from the files in its folder, even if it is not finished."""
     run = _UNKNOWN | read_json(run_dir / "run.json")
@@ -82,6 +99,7 @@ def write_run_index(run_dir: Path) -> None:
     facts = [f"profile {run['profile']}", made_from(run), when(run.get("started"))]
     page = templates().get_template("run.html.j2").render(
         title=run.get("title") or run.get("name") or run_dir.name, run=run, findings=findings,
+        groups=by_notebook(findings),
         notebooks=notebooks, titles=titles, decoders=_decoders(run_dir, titles),
         count=lambda *states: sum(entry["status"] in states for entry in notebooks),
         headline="" if unread else words.headline(findings), unread=unread,

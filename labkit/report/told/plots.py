@@ -28,6 +28,7 @@ COLORS = ("#2f7fc1", "#d9730d", "#1a936f", "#b5559b", "#8a8f98", "#a5821c")
 # Figures are drawn in this colour, which the page replaces by its own: they follow the theme.
 _FOREGROUND = "#010203"
 _numbers = itertools.count(1)
+_LINE = 28  # characters of the longest number with its unit and interval, which no line divides
 
 _STYLE = {
     "svg.fonttype": "none",
@@ -134,11 +135,28 @@ def _tidy(tag: str, mark: str) -> str:
 def show(figure: Any, alt: str, caption: str = "") -> None:
     """Display a figure. alt: what it shows, in words. caption: stands below it."""
     width = figure.get_figwidth() * 96
-    below = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
+    below = f"<figcaption>{_inline(caption)}</figcaption>" if caption else ""
     style = f"max-width:{width:.0f}px"
-    drawn = f'<div class="plot">{svg(figure, alt)}</div>'
-    said = f"[figure] {alt}" + (f"\n{caption}" if caption else "")
+    kind = "plot panels" if _columns(figure) > 1 else "plot"
+    drawn = f'<div class="{kind}">{svg(figure, _bare(alt))}</div>'
+    said = _bare(f"[figure] {alt}" + (f"\n{caption}" if caption else ""))
     show_html(f'<figure style="{style}">{drawn}{below}</figure>', said)
+
+
+def _columns(figure: Any) -> int:
+    """How many axes stand beside each other."""
+    places = [axes.get_subplotspec() for axes in figure.axes]
+    return max((place.get_gridspec().ncols for place in places if place), default=0)
+
+
+def _inline(text: str) -> str:
+    """Escaped text, in which what stands in backticks is code."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text))
+
+
+def _bare(text: str) -> str:
+    """Text for a terminal: without the marks of Markdown."""
+    return re.sub(r"\*\*|`", "", text)
 
 
 def number(value: object) -> str:
@@ -155,37 +173,42 @@ def number(value: object) -> str:
 
 
 def table_html(rows: Sequence[Mapping[str, object]], caption: str = "") -> str:
-    """Rows as an escaped HTML table; columns of numbers are aligned to the right."""
+    """Rows as an escaped HTML table; columns of numbers are aligned to the right, and cells that
+    are too long for a line are marked, so that they wrap."""
     if not rows:
-        return f"<p>{html.escape(caption)}: nothing to show.</p>"
+        return f"<p>{_inline(caption)}: nothing to show.</p>"
     columns = list(dict.fromkeys(key for row in rows for key in row))
     right = {column for column in columns if _numeric([row.get(column) for row in rows])}
 
     def cell(tag: str, column: str, value: object) -> str:
-        kind = ' class="number"' if column in right else ""
+        text, numeric = number(value), column in right
+        long = tag == "td" and len(text) > (_LINE if numeric else 40)
+        kind = ' class="long"' if long else ' class="number"' if numeric else ""
         scope = ' scope="col"' if tag == "th" else ""
-        return f"<{tag}{scope}{kind}>{html.escape(number(value))}</{tag}>"
+        return f"<{tag}{scope}{kind}>{_inline(text)}</{tag}>"
 
     head = "".join(cell("th", column, column) for column in columns)
     lines = ("".join(cell("td", c, row.get(c, "")) for c in columns) for row in rows)
     body = "".join(f"<tr>{line}</tr>" for line in lines)
-    top = f"<caption>{html.escape(caption)}</caption>" if caption else ""
+    top = f"<caption>{_inline(caption)}</caption>" if caption else ""
     parts = f"{top}<thead><tr>{head}</tr></thead><tbody>{body}</tbody>"
     return f'<div class="table"><table>{parts}</table></div>'
 
 
 def _numeric(column: Sequence[object]) -> bool:
-    """Whether most cells of a column are numbers, with or without a unit."""
+    """Whether most cells of a column are numbers, with or without a unit or an interval; a sentence
+    that begins with a number is none."""
     cells = [number(value) for value in column if value not in (None, "", "–")]
     like = re.compile(r"[<≈(-]*\d[\d,.]*(e[+-]?\d+)?\b")
-    return 2 * sum(bool(like.match(text)) for text in cells) > len(cells)
+    found = sum(len(text) <= _LINE and bool(like.match(text)) for text in cells)
+    return 2 * found > len(cells)
 
 
 def table_text(rows: Sequence[Mapping[str, object]], caption: str = "") -> str:
     """The same table as text in columns, its caption above."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     cells = [{column: number(row.get(column, "")) for column in columns} for row in rows]
-    return f"{caption}\n{words.text_table(cells)}".strip()
+    return _bare(f"{caption}\n{words.text_table(cells)}").strip()
 
 
 def table(rows: Sequence[Mapping[str, object]], caption: str = "") -> None:
@@ -198,7 +221,7 @@ def say(text: str) -> None:
     if in_notebook():
         display(Markdown(text))
     else:
-        print(re.sub(r"\*\*|`", "", text))
+        print(_bare(text))
 
 
 def quote(text: str) -> None:
