@@ -1,6 +1,7 @@
 """The disk tier of the prefix cache: a file for each block, which survives restarts.
 
-A file is written whole or not at all, and carries a checksum and everything that its content
+Evicted blocks wait in memory for a thread that writes them (write_behind.py), and are found there
+too. A file is written whole or not at all, and carries a checksum and everything that its content
 follows from. So several processes may share a folder, and none of them believes a file that is
 damaged, or that was made from something else.
 """
@@ -11,16 +12,16 @@ import contextlib
 import hashlib
 import os
 import tempfile
+import threading
 import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 from labkit.base.units import scaled
-from labkit.engine.fields import sized
+from labkit.engine.block_file import head_of, holds, parsed
+from labkit.engine.write_behind import WriteBehind
 
-_MAGIC = b"labkit block 1\n\0"
-_CHECKSUM = 32  # bytes of a SHA-256
 _SUFFIX, _ASIDE = ".block", "set-aside"
 _TRIM_TO = 0.9  # of the limit, so that not every file needs room to be made for it
 _RESCAN = 256  # files written until other processes' are counted again
@@ -77,26 +78,38 @@ class DiskBlocks:
     """Blocks of one layout in a folder; a `DiskTier` for `PrefixCache`.
 
     layout: BlockStore.layout of the cache. break_even: told, and asked whether the tier is worth
-    it. limit: bytes of all files; the ones that were used longest ago go first. off: why the tier
-    is not used (any more); None while it is. Then `get` finds nothing and `put` does nothing.
+    it. limit: bytes of all files; the ones that were used longest ago go first. waiting: bytes that
+    may wait in memory to be written. off: why the tier is not used (any more); None while it is.
+    Then `get` finds nothing and `put` does nothing. A warning says so, on the thread of the next
+    call. behind: what waits.
     """
 
     def __init__(
-        self, folder: Path, layout: str, break_even: BreakEven, limit: int = 8 * 2**30
+        self,
+        folder: Path,
+        layout: str,
+        break_even: BreakEven,
+        limit: int = 8 * 2**30,
+        waiting: int = 2**27,
     ) -> None:
         self.folder = folder / hashlib.sha256(layout.encode()).hexdigest()[:16]
         self.break_even, self.limit = break_even, limit
         self.off: str | None = None
+        self.behind = WriteBehind(self._keep, waiting)
         self._layout = layout.encode()
         self._nbytes = self._written = 0
+        self._files = threading.Lock()  # for what writes them, and counts them
+        self._told = False
         if break_even.gain < 1:
             self._turn_off(f"it would be slower than computing. {break_even}")
+            self._tell()
             return
         try:
             (self.folder / _ASIDE).mkdir(parents=True, exist_ok=True)
             self._tidy()
         except OSError as error:
             self._turn_off(f"{self.folder} cannot be used ({error.strerror})")
+            self._tell()
 
     @property
     def nbytes(self) -> int:
@@ -108,13 +121,16 @@ class DiskBlocks:
 
         A file that is damaged, or is no block of this layout, is set aside with a warning.
         """
+        self._tell()
         if self.off is not None:
             return None
+        if (waiting := self.behind.get(name, history)) is not None:
+            return waiting
         path = self._path(name)
         try:
             with path.open("rb") as file:
                 whole = file.read()
-            found = self._parse(whole)
+            found = parsed(whole, self._layout)
             if found is None:
                 self._set_aside(path)
                 return None
@@ -123,57 +139,68 @@ class DiskBlocks:
             return None  # or another process has just made room
         except OSError as error:
             self._turn_off(f"{path} cannot be read ({error.strerror})")
+            self._tell()
             return None
         return found[1] if found[0] == history else None
 
     def put(self, name: bytes, history: bytes, content: bytes) -> None:
-        """Keep a content under a name. Where that fails, a full disk say, the tier is off."""
-        if self.off is not None:
-            return
-        body = b"".join((sized(self._layout), sized(history), content))
-        whole = b"".join((_MAGIC, hashlib.sha256(body).digest(), body))
-        if len(whole) > self.limit:
-            return
-        try:
-            self._make_room(len(whole))
-            self._write(self._path(name), whole)
-        except OSError as error:
-            self._turn_off(f"{self.folder} cannot be written ({error.strerror})")
+        """Keep a content under a name: the file is there when this returns. Where that fails, a
+        full disk say, the tier is off."""
+        self._keep(name, history, content)
+        self._tell()
+
+    def put_soon(self, name: bytes, history: bytes, content: bytes) -> None:
+        """Keep a content, which `get` finds from now on; the file comes later, if it is not lost
+        before. Never waits for the disk."""
+        self._tell()
+        if self.off is None:
+            self.behind.put(name, history, content)
+
+    def flush(self) -> None:
+        """Return when all that was put has its file."""
+        self.behind.flush()
+        self._tell()
 
     def damaged(self) -> list[Path]:
         """The files that are damaged or no blocks of this layout; reads all, and moves none."""
         files = sorted(self.folder.glob(f"*{_SUFFIX}"))
-        return [path for path in files if self._parse(path.read_bytes()) is None]
+        return [path for path in files if parsed(path.read_bytes(), self._layout) is None]
 
     def _path(self, name: bytes) -> Path:
         return self.folder / f"{name.hex()}{_SUFFIX}"
 
-    def _parse(self, whole: bytes) -> tuple[bytes, bytes] | None:
-        """History and content of a file; None where it is damaged or foreign."""
-        begin = len(_MAGIC) + _CHECKSUM
-        body = memoryview(whole)[begin:]
-        checksum = whole[len(_MAGIC) : begin]
-        if whole[: len(_MAGIC)] != _MAGIC or hashlib.sha256(body).digest() != checksum:
-            return None
-        layout, rest = _split(body)
-        if layout != self._layout:
-            return None
-        history, content = _split(rest)
-        return bytes(history), bytes(content)
+    def _keep(self, name: bytes, history: bytes, content: bytes) -> None:
+        """Write a file on this thread, where it is not there already; tells nothing."""
+        if self.off is not None:
+            return
+        path, content_size = self._path(name), len(content)
+        try:
+            with self._files:
+                if holds(path, self._layout, history, content_size):
+                    with contextlib.suppress(FileNotFoundError):  # another process made room
+                        os.utime(path)  # as if it were written now
+                        return
+                head = head_of(self._layout, history, content)
+                if len(head) + content_size <= self.limit:
+                    self._make_room(len(head) + content_size)
+                    self._write(path, head, content)
+        except OSError as error:
+            self._turn_off(f"{self.folder} cannot be written ({error.strerror})")
 
-    def _write(self, path: Path, whole: bytes) -> None:
+    def _write(self, path: Path, head: bytes, content: bytes) -> None:
         """Write a file or leave the old one. Not forced to the disk: a file that a crash of the
         system cuts short has a wrong checksum."""
         handle, temporary = tempfile.mkstemp(dir=self.folder, prefix=".")
         try:
             with os.fdopen(handle, "wb") as file:
-                file.write(whole)
+                file.write(head)
+                file.write(content)  # longer than the buffer: goes to the system as it is
             os.replace(temporary, path)
         except BaseException:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
             raise
-        self._nbytes += len(whole)
+        self._nbytes += len(head) + len(content)
         self._written += 1
 
     def _set_aside(self, path: Path) -> None:
@@ -186,8 +213,14 @@ class DiskBlocks:
         )
 
     def _turn_off(self, why: str) -> None:
+        """On any thread."""
         self.off = f"The disk tier of the prefix cache is off: {why}."
-        warnings.warn(self.off, RuntimeWarning, stacklevel=3)
+
+    def _tell(self) -> None:
+        """Say once that the tier is off, on the thread of its user."""
+        if self.off is not None and not self._told:
+            self._told = True
+            warnings.warn(self.off, RuntimeWarning, stacklevel=3)
 
     def _tidy(self) -> None:
         """Count the files, and remove halves that a killed process left."""
@@ -219,9 +252,3 @@ class DiskBlocks:
                 return
             path.unlink(missing_ok=True)
             self._nbytes -= size
-
-
-def _split(body: memoryview) -> tuple[memoryview, memoryview]:
-    """The field that `sized` made at the begin of a body, and the rest."""
-    size = 8 + int.from_bytes(body[:8], "little")
-    return body[8:size], body[size:]

@@ -30,7 +30,13 @@ class DiskTier(Protocol):
         """The content that was put under this name with this history; None where there is none."""
 
     def put(self, name: bytes, history: bytes, content: bytes) -> None:
-        """Keep a content. A tier that cannot does nothing."""
+        """Keep a content: it is kept when this returns. A tier that cannot does nothing."""
+
+    def put_soon(self, name: bytes, history: bytes, content: bytes) -> None:
+        """Keep a content in the background; `get` finds it from now on. It may be lost."""
+
+    def flush(self) -> None:
+        """Return when what was put is kept."""
 
 
 @dataclass(eq=False)
@@ -156,12 +162,18 @@ class PrefixCache:
     def save(self, most: int | None = None) -> int:
         """Write so many blocks that are not on disk yet, or all; returns how many.
 
-        For quiet moments and the end. Evicted blocks are written as they go.
+        For quiet moments and the end: it returns when they are written. Evicted blocks are
+        written in the background.
         """
         nodes = list(self._unsaved.values())[:most]
         for node in nodes:
             self._save(node)
         return len(nodes)
+
+    def flush(self) -> None:
+        """Return when no evicted block waits to be written any more."""
+        if self.disk is not None:
+            self.disk.flush()
 
     def clear(self) -> None:
         """Forget all blocks. Those in use stay with the requests that hold them."""
@@ -258,17 +270,18 @@ class PrefixCache:
             nodes += [self._nodes[name] for name in one.children]
         for one in reversed(nodes):
             if one.named.name in self._unsaved:
-                self._save(one)
+                self._save(one, soon=True)
             del self._nodes[one.named.name], self._of_block[one.block]
             if one.parent is not None:
                 one.parent.children.discard(one.named.name)
             self.cache.book.withdraw(one.block)
 
-    def _save(self, node: Node) -> None:
+    def _save(self, node: Node, soon: bool = False) -> None:
         del self._unsaved[node.named.name]
         if self.disk is not None:
-            content = self.cache.store.read_block(node.block)
-            self.disk.put(node.named.name, _history(node.named, node.parent), content)
+            content = self.cache.store.read_block(node.block)  # a copy: the block is written to
+            put = self.disk.put_soon if soon else self.disk.put
+            put(node.named.name, _history(node.named, node.parent), content)
 
 
 def _history(named: BlockName, parent: Node | None) -> bytes:

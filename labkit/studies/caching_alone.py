@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import mean
 
 from labkit.engine.batching import BatchEngine
+from labkit.engine.disk_blocks import DiskBlocks
 from labkit.engine.recall import Recall
 from labkit.engine.responses import ResponseCache
 from labkit.engine.served import Sampling, ServedRequest
@@ -37,8 +38,9 @@ class NoHits:
 
     Memory holds two requests, so that each one evicts the blocks of another: the cost of naming,
     publishing and evicting blocks, and with a disk tier of writing them. own: by way and round, the
-    engine's own seconds of each turn, those of evicting included. written: files of evicted blocks,
-    removed after each round.
+    engine's own seconds of each turn, those of evicting included. behind: the processor seconds of
+    the thread that writes the blocks of a turn, after it at times. written: files of evicted
+    blocks, removed after each round.
     """
 
     lab: Lab
@@ -48,6 +50,7 @@ class NoHits:
     new_tokens: int
     rounds: int
     own: dict[tuple[str, int], list[float]] = field(default_factory=dict)
+    behind: dict[tuple[str, int], list[float]] = field(default_factory=dict)
     hits: int = 0
     written: int = 0
     _evicting: float = field(default=0.0, init=False)
@@ -69,8 +72,12 @@ class NoHits:
         found = self.lab.compare(
             runs, OFF, self.rounds, {}, label="no hits", between=self._remove_files
         )
-        own = {f"{way}, round {number}": times for (way, number), times in self.own.items()}
-        self.lab.keep_samples("no_hits", found.to_dict() | {"own": own})
+        clocks = {"own": self.own, "behind": self.behind}
+        told = {
+            name: {f"{way}, round {number}": times for (way, number), times in clock.items()}
+            for name, clock in clocks.items()
+        }
+        self.lab.keep_samples("no_hits", found.to_dict() | told)
         return found
 
     def _time_evictions(self, cache: PagedCache) -> None:
@@ -94,11 +101,14 @@ class NoHits:
             path.unlink()
 
     def _turn(self, way: str, engine: BatchEngine, number: int) -> Trace:
-        self._evicting = 0.0
+        self._evicting, before = 0.0, _busy(engine)
         trace, handle = ask(engine, ServedRequest(self._prompt(number), self.new_tokens))
         self.hits += handle.hits
         own = sum(one.own for one in engine.records if one.start >= trace.due)
         self.own.setdefault((way, number), []).append(own + self._evicting)
+        if engine.prefix is not None:
+            engine.prefix.flush()  # not in the next turn
+        self.behind.setdefault((way, number), []).append(_busy(engine) - before)
         return trace
 
     def _prompt(self, number: int) -> list[int]:
@@ -113,13 +123,27 @@ class NoHits:
 
     def longer_by_own(self, way: str) -> Ratio:
         """The same where only the engine's own time differs, by its own clock: with less noise."""
+        return self._more(way, self.own)
+
+    def written_behind(self, way: str) -> Ratio:
+        """1 and the share of a request's time for which another thread's writing keeps one core
+        busy."""
+        return self._more(way, self.behind)
+
+    def _more(self, way: str, clock: dict[tuple[str, int], list[float]]) -> Ratio:
         whole = self.comparison.values(OFF, "e2e_latency")
         return interval(
             [
-                1 + (mean(self.own[way, number]) - mean(self.own[OFF, number])) / seconds
+                1 + (mean(clock[way, number]) - mean(clock[OFF, number])) / seconds
                 for number, seconds in enumerate(whole, 1)
             ]
         )
+
+
+def _busy(engine: BatchEngine) -> float:
+    """Processor seconds so far of the thread that writes the blocks of a disk tier."""
+    disk = None if engine.prefix is None else engine.prefix.disk
+    return disk.behind.busy if isinstance(disk, DiskBlocks) else 0.0
 
 
 @dataclass

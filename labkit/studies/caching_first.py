@@ -248,6 +248,7 @@ class FirstTokens:
         if self._ready == (length, number):
             return
         self.prefix.clear()
+        self.prefix.flush()  # what it wrote is removed too
         for path in block_files(self.folder):
             path.unlink()
         ask(self.engine, ServedRequest(self._prompt(length, number), 1))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from labkit.engine.batching import BatchEngine
+from labkit.engine.block_file import checksum
 from labkit.studies.caching_served import block_files, recall
 from labkit.timing.statistics import FEWEST_ROUNDS, Ratio, interval
 
@@ -45,7 +45,7 @@ def of_reading(
 
     def checking() -> None:
         for content in contents:
-            hashlib.sha256(content).digest()
+            checksum(content)
 
     def copying() -> None:
         for _ in files:

@@ -30,6 +30,8 @@ class Sections(Measurements):
                 rounds = found.comparison.rounds
                 longer, own = found.longer(way), found.longer_by_own(way)
                 say(told.of_zero(way, longer, own, found.hits, rounds))
+                if (behind := found.written_behind(way)).high > 1:
+                    say(told.of_writing_behind(behind))
         control = found.comparison.speedup(found.comparison.control, "e2e_latency")
         say(f"The control, {OFF} a second time: {control}.")
 

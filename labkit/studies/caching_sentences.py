@@ -160,6 +160,17 @@ def of_zero(way: str, longer: Ratio, own: Ratio, hits: int, rounds: int) -> str:
     return f"{open_}, nor does the engine's own clock."
 
 
+def of_writing_behind(found: Ratio) -> str:
+    """What writing evicted blocks takes of a core. found: 1 and the share of a request's time."""
+    share, low, high = (100 * (one - 1) for one in (found.value, found.low, found.high))
+    return (
+        "Evicted blocks wait in memory, and another thread writes them. It kept one core busy for "
+        f"{share:.2f}% [{low:.2f}, {high:.2f}] of the request's time, partly after its end. The "
+        "engine's own clock does not count that; where the thread took a core from a pass, the "
+        "paired rounds do."
+    )
+
+
 def of_identical(
     computed: Ratio,
     answered: Ratio,

@@ -193,6 +193,8 @@ def test_requests_that_share_nothing_hit_nothing(study: caching.Study) -> None:
             1 / found.comparison.speedup(way, "e2e_latency").value
         )
         assert len(found.longer_by_own(way).rounds) == 5
+    assert found.written_behind(ON).value == 1
+    assert found.written_behind(ON_DISK).low > 1
     assert found.written > 0  # evicted blocks
 
 

@@ -154,3 +154,8 @@ def test_a_saving_says_what_hits_can_save_at_most() -> None:
     assert "29\u00a0% less time" in said
     assert "lies above 1" in said
     assert "more time" in told.of_saving("chats", 0.6, 0.5, ratio(0.8, 0.9, 1.1))
+
+
+def test_what_writes_evicted_blocks_is_told_as_a_share_of_the_request() -> None:
+    said = told.of_writing_behind(ratio(1.008, 1.0123, 1.02))
+    assert "busy for 1.23% [0.80, 2.00] of the request's time" in said
