@@ -13,7 +13,7 @@ _CHECKSUM = 4  # bytes of a CRC-32
 _HEAD = len(_MAGIC) + _CHECKSUM
 
 
-def checksum(*parts: bytes | memoryview) -> bytes:
+def checksum(*parts: bytes | bytearray | memoryview) -> bytes:
     """The CRC-32 of all parts: against half files and flipped bits, not against who writes into the
     folder on purpose, who could write a SHA-256 as well. That one takes three times as long."""
     found = 0
@@ -22,7 +22,7 @@ def checksum(*parts: bytes | memoryview) -> bytes:
     return found.to_bytes(_CHECKSUM, "little")
 
 
-def head_of(layout: bytes, history: bytes, content: bytes) -> bytes:
+def head_of(layout: bytes, history: bytes, content: bytes | bytearray) -> bytes:
     """What comes before the content, which is not copied."""
     follows = _follows(layout, history)
     return b"".join((_MAGIC, checksum(follows, content), follows))

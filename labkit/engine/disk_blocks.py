@@ -143,13 +143,17 @@ class DiskBlocks:
             return None
         return found[1] if found[0] == history else None
 
-    def put(self, name: bytes, history: bytes, content: bytes) -> None:
+    def put(self, name: bytes, history: bytes, content: bytes | bytearray) -> None:
         """Keep a content under a name: the file is there when this returns. Where that fails, a
         full disk say, the tier is off."""
         self._keep(name, history, content)
         self._tell()
 
-    def put_soon(self, name: bytes, history: bytes, content: bytes) -> None:
+    def buffer(self, nbytes: int) -> bytearray:
+        """As WriteBehind.buffer."""
+        return self.behind.buffer(nbytes)
+
+    def put_soon(self, name: bytes, history: bytes, content: bytes | bytearray) -> None:
         """Keep a content, which `get` finds from now on; the file comes later, if it is not lost
         before. Never waits for the disk."""
         self._tell()
@@ -169,7 +173,7 @@ class DiskBlocks:
     def _path(self, name: bytes) -> Path:
         return self.folder / f"{name.hex()}{_SUFFIX}"
 
-    def _keep(self, name: bytes, history: bytes, content: bytes) -> None:
+    def _keep(self, name: bytes, history: bytes, content: bytes | bytearray) -> None:
         """Write a file on this thread, where it is not there already; tells nothing."""
         if self.off is not None:
             return
@@ -187,7 +191,7 @@ class DiskBlocks:
         except OSError as error:
             self._turn_off(f"{self.folder} cannot be written ({error.strerror})")
 
-    def _write(self, path: Path, head: bytes, content: bytes) -> None:
+    def _write(self, path: Path, head: bytes, content: bytes | bytearray) -> None:
         """Write a file or leave the old one. Not forced to the disk: a file that a crash of the
         system cuts short has a wrong checksum."""
         handle, temporary = tempfile.mkstemp(dir=self.folder, prefix=".")

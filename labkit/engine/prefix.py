@@ -29,10 +29,13 @@ class DiskTier(Protocol):
     def get(self, name: bytes, history: bytes) -> bytes | None:
         """The content that was put under this name with this history; None where there is none."""
 
-    def put(self, name: bytes, history: bytes, content: bytes) -> None:
+    def put(self, name: bytes, history: bytes, content: bytes | bytearray) -> None:
         """Keep a content: it is kept when this returns. A tier that cannot does nothing."""
 
-    def put_soon(self, name: bytes, history: bytes, content: bytes) -> None:
+    def buffer(self, nbytes: int) -> bytearray:
+        """Memory for a content that a put gets, which it belongs to from then on."""
+
+    def put_soon(self, name: bytes, history: bytes, content: bytes | bytearray) -> None:
         """Keep a content in the background; `get` finds it from now on. It may be lost."""
 
     def flush(self) -> None:
@@ -278,10 +281,12 @@ class PrefixCache:
 
     def _save(self, node: Node, soon: bool = False) -> None:
         del self._unsaved[node.named.name]
-        if self.disk is not None:
-            content = self.cache.store.read_block(node.block)  # a copy: the block is written to
-            put = self.disk.put_soon if soon else self.disk.put
-            put(node.named.name, _history(node.named, node.parent), content)
+        if self.disk is None:
+            return
+        content = self.disk.buffer(self.cache.store.block_nbytes)
+        self.cache.store.read_block_into(node.block, content)  # a copy: the block is written to
+        put = self.disk.put_soon if soon else self.disk.put
+        put(node.named.name, _history(node.named, node.parent), content)
 
 
 def _history(named: BlockName, parent: Node | None) -> bytes:

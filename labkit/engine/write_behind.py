@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
+_SPARE = 2**24  # bytes that are kept for blocks to come
 _LOOK = 0.1  # seconds after which one who waits looks whether the thread still lives
 
 
@@ -14,7 +15,7 @@ class Waiting(NamedTuple):
     """A block that is not written yet. history, content: as DiskTier has them."""
 
     history: bytes
-    content: bytes
+    content: bytes | bytearray
 
     @property
     def nbytes(self) -> int:
@@ -25,22 +26,25 @@ class Waiting(NamedTuple):
 class WriteBehind:
     """A bounded queue of blocks, and one thread that writes them in the order of being put.
 
-    write: gets name, history and content, on that thread. limit: bytes that may wait. Where they
-    would be more, the blocks that were put first are dropped: of a prefix that is evicted these are
-    the last ones, and the others are of use without them.
+    write: gets name, history and content, on that thread, and keeps no reference to them. limit:
+    bytes that may wait. Where they would be more, the blocks that were put first are dropped: of a
+    prefix that is evicted these are the last ones, and the others are of use without them.
 
     The thread lives while there is something to write, and the interpreter waits for it at its end:
     a process that ends by itself has written everything. busy: processor seconds that it took so
     far. dropped: blocks.
     """
 
-    def __init__(self, write: Callable[[bytes, bytes, bytes], None], limit: int) -> None:
+    def __init__(
+        self, write: Callable[[bytes, bytes, bytes | bytearray], None], limit: int
+    ) -> None:
         self.limit = limit
         self.busy, self.dropped = 0.0, 0
         self._write = write
         self._waiting: dict[bytes, Waiting] = {}  # by name, in the order of being put
         self._current: bytes | None = None  # the name of the one that is being written
         self._nbytes = 0
+        self._spare: list[bytearray] = []
         self._thread: threading.Thread | None = None
         self._changed = threading.Condition()
 
@@ -49,8 +53,22 @@ class WriteBehind:
         """Bytes that wait, those that are being written included."""
         return self._nbytes
 
-    def put(self, name: bytes, history: bytes, content: bytes) -> None:
-        """Have a block written soon. Never waits for the disk."""
+    def buffer(self, nbytes: int) -> bytearray:
+        """Memory for the content of a block to `put`, whose bytes may be of an earlier one.
+
+        Fresh memory costs several times the copy into it, for the system maps each page anew.
+        """
+        with self._changed:
+            if self._spare and len(self._spare[-1]) == nbytes:
+                return self._spare.pop()
+            self._spare.clear()
+        return bytearray(nbytes)
+
+    def put(self, name: bytes, history: bytes, content: bytes | bytearray) -> None:
+        """Have a block written soon. Never waits for the disk.
+
+        A bytearray belongs to the queue from now on: once written, `buffer` gives it out again.
+        """
         new = Waiting(history, content)
         with self._changed:
             self._forget(name)
@@ -65,7 +83,9 @@ class WriteBehind:
         """The content of a block that waits, or is being written; None where there is none."""
         with self._changed:
             found = self._waiting.get(name)
-        return found.content if found is not None and found.history == history else None
+            if found is None or found.history != history:
+                return None
+            return bytes(found.content)  # a copy: its memory is used again
 
     def flush(self) -> None:
         """Return when nothing waits."""
@@ -88,6 +108,13 @@ class WriteBehind:
     def _forget(self, name: bytes) -> None:
         if (old := self._waiting.pop(name, None)) is not None:
             self._nbytes -= old.nbytes
+            if name != self._current:
+                self._reuse(old.content)
+
+    def _reuse(self, content: bytes | bytearray) -> None:
+        """Give out again what nobody reads any more."""
+        if isinstance(content, bytearray) and len(content) * (len(self._spare) + 1) <= _SPARE:
+            self._spare.append(content)
 
     def _have_written(self) -> None:
         """See to it that there is a thread."""
@@ -128,4 +155,6 @@ class WriteBehind:
             self._current, self.busy = None, self.busy + busy
             if self._waiting.get(name) is waiting:  # no other has come under this name
                 self._forget(name)
+            else:
+                self._reuse(waiting.content)
             self._changed.notify_all()

@@ -47,9 +47,17 @@ class _NoStore:
     def copy_block(self, source: int, target: int) -> None:
         """Nothing is stored."""
 
+    @property
+    def block_nbytes(self) -> int:
+        """Nothing is stored."""
+        return 0
+
     def read_block(self, block: int) -> bytes:
         """Nothing is stored."""
         return b""
+
+    def read_block_into(self, block: int, target: bytearray) -> None:
+        """Nothing is stored."""
 
     def write_block(self, block: int, content: bytes) -> None:
         """Nothing is stored."""

@@ -83,7 +83,7 @@ class FirstTokens:
     @cached_property
     def kv_bytes(self) -> float:
         """Bytes of a token's keys and values, in the cache and on disk."""
-        return len(self.engine.cache.store.read_block(0)) / BLOCK_SIZE
+        return self.engine.cache.store.block_nbytes / BLOCK_SIZE
 
     @cached_property
     def disk(self) -> Reading:

@@ -38,6 +38,7 @@ class Memory:
     def __post_init__(self) -> None:
         self.behind = WriteBehind(self.put, 2**16)
         self.put_soon, self.flush = self.behind.put, self.behind.flush
+        self.buffer = self.behind.buffer
 
     def get(self, name: bytes, history: bytes) -> bytes | None:
         if (waiting := self.behind.get(name, history)) is not None:
@@ -45,10 +46,10 @@ class Memory:
         found = self.kept.get(name)
         return found[1] if found is not None and found[0] == history else None
 
-    def put(self, name: bytes, history: bytes, content: bytes) -> None:
+    def put(self, name: bytes, history: bytes, content: bytes | bytearray) -> None:
         old = self.kept.get(name)
         assert old is None or old[0] != history or old[1] == content
-        self.kept[name] = history, content
+        self.kept[name] = history, bytes(content)  # a copy: its memory is used again
 
 
 @dataclass

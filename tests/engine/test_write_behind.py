@@ -33,7 +33,7 @@ class Slow:
         self.may, self.began = threading.Event(), threading.Event()
         self.written: list[bytes] = []
 
-    def __call__(self, name: bytes, history: bytes, content: bytes) -> None:
+    def __call__(self, name: bytes, history: bytes, content: bytes | bytearray) -> None:
         self.began.set()
         assert self.may.wait(LONG)
         self.written.append(name)
@@ -98,7 +98,7 @@ def test_another_content_under_the_name_is_written_after_the_first(slow: Slow) -
 def test_a_writer_that_fails_does_not_stop_the_others() -> None:
     written = []
 
-    def write(name: bytes, history: bytes, content: bytes) -> None:
+    def write(name: bytes, history: bytes, content: bytes | bytearray) -> None:
         if name == NAME:
             raise ZeroDivisionError
         written.append(name)
@@ -144,7 +144,7 @@ def blocked(tier: DiskBlocks, slow: Slow) -> DiskBlocks:
     """A tier whose disk answers only when it may."""
     keep = tier._keep
 
-    def write(name: bytes, history: bytes, content: bytes) -> None:
+    def write(name: bytes, history: bytes, content: bytes | bytearray) -> None:
         slow(name, history, content)
         keep(name, history, content)
 

@@ -37,8 +37,15 @@ class BlockStore(Store, Protocol):
     def copy_block(self, source: int, target: int) -> None:
         """Copy the contents of a block to another, in all layers."""
 
+    @property
+    def block_nbytes(self) -> int:
+        """Bytes of a block, in all layers."""
+
     def read_block(self, block: int) -> bytes:
         """The contents of a block, in all layers."""
+
+    def read_block_into(self, block: int, target: bytearray) -> None:
+        """The same into memory that is there already: fresh memory takes longer than the copy."""
 
     def write_block(self, block: int, content: bytes) -> None:
         """Set the contents of a block to what `read_block` of the same layout gave."""

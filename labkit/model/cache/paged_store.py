@@ -85,10 +85,19 @@ class PagedTensorStore(TensorStore):
         """As BlockStore.copy_block."""
         self._both[:, :, target] = self._both[:, :, source]
 
+    @property
+    def block_nbytes(self) -> int:
+        """As BlockStore.block_nbytes."""
+        return self._both[:, :, 0].nbytes
+
     def read_block(self, block: int) -> bytes:
         """As BlockStore.read_block: keys, then values, (layers, kv_heads, 16, head_dim) each."""
         content = self._both[:, :, block].contiguous().cpu()
         return content.view(torch.uint8).numpy().tobytes()
+
+    def read_block_into(self, block: int, target: bytearray) -> None:
+        """As BlockStore.read_block_into."""
+        target[:] = self.read_block(block)
 
     def write_block(self, block: int, content: bytes) -> None:
         """As BlockStore.write_block; CacheError for content of another size."""

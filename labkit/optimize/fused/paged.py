@@ -11,6 +11,7 @@ import torch
 
 from labkit.model.cache.paged import BLOCK_SIZE, PagedCache
 from labkit.model.cache.paged_store import blocks_of_a_slot, from_bytes
+from labkit.model.cache.protocol import CacheError
 from labkit.model.config import ModelConfig
 from labkit.optimize.fused.cache import NativeStore
 from labkit.optimize.fused.pack import LANES
@@ -59,10 +60,26 @@ class PagedFusedStore(NativeStore):
         for tensor in (self.keys, self.values):
             tensor[:, :, target] = tensor[:, :, source]
 
+    @property
+    def block_nbytes(self) -> int:
+        """As BlockStore.block_nbytes."""
+        return self.keys[:, :, 0].nbytes + self.values[:, :, 0].nbytes
+
     def read_block(self, block: int) -> bytes:
         """As BlockStore.read_block: keys (layers, kv_heads, head_dim, 16), then values (layers,
         kv_heads, 16, head_dim)."""
-        return b"".join(_of(tensor, block).tobytes() for tensor in (self.keys, self.values))
+        content = bytearray(self.block_nbytes)
+        self.read_block_into(block, content)
+        return bytes(content)
+
+    def read_block_into(self, block: int, target: bytearray) -> None:
+        """As BlockStore.read_block_into; CacheError for memory of another size."""
+        if len(target) != self.block_nbytes:
+            raise CacheError(f"{len(target)} bytes for a block; it has {self.block_nbytes}.")
+        halves = np.frombuffer(target, np.uint8).reshape(2, -1)
+        for half, tensor in zip(halves, (self.keys, self.values), strict=True):
+            block_of = _of(tensor, block)
+            half.reshape(block_of.shape)[...] = block_of
 
     def write_block(self, block: int, content: bytes) -> None:
         """As BlockStore.write_block; CacheError for content of another size."""

@@ -1,0 +1,29 @@
+"""The memory of blocks that wait to be written is used again, and by nobody too early."""
+
+from __future__ import annotations
+
+from labkit.engine.write_behind import WriteBehind
+from tests.engine.test_disk_blocks import HISTORY, NAME
+from tests.engine.test_write_behind import LONG, Slow, slow
+
+__all__ = ["slow"]
+
+
+def test_the_memory_of_a_block_is_used_again_once_nobody_reads_it(slow: Slow) -> None:
+    behind = WriteBehind(slow, 1000)
+    first = behind.buffer(4)
+    first[:] = b"abcd"
+    behind.put(NAME, HISTORY, first)
+    assert slow.began.wait(LONG)
+    behind.put(NAME, HISTORY, b"other")  # the first is being written still
+    second = behind.buffer(4)
+    assert second is not first
+    second[:] = b"efgh"
+    behind.put(b"m" * 32, HISTORY, second)
+    found = behind.get(b"m" * 32, HISTORY)
+    slow.may.set()
+    behind.flush()
+    again = {id(behind.buffer(4)), id(behind.buffer(4))}
+    assert again == {id(first), id(second)}
+    second[:] = b"----"
+    assert found == b"efgh"
