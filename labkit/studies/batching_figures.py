@@ -63,7 +63,7 @@ def _reach(ratios: Sequence[Ratio]) -> list[list[float]]:
 
 def frontier(points: Sequence[Point], slo_ttft: float, alt: str, caption: str) -> None:
     """Left: time to first token against output throughput. Right: goodput against arrivals."""
-    figure, (left, right) = new_figure(7.6, 3.4, columns=2)
+    figure, (left, right) = new_figure(7.6, 4.0, columns=2)
     for place, policy in enumerate(dict.fromkeys(one.policy for one in points)):
         own, color = [one for one in points if one.policy == policy], f"C{place}"
         _latencies(left, own, color)
@@ -77,7 +77,7 @@ def frontier(points: Sequence[Point], slo_ttft: float, alt: str, caption: str) -
     left.axhline(1e3 * slo_ttft, color="C4", linewidth=1, linestyle=":", label="SLO")
     left.set(xlabel="output tokens/s", ylabel="time to first token, ms", yscale="log")
     label_log_axis(left.yaxis, _ticks(points, slo_ttft))
-    left.legend(fontsize=7, loc="upper left", bbox_to_anchor=(0, -0.18), ncols=2)
+    left.legend(fontsize=7, loc="upper left", bbox_to_anchor=(0, -0.18))
     every = [one.rate for one in points]
     right.plot([0, max(every)], [0, max(every)], ":", color="C4", label="all that came")
     right.set(xlabel="requests/s that were due", ylabel="goodput, requests/s")
