@@ -116,6 +116,8 @@ class Study(Derived):
             f"answers, {self.slots} slots, {found.rounds} rounds",
         )
         say(told.of_policies(gain, *self.allowed))
+        last = self.requests % self.slots or self.slots
+        say(told.of_slots(self.answering, self.full_share, last, self.slots))
         for name, of in rounds.items():
             figures.timeline(of[-1].passes, name)
 

@@ -7,7 +7,7 @@ from functools import cached_property
 
 from labkit.engine.drive import Served
 from labkit.engine.one_hash import questions
-from labkit.limits.batching import finite_gain
+from labkit.limits.batching import expected_longest, finite_gain
 from labkit.optimize.fused import FusedDecoder
 from labkit.quality.lossless import tie_margin
 from labkit.report.told.compared import Least
@@ -88,6 +88,24 @@ class Derived(Measurements):
     def in_policies(self) -> dict[str, list[Served]]:
         """How each round of static and of in-flight batching served the same requests."""
         return self.policies[1]
+
+    @property
+    def answering(self) -> dict[str, float]:
+        """By policy, of all slots, those that gave a token in a pass: the mean over the passes of
+        the last round."""
+        tokens = sum(self.work.lengths)
+        return {
+            name: tokens / (len(of[-1].passes) * self.slots)
+            for name, of in self.in_policies.items()
+        }
+
+    @property
+    def full_share(self) -> float:
+        """The same of static batches that are full, by the lengths of the answers: E[length] over
+        E[longest of a batch]."""
+        lengths = self.work.lengths
+        longest = expected_longest(lengths, min(self.slots, self.requests))
+        return sum(lengths) / len(lengths) / longest
 
     @property
     def by_engine(self) -> dict[str, Served]:

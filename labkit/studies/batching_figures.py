@@ -16,6 +16,7 @@ from labkit.studies.batching_stall import Stall
 from labkit.timing.statistics import Ratio
 
 _DRAWN = 32  # requests of a timeline
+_TICKS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 50_000)  # ms
 
 
 def scaling(
@@ -62,7 +63,7 @@ def _reach(ratios: Sequence[Ratio]) -> list[list[float]]:
 
 def frontier(points: Sequence[Point], slo_ttft: float, alt: str, caption: str) -> None:
     """Left: time to first token against output throughput. Right: goodput against arrivals."""
-    figure, (left, right) = new_figure(7.6, 3.4, columns=2)
+    figure, (left, right) = new_figure(7.6, 4.0, columns=2)
     for place, policy in enumerate(dict.fromkeys(one.policy for one in points)):
         own, color = [one for one in points if one.policy == policy], f"C{place}"
         _latencies(left, own, color)
@@ -75,7 +76,8 @@ def frontier(points: Sequence[Point], slo_ttft: float, alt: str, caption: str) -
                        fmt="o-", markersize=3, color=color, label=policy)  # fmt: skip
     left.axhline(1e3 * slo_ttft, color="C4", linewidth=1, linestyle=":", label="SLO")
     left.set(xlabel="output tokens/s", ylabel="time to first token, ms", yscale="log")
-    left.legend()
+    label_log_axis(left.yaxis, _ticks(points, slo_ttft))
+    left.legend(fontsize=7, loc="upper left", bbox_to_anchor=(0, -0.18))
     every = [one.rate for one in points]
     right.plot([0, max(every)], [0, max(every)], ":", color="C4", label="all that came")
     right.set(xlabel="requests/s that were due", ylabel="goodput, requests/s")
@@ -93,8 +95,16 @@ def _latencies(axes: Any, own: Sequence[Point], color: str) -> None:
                   label=f"{own[0].policy}, median")  # fmt: skip
     high = [1e3 * one.ttft_high.value for one in own]
     axes.plot(
-        rates, high, "s--", markersize=3, linewidth=1, color=color, label=f"{HIGH}th percentile"
-    )
+        rates, high, "s--", markersize=3, linewidth=1, color=color,
+        label=f"{own[0].policy}, {HIGH}th percentile",
+    )  # fmt: skip
+
+
+def _ticks(points: Sequence[Point], slo_ttft: float) -> list[int]:
+    """Plain milliseconds within what is drawn, and one beyond each end."""
+    low = 1e3 * min(slo_ttft, *(one.ttft.low for one in points))
+    high = 1e3 * max(slo_ttft, *(max(one.ttft.high, one.ttft_high.value) for one in points))
+    return [tick for tick in _TICKS if low / 2.5 <= tick <= high * 2.5]
 
 
 def timeline(records: Sequence[PassRecord], name: str) -> None:
@@ -110,7 +120,8 @@ def timeline(records: Sequence[PassRecord], name: str) -> None:
     timeline_figure.draw(
         beginning,
         f"Who was computed when: {name}, the first {len(beginning)} of {len(records)} passes.",
-        f"{name}: a line is a request; they stand in the order in which they got a slot.",
+        f"{name.capitalize()}: a line is a request; they stand in the order in which they got a "
+        "slot.",
         names={number: str(number - start) for number in first},
     )
 

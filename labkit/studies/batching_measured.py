@@ -27,7 +27,7 @@ from labkit.studies.batching_runs import (
     served,
     users_of,
 )
-from labkit.studies.batching_stall import AFTER, FIXED, PACED, WHOLE, Stall, stall
+from labkit.studies.batching_stall import AFTER, FIXED, PACED, WHOLE, Stall, of_round, stall
 from labkit.studies.batching_workloads import MANY, ONE, Tail, Workloads
 from labkit.studies.lab import Lab
 from labkit.studies.speculative_target import costs_of, fastest
@@ -224,8 +224,9 @@ class Measurements:
 
         runs: dict[str, Variant] = {name: partial(run, name) for name in engines}
         found = compare(runs, WHOLE, self.rounds, label="long prompt")
-        rounds = {name: of.first(found.rounds) for name, of in seen.items()}
-        told = {name: [one.to_dict() for one in of] for name, of in rounds.items()}
+        turns = {name: of.turns(found.rounds) for name, of in seen.items()}
+        told = {name: [one.to_dict() for both in of for one in both] for name, of in turns.items()}
+        rounds = {name: list(map(of_round, of)) for name, of in turns.items()}
         return self._kept(found, "long prompt", stalls=told), rounds
 
     @property

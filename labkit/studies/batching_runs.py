@@ -159,20 +159,24 @@ class Serving:
 
 
 class Seen(Generic[T]):
-    """What a variant's rounds saw, beside its traces: of each round the first turn; the first call
-    and the control's turns are left out."""
+    """What a variant's turns saw, beside its traces, by round; the first call is left out."""
 
     def __init__(self) -> None:
-        self._found: dict[int, T] = {}
+        self._found: dict[int, list[T]] = {}
 
     def note(self, number: int, one: T) -> T:
         """What a turn of round `number` saw; returns it."""
         if number:
-            self._found.setdefault(number, one)
+            self._found.setdefault(number, []).append(one)
         return one
 
     def first(self, rounds: int) -> list[T]:
-        """The first rounds, in order: those that a comparison kept."""
+        """Of each round the first turn, without the control's. The first rounds, in order: those
+        that a comparison kept."""
+        return [turns[0] for turns in self.turns(rounds)]
+
+    def turns(self, rounds: int) -> list[list[T]]:
+        """All turns of the same rounds: two of a baseline, whose second one is the control."""
         return list(self._found.values())[:rounds]
 
 

@@ -124,8 +124,22 @@ def of_policies(gain: Ratio, constant: float, costed: float) -> str:
     )
     if costed > 1 + MARGIN:
         extra = max(0.0, (gain.value - 1) / (costed - 1))
-        text += f" Of what the former allows beyond 1.00x, it is {percent(extra)}."
+        text += f" Of what the cost of rows allows beyond 1.00x, it is {percent(extra)}."
     return text
+
+
+def of_slots(shares: Mapping[str, float], full: float, last: int, slots: int) -> str:
+    """How many slots gave a token in a pass, against the ceiling of full static batches.
+
+    shares: by policy, of all slots, the mean over passes. full: E[length] / E[longest of a batch].
+    last: requests of the last static batch.
+    """
+    told = ", ".join(f"**{percent(share)}** in {name}" for name, share in shares.items())
+    rest = f" The last static batch has {last} requests for {slots} slots." if last < slots else ""
+    return (
+        f"Slots that gave a token, the mean over passes: {told}. By the lengths of the answers, "
+        f"full static batches allow {percent(full)}.{rest}"
+    )
 
 
 def of_engine(one: Ratio, share: Ratio, slots: int, rate: float, gain: Ratio) -> str:
@@ -135,9 +149,19 @@ def of_engine(one: Ratio, share: Ratio, slots: int, rate: float, gain: Ratio) ->
     """
     return (
         f"With {slots} requests in flight the engine gives {rate:,.0f} output tokens a second: "
-        f"**{_share(share)}** of what its passes alone give, and {gain} as many as `generate` with "
-        f"one request. With one request the engine reaches **{_share(one)}** of `generate`."
+        f"**{_share(share)}** of what its passes alone give{_noise(share)}, and {gain} as many as "
+        "`generate` with one request. With one request the engine reaches "
+        f"**{_share(one)}** of `generate`{_noise(one)}."
     )
+
+
+def _noise(ratio: Ratio) -> str:
+    """What is to be said of a share that cannot truly be above 100 %."""
+    if ratio.value <= 1:
+        return ""
+    if ratio.low > 1:
+        return " (it cannot be faster than they are: the machine was faster in its turns)"
+    return " (above 100 % by noise: the interval includes 100 %)"
 
 
 def _share(ratio: Ratio) -> str:
@@ -171,8 +195,10 @@ def of_frontier(points: Sequence[Point], rate: float, requests: int, rounds: int
     """What a load is, and up to which load each policy kept the SLOs."""
     told = [
         f"A load of 100 % is {rate:.3g} requests a second: what in-flight batching serves where "
-        f"all requests are there at the start. Each round is {requests} requests, its beginning "
-        "and its end included: above 100 % the queue grows, but not for long. Intervals are over "
+        f"all requests are there at the start. {_drawn(points, rate)} Each round is {requests} "
+        "requests, its beginning and its end included: above 100 % the queue grows, but not for "
+        "long. Throughput and goodput are over the time until the last token, so that they stay "
+        "below the rate that was due even where every request meets the SLOs. Intervals are over "
         f"{rounds} rounds."
     ]
     for policy in dict.fromkeys(one.policy for one in points):
@@ -184,10 +210,20 @@ def of_frontier(points: Sequence[Point], rate: float, requests: int, rounds: int
             )
         else:
             told.append(
-                f"With {policy}, it is not shown for any load that {percent(KEPT)} of the requests "
-                "met both SLOs."
+                f"With {policy}, no load is shown to let {percent(KEPT)} of the requests meet both "
+                "SLOs: the lower end of each interval lies below that."
             )
     return " ".join(told)
+
+
+def _drawn(points: Sequence[Point], rate: float) -> str:
+    """How the rate that came differs from the rate that was asked for."""
+    came = {one.load: one.rate / rate for one in points}
+    asked = " and ".join(percent(load) for load in came)
+    return (
+        f"Arrivals are drawn at random: asked for were {asked} of it, and in these rounds "
+        f"{' and '.join(map(percent, came.values()))} came."
+    )
 
 
 def of_memory(found: Mapping[str, Memory]) -> str:
@@ -210,9 +246,9 @@ def of_fractions(batch: int, alone: float | None, several: float | None, share: 
             "its gain is not taken apart."
         )
     return (
-        f"A pass of one request reaches {percent(alone)} of its own limit, a pass of {batch} "
-        f"{percent(several)}. So the gain is {percent(share)} of the one that both would have at "
-        "their limits."
+        f"A pass of one request reaches {percent(alone)} of its own limit, and a pass of "
+        f"{batch} reaches {percent(several)}. So the gain is {percent(share)} of the one that both "
+        "would have at their limits."
     )
 
 
@@ -229,6 +265,6 @@ def of_rest(batch: int, taken: float, least: Limit) -> str:
     beyond, both = taken - least.seconds, reading + computing
     more = "more" if taken > both else "less"
     return (
-        f"{text}; {seconds(beyond)} are beyond the longer of the two. That is {more} than reading "
-        f"and computing one after the other would take, {seconds(both)} in all."
+        f"{text}; {seconds(beyond)} are beyond the longer of the two. The pass takes {more} than "
+        f"reading and computing one after the other would, {seconds(both)}."
     )

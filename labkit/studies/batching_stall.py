@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -14,6 +14,7 @@ from labkit.engine.batching import BatchEngine
 from labkit.engine.records import PassRecord
 from labkit.engine.served import Handle, ServedRequest
 from labkit.errors import ModelError
+from labkit.timing.statistics import geometric_mean
 from labkit.timing.trace import Trace
 
 BEFORE = 24  # passes of the running requests alone, whose gaps are the usual ones
@@ -59,6 +60,19 @@ class Stall:
             "usual": self.usual, "longest": self.longest, "ttft": self.ttft,
             "passes": self.passes, "due": self.due,
         }  # fmt: skip
+
+
+def of_round(turns: Sequence[Stall]) -> Stall:
+    """The turns of a round as one, whose times are their geometric means: a comparison takes both
+    turns of its baseline in this way. The rest is that of the first turn."""
+    first = turns[0]
+    start, gap = first.longest[0], geometric_mean([one.gap for one in turns])
+    return replace(
+        first,
+        usual=geometric_mean([one.usual for one in turns]),
+        longest=(start, start + gap),
+        ttft=geometric_mean([one.ttft for one in turns]),
+    )
 
 
 class _Watch:

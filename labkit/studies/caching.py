@@ -162,8 +162,8 @@ class Study(Sections):
         table(
             tables.whole_loads(loads),
             caption=f"Loads, {self.slots} requests at the same time, {self.load_rounds} rounds, "
-            "empty caches and other texts in each. Prefill saved: of the time of passes that read "
-            "prompts, less what their rows of answers usually take",
+            "empty caches and other texts in each. Prefill saved: how much less time the passes "
+            "took that read prompts; what the rows of answers in them usually take is taken off",
         )
         same = {one.name: one.same for one in loads}
         say(told.of_same_loads(same))
@@ -186,7 +186,7 @@ class Study(Sections):
         table(
             tables.where_time_goes(first.seen, found, length),
             caption=f"Where the time of the first token goes, after {length:,} shared tokens: "
-            "means of all turns. From disk, the engine itself reads, checks and copies",
+            "geometric means of all turns. From disk, the engine itself reads, checks and copies",
         )
         taken = {way: found.mean(way, "ttft") for way in found.variants}
         if MEMORY in taken:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from labkit.engine.batching import BatchEngine
 from labkit.engine.block_file import checksum
 from labkit.studies.caching_served import block_files, recall
-from labkit.timing.statistics import FEWEST_ROUNDS, Ratio, interval
+from labkit.timing.statistics import FEWEST_ROUNDS, Ratio, geometric_mean, interval
 
 READ, CHECK, COPY = "reading the files", "their checksums", "copying into the cache"
 
@@ -66,7 +66,8 @@ def _seconds(work: Callable[[], None]) -> float:
 
 
 def mean_of(turns: Sequence[Turn], length: int, way: str) -> tuple[float, float]:
-    """Seconds of the passes and of the engine itself, the mean over the turns of a way."""
+    """Seconds of the passes and of the engine itself over the turns of a way: geometric means, as
+    every page tells, so that both together are never above the mean time of a turn."""
     found = [one for one in turns if (one.length, one.way) == (length, way)]
-    count = len(found)
-    return sum(one.passes for one in found) / count, sum(one.own for one in found) / count
+    passes, own = ([getattr(one, part) for one in found] for part in ("passes", "own"))
+    return geometric_mean(passes), geometric_mean(own)

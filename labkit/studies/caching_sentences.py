@@ -74,17 +74,18 @@ def of_crossing(way: str, found: int | None, prefixes: Sequence[int]) -> str:
             f"A prefix **{way}**: the first token was not measurably sooner than computed after "
             f"the longest prefix, {prefixes[-1]:,} tokens."
         )
-    where = "after every prefix" if found == prefixes[0] else f"from {found:,} shared tokens on"
+    where = (
+        f"after every prefix, so both cross below {found:,} tokens, if at all"
+        if found == prefixes[0]
+        else f"from {found:,} shared tokens on"
+    )
     return f"A prefix **{way}**: the first token came measurably sooner than computed {where}."
 
 
 def of_gains(length: int, gains: Mapping[str, Ratio]) -> str:
     """All gains after the longest prefix."""
-    told = "; ".join(
-        f"{way}: {times(ratio.value)} [{ratio.low:.1f}, {ratio.high:.1f}]"
-        for way, ratio in gains.items()
-    )
-    return f"After {length:,} shared tokens the first token came so many times as soon: {told}."
+    told = "; ".join(f"{ratio} as soon {way}" for way, ratio in gains.items())
+    return f"After {length:,} shared tokens, beside recomputing, the first token comes {told}."
 
 
 def of_storage(held: float | None, read: float | None) -> str:
@@ -125,8 +126,9 @@ def of_saving(name: str, hit_rate: float, share: float, ratio: Ratio) -> str:
     saved = 1 - 1 / ratio.value
     return (
         f"The highest hit rate is that of the {name}: {percent(hit_rate)} of its prompt tokens. "
-        f"Prefill took {percent(share)} of the time of an earlier load of the kind, so hits can "
-        f"save no more than that. The load as a whole took {percent(abs(saved))} "
+        f"Prefill took {percent(share)} of the time of an earlier load of the kind. So hits save "
+        f"{percent(hit_rate * share)} of the time if all prompt tokens cost the same, and at most "
+        f"{percent(share)}. The load as a whole took {percent(abs(saved))} "
         f"{'less' if saved >= 0 else 'more'} time. Its speedup: {shown(ratio)}."
     )
 
@@ -143,10 +145,10 @@ def of_zero(way: str, longer: Ratio, own: Ratio, hits: int, rounds: int) -> str:
     low, high = 100 * (longer.low - 1), 100 * (longer.high - 1)
     said = (
         f"**{way}**: a request took {100 * (longer.value - 1):+.1f}% [{low:+.1f}, {high:+.1f}] "
-        f"longer than with it off, in {rounds} paired rounds; {hits} tokens were hits. By the "
-        f"engine's own clock, which counts all but the decoder's passes, it took "
+        f"longer than with it off, in {rounds} paired rounds; {hits} tokens were hits. The "
+        f"engine's own clock, which counts all but the decoder's passes, adds "
         f"{100 * (own.value - 1):+.2f}% [{100 * (own.low - 1):+.2f}, {100 * (own.high - 1):+.2f}] "
-        "of the request longer."
+        "to a request."
     )
     if longer.high <= 1 + ASKED:
         return f"{said} Both ends of the interval are at most {percent(ASKED)}."
@@ -249,11 +251,19 @@ def of_parts(
     said = (
         f"For the blocks of {length:,} tokens, with the files in the system's memory: {told}; "
         f"{seconds(whole)} together. In the rounds, a first token *on disk, held by the system* "
-        f"took {_beyond(extra)} than one in memory, and its pass {_beyond(passes)}"
+        f"took {_beyond(extra)} than one in memory ({_rest(extra, whole)}), and its pass "
+        f"{_beyond(passes)}"
     )
     if fetched is None:
         return f"{said}."
     return f"{said}. One *on disk* took {_beyond(fetched)} than one held by the system."
+
+
+def _rest(extra: float, whole: float) -> str:
+    """What the parts leave of the time that a turn took longer."""
+    if extra <= whole:
+        return "no more than these parts together"
+    return f"these parts are {percent(whole / extra)} of it, the rest is not taken apart"
 
 
 def _beyond(taken: float) -> str:

@@ -75,7 +75,12 @@ class Ratio:
         return Ratio(scaled, self.value * factor, self.low * factor, self.high * factor)
 
     def __str__(self) -> str:
-        return f"{self.value:.2f}x [{self.low:.2f}, {self.high:.2f}]"
+        return f"{_digits(self.value)}x [{_digits(self.low)}, {_digits(self.high)}]"
+
+
+def _digits(ratio: float) -> str:
+    """2.35, 23.4, 234: as findings are told (`labkit.report.told.words.times`)."""
+    return f"{ratio:,.{2 if ratio < 10 else 1 if ratio < 100 else 0}f}"
 
 
 def _logarithms(values: Sequence[float] | np.ndarray) -> np.ndarray:

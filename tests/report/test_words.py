@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from labkit.report.told import words
+from labkit.timing.statistics import Ratio
 from tests.browser_helpers import finding, several
 
 
@@ -63,7 +64,16 @@ def test_a_sentence_says_how_close_and_then_how_much_faster() -> None:
     products, none = several()[2:]
     assert "reaches 40 % [35, 45] of the int8 products alone (avx512vnni) and 25 % of its limit (" \
         "100 ms) in prefill" in plain(words.sentence(products))  # fmt: skip
-    assert words.sentence(none).endswith("is 0.80x [0.70, 0.90] as fast as no cache in end to end.")
+    assert words.sentence(none).endswith("is 0.80x [0.70, 0.90] as fast as no cache end to end.")
+    unlimited = {"limit": None, "limit_low": None, "fraction_of_limit": None, "limit_note": "none"}
+    gap = words.sentence(finding(metric="itl", unit="s", value=0.1, **unlimited))
+    assert gap.endswith("it is 3.10x [2.90, 3.30] as short as no cache.")
+
+
+def test_large_ratios_have_three_digits_with_their_interval() -> None:
+    large = finding(speedup=170.2, speedup_low=151.87, speedup_high=190.62)
+    assert words.interval(large) == "170x [152, 191]" == str(Ratio((1.0,), 170.2, 151.87, 190.62))
+    assert str(Ratio((1.0,), 19.63, 9.96, 22.12)) == "19.6x [9.96, 22.1]"
 
 
 def test_the_headline_is_the_closest_and_the_largest_sure_gain() -> None:

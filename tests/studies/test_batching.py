@@ -30,7 +30,7 @@ from labkit.studies.batching_runs import (
     engine_for,
     served,
 )
-from labkit.studies.batching_stall import AFTER, stall
+from labkit.studies.batching_stall import AFTER, Stall, of_round, stall
 from labkit.studies.batching_workloads import Tail, Workloads
 from labkit.timing.trace import Trace
 from labkit.workload.timed import TimedRequest, TimedWorkload
@@ -237,6 +237,21 @@ def test_of_each_round_the_first_turn_is_kept_and_no_first_call() -> None:
     for number, what in ((0, "first call"), (1, "a"), (1, "control"), (2, "b"), (3, "cut off")):
         assert seen.note(number, what) == what
     assert seen.first(2) == ["a", "b"]
+    assert seen.turns(2) == [["a", "control"], ["b"]]
+
+
+def test_both_turns_of_a_baseline_are_told_as_one() -> None:
+    one = Stall(0.01, (1.0, 1.4), 0.4, 1, 1.0, (), 9)
+    both = of_round([one, Stall(0.04, (5.0, 5.1), 0.9, 1, 5.0, (), 9)])
+    assert (both.usual, both.gap, both.ttft) == pytest.approx((0.02, 0.2, 0.6))
+    assert (both.longest[0], both.due, both.passes) == (1.0, 1.0, 1)
+    assert of_round([one]).stretch == pytest.approx(one.stretch)
+
+
+def test_the_rate_of_rounds_is_that_of_their_whole_time() -> None:
+    slo = SLO(ttft=0.5, tpot=0.1)
+    rounds = [Served({n: answered(n * gap, 0.1, 0.05) for n in range(2)}) for gap in (1.0, 3.0)]
+    assert point("in-flight batching", 0.8, rounds, slo).rate == pytest.approx(0.5)
 
 
 # Answers

@@ -119,10 +119,18 @@ def test_a_gain_is_held_against_what_was_allowed() -> None:
     said = told.of_policies(ratio(1.2, 1.25, 1.3), 2.0, 1.5)
     assert "the interval lies above 1" in said
     assert "**83\u00a0%** [80, 87] of the 1.50x" in said
-    assert "Of what the former allows beyond 1.00x, it is 50\u00a0%." in said
+    assert "Of what the cost of rows allows beyond 1.00x, it is 50\u00a0%." in said
     unsure = told.of_policies(ratio(0.9, 0.99, 1.1), 1.0, 1.0)
     assert "no difference is shown" in unsure
     assert "beyond 1.00x" not in unsure
+
+
+def test_slots_that_answer_are_held_against_full_static_batches() -> None:
+    said = told.of_slots({"static": 0.2, "in flight": 0.4}, 0.33, 4, 16)
+    assert "**20\u00a0%** in static, **40\u00a0%** in in flight" in said
+    assert "full static batches allow 33\u00a0%. The last static batch has 4 requests" in said
+    assert said.endswith("for 16 slots.")
+    assert told.of_slots({"static": 0.3}, 0.33, 16, 16).endswith("allow 33\u00a0%.")
 
 
 # The engine
@@ -139,6 +147,15 @@ def test_the_engine_s_own_time_is_told_by_pass() -> None:
     )
     assert "gives 1,500 output tokens a second: **95\u00a0% [90.0, 97.0]** of what" in said
     assert "the engine reaches **98\u00a0% [97.0, 98.5]** of `generate`" in said
+    assert "noise" not in said
+
+
+def test_a_share_above_100_percent_is_never_told_without_its_reason() -> None:
+    gain = ratio(3.8, 4.0, 4.2)
+    noisy = told.of_engine(ratio(0.8, 1.05, 1.3), ratio(0.9, 0.95, 0.97), 16, 1500.0, gain)
+    assert "of `generate` (above 100 % by noise: the interval includes 100 %)." in noisy
+    faster = told.of_engine(ratio(0.9, 0.95, 1.0), ratio(1.01, 1.05, 1.1), 16, 1500.0, gain)
+    assert "alone give (it cannot be faster than they are: the machine was faster" in faster
 
 
 # A long prompt
@@ -169,7 +186,9 @@ def test_a_load_keeps_the_slos_by_the_lower_end_of_its_interval() -> None:
     points = [a_point("a", 0.5, 0.99), a_point("a", 1.0, 0.91), a_point("b", 0.5, 0.8)]
     said = told.of_frontier(points, 20.0, 48, 6)
     assert "With a, at least 90\u00a0% of the requests met both SLOs at a load of 50\u00a0%" in said
-    assert "With b, it is not shown for any load" in said
+    assert "With b, no load is shown to let 90\u00a0% of the requests meet both SLOs" in said
+    assert "asked for were 50\u00a0% and 100\u00a0% of it" in said
+    assert "and in these rounds 25\u00a0% and 50\u00a0% came" in said
     row = tables.of_point(points[0])
     assert row["SLOs met"] == "99% [97, 100]"
     assert row["goodput, requests/s"] == "2.5 [2, 3]"
@@ -188,9 +207,9 @@ def test_what_remains_is_taken_apart_only_where_limits_were_not_beaten() -> None
     assert "50\u00a0% of the one that both would have" in told.of_fractions(64, 0.8, 0.4, 0.5)
     assert "faster than its limit" in told.of_fractions(64, None, 0.4, 0.5)
     more = told.of_rest(64, 0.05, Limit(0.01, 0.03))
-    assert "20 ms are beyond the longer of the two. That is more than reading" in more
+    assert "20 ms are beyond the longer of the two. The pass takes more than reading" in more
     less = told.of_rest(64, 0.035, Limit(0.01, 0.03))
-    assert "That is less than reading" in less
+    assert "The pass takes less than reading" in less
     beaten = told.of_rest(64, 0.02, Limit(0.01, 0.03))
     assert beaten.endswith("takes 20 ms. It was faster than its limit, so that was none.")
 

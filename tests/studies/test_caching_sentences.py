@@ -137,7 +137,9 @@ def test_parts_of_reading_are_told_with_their_intervals() -> None:
     parts = {"reading the files": ratio(0.001, 0.002, 0.003)}
     said = told.of_parts(512, parts, 0.004, -0.001, None)
     assert "reading the files 2 ms [1 ms, 3 ms]" in said
-    assert "4 ms longer than one in memory, and its pass 1 ms shorter." in said
+    assert "4 ms longer than one in memory (these parts are 50\u00a0% of it, the" in said
+    assert ", and its pass 1 ms shorter." in said
+    assert "no more than these parts" in told.of_parts(512, parts, 0.001, 0.0, None)
     assert "One *on disk* took 1 ms shorter" in told.of_parts(512, parts, 0.004, 0.0, -0.001)
 
 
@@ -151,6 +153,7 @@ def test_a_limit_that_was_beaten_is_not_told_as_reached() -> None:
 def test_a_saving_says_what_hits_can_save_at_most() -> None:
     said = told.of_saving("chats", 0.6, 0.5, ratio(1.3, 1.4, 1.5))
     assert "60\u00a0% of its prompt tokens" in said
+    assert "So hits save 30\u00a0% of the time if all prompt tokens cost the same" in said
     assert "29\u00a0% less time" in said
     assert "lies above 1" in said
     assert "more time" in told.of_saving("chats", 0.6, 0.5, ratio(0.8, 0.9, 1.1))

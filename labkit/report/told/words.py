@@ -18,8 +18,9 @@ def times(ratio: float) -> str:
 
 
 def interval(finding: Finding) -> str:
-    """The speedup and its 95 % interval: 2.35x [2.20, 2.51]."""
-    return f"{times(finding.speedup)} [{finding.speedup_low:.2f}, {finding.speedup_high:.2f}]"
+    """The speedup and its 95 % interval: 2.35x [2.20, 2.51], 170x [152, 191]."""
+    low, high = (times(end)[:-1] for end in (finding.speedup_low, finding.speedup_high))
+    return f"{times(finding.speedup)} [{low}, {high}]"
 
 
 def percent(fraction: float) -> str:
@@ -193,11 +194,11 @@ def reached(finding: Finding) -> str:
 
 def sentence(finding: Finding) -> str:
     """One finding as a sentence: how close it came, then how fast it was beside its baseline."""
-    close, where = reached(finding), phase(finding.phase)
-    faster = f"{interval(finding)} as fast as {finding.baseline}"
-    if not close:
-        return f"{finding.variant} is {faster} in {where}."
-    return f"{finding.variant} reaches {close} in {where}; it is {faster}."
+    close, where = reached(finding), f"in {phase(finding.phase)}".replace("in end", "end")
+    as_ = "short" if finding.metric == "itl" else "fast"  # a gap between tokens is not fast
+    faster = f"{interval(finding)} as {as_} as {finding.baseline}"
+    told = f"reaches {close} {where}; it is {faster}" if close else f"is {faster} {where}"
+    return f"{finding.variant} {told}."
 
 
 def headline(findings: Sequence[Finding]) -> str:
