@@ -49,8 +49,8 @@ class BreakEven:
         return (
             f"A token has {scaled(self.kv_bytes, 'B')} of keys and values. A prefill computes "
             f"{self.prefill_rate:,.0f} tokens a second. The disk, which reads "
-            f"{scaled(self.read_rate, 'B/s')}, gives {self.read_rate / self.kv_bytes:,.0f}: "
-            f"{self.gain:.2g} times as many. It breaks even at "
+            f"{scaled(self.read_rate, 'B/s')}, gives {self.read_rate / self.kv_bytes:,.0f} tokens "
+            f"a second, {self.gain:.2g} times as many. It breaks even at "
             f"{scaled(self.kv_bytes * self.prefill_rate, 'B/s')}."
         )
 

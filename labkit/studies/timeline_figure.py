@@ -111,10 +111,11 @@ def _draw_rows(axes: Any, records: Sequence[PassRecord]) -> None:
 
 
 def _draw_blocks(axes: Any, records: Sequence[PassRecord]) -> None:
-    """Steps: what the engine held when each pass ended."""
-    ends = [1e3 * (one.end - records[0].start) for one in records]
-    held = [one.blocks_held for one in records]
-    cached = [one.blocks_held + one.blocks_cached for one in records]
+    """Steps: what the engine held when each pass ended, drawn over the whole pass."""
+    told = [records[0], *records]
+    ends = [0.0, *(1e3 * (one.end - records[0].start) for one in records)]
+    held = [one.blocks_held for one in told]
+    cached = [one.blocks_held + one.blocks_cached for one in told]
     axes.fill_between(ends, held, step="pre", color=_BLUE, alpha=0.7, linewidth=0, label="held")
     axes.fill_between(ends, held, cached, step="pre", color=_GREEN, alpha=0.7, linewidth=0,
                       label="cached")  # fmt: skip
