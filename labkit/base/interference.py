@@ -17,7 +17,9 @@ from typing import Any, TypeVar
 from labkit.base.cores import GROUPS, allowed, cores, own_groups
 
 LOST = 0.02  # the share of its core time above which a turn is told
-_STEAL = 8  # the field of a line of /proc/stat (proc_stat(5)); the first is the line's name
+# Fields of a line of /proc/stat (proc_stat(5)); the first is the line's name.
+_STEAL = 8
+_BUSY = (1, 2, 3, 6, 7)  # user, nice, system, interrupts
 # Of cpu.stat: version 2 counts microseconds (the kernel's cgroup-v2.rst), version 1 nanoseconds
 # (sched-bwc.rst). Both add up the pauses of all cores.
 _THROTTLED = {"throttled_usec": 1e-6, "throttled_time": 1e-9}
@@ -38,6 +40,8 @@ class Counters:
     at: monotonic seconds. stolen: what the hypervisor gave to others, of the cores that this
     process may use; in ticks, mostly of 10 ms. throttled: by control group, how long its quota kept
     threads from running. waited: by thread of this process, how long it was ready and had no core.
+    others: of the cores that this process may use, how long they worked for other processes, this
+    one's children included; in ticks too.
     switches: how often a thread of this process was taken off its core.
     """
 
@@ -45,6 +49,7 @@ class Counters:
     stolen: float | None
     throttled: Mapping[str, float] | None
     waited: Mapping[int, float] | None
+    others: float | None
     switches: int | None
 
 
@@ -60,6 +65,7 @@ class Lost:
     stolen: float | None = None
     throttled: float | None = None
     waited: float | None = None
+    others: float | None = None
     switches: int | None = None
 
     @property
@@ -67,9 +73,13 @@ class Lost:
         """The share of the turn's core time that others had; None where nothing is counted.
 
         A thread that a quota stops is ready all the while. It may count in both, so only the larger
-        of the two is taken.
+        of the two is taken. Where no other process had a core, the threads waited for each other:
+        more than others had, they have not lost.
         """
-        kept_off = [part for part in (self.throttled, self.waited) if part is not None]
+        waited = self.waited
+        if waited is not None and self.others is not None:
+            waited = min(waited, self.others)
+        kept_off = [part for part in (self.throttled, waited) if part is not None]
         if self.stolen is None and not kept_off:
             return None
         lost = (self.stolen or 0.0) + max(kept_off, default=0.0)
@@ -96,13 +106,15 @@ class Meter:
         self._given = cores().given
         files = [str(one / "cpu.stat") for one in own_groups(groups, proc / "self/cgroup")]
         self._groups = [file for file in files if _throttled(self._files.read(file)) is not None]
+        self._known: dict[int, float] = {}
         first = self.now()
         self.uncounted = {name: why for name, why in _WHY.items() if getattr(first, name) is None}
 
     def now(self) -> Counters:
         """The totals up to now."""
+        stolen, others = self._of_cores()
         return Counters(
-            time.perf_counter(), self._stolen(), self._stopped(), self._waited(), _switches()
+            time.perf_counter(), stolen, self._stopped(), self._waited(), others, _switches()
         )
 
     def since(self, before: Counters) -> Lost:
@@ -114,22 +126,32 @@ class Meter:
             None if now.stolen is None else now.stolen - (before.stolen or 0.0),
             None if now.throttled is None else max(_grown(now.throttled, before.throttled)),
             None if now.waited is None else sum(_grown(now.waited, before.waited)),
+            None if now.others is None else max(0.0, now.others - (before.others or 0.0)),
             None if now.switches is None else now.switches - (before.switches or 0),
         )
 
-    def _stolen(self) -> float | None:
+    def _of_cores(self) -> tuple[float | None, float | None]:
+        """`stolen` and `others` of Counters."""
         cpus, _, _ = self._files.read(self._stat).partition("intr")  # that line may be a long one
         lines = [line.split() for line in cpus.splitlines()]
         own = [line for line in lines if len(line) > _STEAL and line[0] in self._cores]
-        return sum(int(line[_STEAL]) for line in own) / self._tick if own else None
+        if not own:
+            return None, None
+        busy = sum(int(line[field]) for line in own for field in _BUSY) / self._tick
+        stolen = sum(int(line[_STEAL]) for line in own) / self._tick
+        return stolen, busy - time.process_time()
 
     def _stopped(self) -> dict[str, float] | None:
         found = {file: _throttled(self._files.read(file)) for file in self._groups}
         return {name: value for name, value in found.items() if value is not None} or None
 
     def _waited(self) -> dict[int, float] | None:
-        """By each thread's schedstat: nanoseconds run and ready, a count (sched-stats.rst)."""
-        found = {}
+        """By each thread's schedstat: nanoseconds run and ready, a count (sched-stats.rst).
+
+        A thread that the system leaves out of one reading, as it may while others end, keeps what
+        it had: else the next reading would count all that it ever waited.
+        """
+        found = dict(self._known)
         try:
             threads = os.listdir(self._tasks)
         except OSError:
@@ -138,12 +160,15 @@ class Meter:
             fields = self._files.read(f"{self._tasks}/{thread}/schedstat").split()
             if len(fields) == 3:  # else the thread has just ended
                 found[int(thread)] = int(fields[1]) * 1e-9
+        self._known = found
         return found or None
 
 
 def _grown(now: Mapping[_Key, float], before: Mapping[_Key, float] | None) -> list[float]:
-    """By how much each total has grown; one that was not there before began at 0."""
-    return [value - (before or {}).get(key, 0.0) for key, value in now.items()]
+    """By how much each total has grown. One that was not there before began at 0, and so did one
+    that is smaller now: a new thread may have the number of one that has ended."""
+    then = [(value, (before or {}).get(key, 0.0)) for key, value in now.items()]
+    return [value - earlier if value >= earlier else value for value, earlier in then]
 
 
 class _Files:

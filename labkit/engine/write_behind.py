@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 _SPARE = 2**24  # bytes that are kept for blocks to come
+_PACE = 0.01  # of a core's time, which the passes of an engine need themselves
 _LOOK = 0.1  # seconds after which one who waits looks whether the thread still lives
 
 
@@ -30,19 +31,27 @@ class WriteBehind:
     bytes that may wait. Where they would be more, the blocks that were put first are dropped: of a
     prefix that is evicted these are the last ones, and the others are of use without them.
 
+    pace: the share of a core's time that the thread takes, unless somebody waits in `flush`. So
+    requests that go on without a break are hardly slower for being written; what is more than the
+    queue holds is dropped, and a pause gives the time to write the rest.
+
     The thread lives while there is something to write, and the interpreter waits for it at its end:
     a process that ends by itself has written everything. busy: processor seconds that it took so
     far. dropped: blocks.
     """
 
     def __init__(
-        self, write: Callable[[bytes, bytes, bytes | bytearray], None], limit: int
+        self,
+        write: Callable[[bytes, bytes, bytes | bytearray], None],
+        limit: int,
+        pace: float = _PACE,
     ) -> None:
-        self.limit = limit
+        self.limit, self.pace = limit, pace
         self.busy, self.dropped = 0.0, 0
         self._write = write
         self._waiting: dict[bytes, Waiting] = {}  # by name, in the order of being put
         self._current: bytes | None = None  # the name of the one that is being written
+        self._flushing = 0  # calls that wait
         self._nbytes = 0
         self._spare: list[bytearray] = []
         self._thread: threading.Thread | None = None
@@ -89,11 +98,18 @@ class WriteBehind:
 
     def flush(self) -> None:
         """Return when nothing waits."""
-        while self._waiting:
-            self._have_written()
+        with self._changed:
+            self._flushing += 1
+            self._changed.notify_all()
+        try:
+            while self._waiting:
+                self._have_written()
+                with self._changed:
+                    if self._waiting:
+                        self._changed.wait(_LOOK)
+        finally:
             with self._changed:
-                if self._waiting:
-                    self._changed.wait(_LOOK)
+                self._flushing -= 1
 
     def _make_room(self, needed: int) -> bool:
         """Drop blocks that nobody writes yet until so many bytes fit; whether they do."""
@@ -135,10 +151,21 @@ class WriteBehind:
                 try:
                     self._write(name, *waiting)
                 finally:
-                    self._done(name, waiting, time.thread_time() - began)
+                    busy = time.thread_time() - began
+                    self._done(name, waiting, busy)
+                self._pause(busy / self.pace - busy)
         except BaseException:
             self._thread = None  # the next block that is put starts another
             raise
+
+    def _pause(self, seconds: float) -> None:
+        """Wait, unless somebody waits for what is written, or the process ends."""
+        until = time.monotonic() + seconds
+        with self._changed:
+            while (left := until - time.monotonic()) > 0:
+                if self._flushing or not threading.main_thread().is_alive():
+                    return
+                self._changed.wait(min(left, _LOOK))
 
     def _next(self) -> tuple[bytes, Waiting] | None:
         """What to write. It stays where `get` finds it until it is written."""

@@ -39,7 +39,7 @@ class NoHits:
     Memory holds two requests, so that each one evicts the blocks of another: the cost of naming,
     publishing and evicting blocks, and with a disk tier of writing them. own: by way and round, the
     engine's own seconds of each turn, those of evicting included. behind: the processor seconds of
-    the thread that writes the blocks of a turn, after it at times. written: files of evicted
+    the thread that writes blocks, meanwhile. written: files of evicted
     blocks, removed after each round.
     """
 
@@ -106,9 +106,9 @@ class NoHits:
         self.hits += handle.hits
         own = sum(one.own for one in engine.records if one.start >= trace.due)
         self.own.setdefault((way, number), []).append(own + self._evicting)
+        self.behind.setdefault((way, number), []).append(_busy(engine) - before)
         if engine.prefix is not None:
             engine.prefix.flush()  # not in the next turn
-        self.behind.setdefault((way, number), []).append(_busy(engine) - before)
         return trace
 
     def _prompt(self, number: int) -> list[int]:

@@ -153,7 +153,7 @@ def of_zero(way: str, longer: Ratio, own: Ratio, hits: int, rounds: int) -> str:
     if longer.high <= 1 + ASKED:
         return f"{said} Both ends of the interval are at most {percent(ASKED)}."
     if longer.low > 1 + ASKED:
-        return f"{said} That is more than {percent(ASKED)}."
+        return f"{said} By the rounds it is more than {percent(ASKED)}."
     open_ = f"{said} The rounds alone do not show whether it is at most {percent(ASKED)}"
     if own.high <= 1 + ASKED:
         return f"{open_}; by the engine's own clock it is."
@@ -167,9 +167,9 @@ def of_writing_behind(found: Ratio) -> str:
     share, low, high = (100 * (one - 1) for one in (found.value, found.low, found.high))
     return (
         "Evicted blocks wait in memory, and another thread writes them. It kept one core busy for "
-        f"{share:.2f}% [{low:.2f}, {high:.2f}] of the request's time, partly after its end. The "
-        "engine's own clock does not count that; where the thread took a core from a pass, the "
-        "paired rounds do."
+        f"{share:.2f}% [{low:.2f}, {high:.2f}] of the request's time; the rest was written in the "
+        "pause after the request. The engine's own clock does not count that; where the thread "
+        "took a core from a pass, the paired rounds do."
     )
 
 

@@ -31,10 +31,11 @@ class System:
 
     def set(
         self, stolen: tuple[int, int, int] = (0, 0, 0), throttled: float = 0.0,
-        waited: tuple[int, ...] = (0, 0),
+        waited: tuple[int, ...] = (0, 0), busy: int = 0,
     ) -> None:  # fmt: skip
-        """Ticks of 10 ms of three cores, seconds, and nanoseconds of threads 11, 12, ..."""
-        cores = [f"cpu{n} 9 9 9 9 9 9 9 {ticks} 0 0" for n, ticks in enumerate(stolen)]
+        """Ticks of 10 ms of three cores, seconds, and nanoseconds of threads 11, 12, ...; busy:
+        ticks that each core worked."""
+        cores = [f"cpu{n} {busy} 9 9 9 9 9 9 {ticks} 0 0" for n, ticks in enumerate(stolen)]
         total = f"cpu  9 9 9 9 9 9 9 {sum(stolen)} 0 0"
         (self.proc / "stat").write_text("\n".join([total, *cores, "intr 1 2 3", ""]))
         name, unit = ("throttled_usec", 1e6) if self.version == 2 else ("throttled_time", 1e9)
@@ -68,8 +69,38 @@ def test_a_turn_loses_what_the_counters_grew_by(tmp_path: Path, version: int) ->
     assert lost.stolen == pytest.approx(0.05)
     assert lost.throttled == pytest.approx(0.25)
     assert lost.waited == pytest.approx(0.4)
+    assert lost.others == 0
     assert lost.switches == 7
     assert (lost.cores, lost.seconds > 0) == (2, True)
+
+
+@pytest.mark.usefixtures("two_cores")
+def test_others_had_what_the_cores_worked_and_this_process_did_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(interference.time, "process_time", iter((1.0, 1.0, 1.25)).__next__)
+    system = System(tmp_path)
+    system.set(busy=100)
+    meter = system.meter()
+    before = meter.now()
+    system.set(busy=130)  # 0.6 s on two cores, of which 0.25 s were ours
+    assert meter.since(before).others == pytest.approx(0.35)
+
+
+@pytest.mark.usefixtures("two_cores")
+def test_a_thread_that_one_reading_left_out_has_not_waited_anew(tmp_path: Path) -> None:
+    """It happened: a thread that had waited for 54 s in all was missing in one reading."""
+    system = System(tmp_path)
+    system.set(waited=(10**9, 54 * 10**9))
+    meter = system.meter()
+    file = system.proc / "self/task/12/schedstat"
+    file.rename(file.with_name("away"))
+    meter._files = interference._Files()
+    before = meter.now()
+    file.with_name("away").rename(file)
+    assert meter.since(before).waited == 0
+    system.set(waited=(10**9, 2 * 10**8))  # ended, and a new thread has its number
+    assert meter.since(before).waited == pytest.approx(0.2)
 
 
 def test_what_is_lost_is_a_share_of_all_cores_given() -> None:
@@ -77,6 +108,7 @@ def test_what_is_lost_is_a_share_of_all_cores_given() -> None:
     assert Lost(2.0, 2, stolen=0.1, throttled=0.3).share == pytest.approx(0.1)
     assert Lost(2.0, 2, stolen=0.0, switches=900).share == 0
     assert Lost(1.0, 1, waited=7.0).share == 1  # seven threads on one core
+    assert Lost(1.0, 1, waited=7.0, others=0.3).share == pytest.approx(0.3)  # the rest: each other
     assert Lost(0.0, 1, waited=0.0).share == 0
     assert Lost(2.0, 2, switches=9).share is None
 
@@ -154,7 +186,7 @@ class Readings:
         self.lost, self.uncounted = iter(lost), {"throttled": "no quota"}
 
     def now(self) -> Counters:
-        return Counters(0.0, 0.0, None, None, None)
+        return Counters(0.0, 0.0, None, None, None, None)
 
     def since(self, before: Counters) -> Lost:
         return Lost(1.0, 1, stolen=next(self.lost), switches=3)

@@ -27,3 +27,23 @@ def test_the_memory_of_a_block_is_used_again_once_nobody_reads_it(slow: Slow) ->
     assert again == {id(first), id(second)}
     second[:] = b"----"
     assert found == b"efgh"
+
+
+def test_the_thread_keeps_its_pace_and_hurries_only_for_who_waits() -> None:
+    """With no share of a core it may write one block; `flush` writes the rest."""
+    written: list[bytes] = []
+
+    def write(name: bytes, history: bytes, content: bytes | bytearray) -> None:
+        sum(range(10_000))  # takes some time, so that there is a pause after it
+        written.append(name)
+
+    behind = WriteBehind(write, 1000, pace=1e-9)
+    names = [bytes([number]) * 32 for number in range(5)]
+    for name in names:
+        behind.put(name, HISTORY, b"content")
+    while not written:
+        pass
+    assert written == names[:1]
+    assert behind.get(names[4], HISTORY) == b"content"
+    behind.flush()
+    assert written == names

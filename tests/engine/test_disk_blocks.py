@@ -145,8 +145,8 @@ def test_the_break_even_is_told_before_the_tier_is_used(tmp_path: Path) -> None:
     even = BreakEven(kv_bytes=23_040, prefill_rate=1_500, read_rate=1e9)
     assert str(even) == (
         "A token has 23 kB of keys and values. A prefill computes 1,500 tokens a second. The disk, "
-        "which reads 1 GB/s, gives 43,403 tokens a second, 29 times as many. It breaks even at 34.6 "
-        "MB/s."
+        "which reads 1 GB/s, gives 43,403 tokens a second, 29 times as many. It breaks even at "
+        "34.6 MB/s."
     )
     slow = BreakEven(kv_bytes=23_040, prefill_rate=1_500, read_rate=3e7)
     with pytest.warns(RuntimeWarning, match="slower than computing. A token has 23 kB"):

@@ -32,7 +32,8 @@ def test_nothing_lost() -> None:
     assert told.startswith(
         "None of the 4 timed turns lost more than 2 % of its core time to other work. "
         "This counts time that the hypervisor gave to others (in steps of 10 ms), and time that "
-        "ready threads of this process waited for a core. Not counted: no control group here"
+        "ready threads of this process waited while others had a core. Not counted: no control "
+        "group here"
     )
     assert told.endswith("off its core 4 times in the median turn, and 4 times at most.")
 

@@ -34,7 +34,7 @@ def test_equal_bits_are_claimed_only_where_every_answer_has_them() -> None:
     ("longer", "own", "words"),
     [
         ((0.995, 1.001, 1.008), (1.0, 1.0005, 1.001), "Both ends of the interval are at most"),
-        ((1.012, 1.02, 1.03), (1.01, 1.02, 1.03), "That is more than 1\u00a0%"),
+        ((1.012, 1.02, 1.03), (1.01, 1.02, 1.03), "By the rounds it is more than 1\u00a0%"),
         ((0.97, 1.0, 1.03), (1.0, 1.0005, 1.001), "by the engine's own clock it is"),
         ((0.97, 1.0, 1.03), (1.0, 1.01, 1.02), "nor does the engine's own clock"),
         ((0.97, 1.0, 1.03), (1.03, 1.04, 1.05), "by the engine's own clock it is more"),

@@ -16,7 +16,7 @@ _NAMED = 6  # of the turns that lost too much, those that lost most
 _COUNTED = {
     "stolen": "time that the hypervisor gave to others (in steps of 10 ms)",
     "throttled": "time for which a quota stopped threads",
-    "waited": "time that ready threads of this process waited for a core",
+    "waited": "time that ready threads of this process waited while others had a core",
 }
 
 
