@@ -1,4 +1,4 @@
-"""The `labkit` command: limit, reports, bench, compare.
+"""The `labkit` command: limit, calculator, reports, bench, compare.
 
 Each command imports what it needs, so that --help answers at once.
 """
@@ -44,6 +44,47 @@ def limit(model: str, **options: Any) -> None:
     from labkit.limits.report import limit_report
 
     show(limit_report(model or None, **options))
+
+
+@main.command()
+@click.option(
+    "--html",
+    "page",
+    is_flag=False,
+    flag_value="calculator.html",
+    default=None,
+    metavar="[FILE]",
+    help="write a page that answers offline in a browser; FILE ends in .html, "
+    "by default calculator.html",
+)
+@click.option("--shape", default="llama-3.2-1b", show_default=True, help="a wrong name lists all")
+@click.option("--machine", default=None, help="by its datasheet, instead of this machine")
+@click.option("--device", default="auto", show_default=True, help="of this machine")
+@click.option("--dtype", default="bfloat16", show_default=True, help="of the weights")
+@click.option("--kv-dtype", default="bfloat16", show_default=True, help="of the KV cache")
+@click.option("--batch", default=1, show_default=True, help="sequences that decode together")
+@click.option("--context", default=2048, show_default=True, help="tokens of each sequence")
+@click.option("--prompt-tokens", default=1024, show_default=True, help="of these, of its prompt")
+@click.option("--price", default=None, type=float, help="of an hour of the machine")
+@clear_errors
+def calculator(
+    page: str | None, shape: str, machine: str | None, device: str, **asked: Any
+) -> None:
+    """The limit of a known model shape on a machine: speed, memory, batch and cost.
+
+    This machine is answered for as it was measured last; `labkit limit` measures it. With --html,
+    the page opens with the same question.
+    """
+    from labkit.limits.question import Question
+
+    if page is None:
+        from labkit.limits.report import answer_report
+
+        show(answer_report(shape, machine, device, Question(**asked)))
+    else:
+        from labkit.report.pages.calculator import write_page
+
+        show(write_page(Path(page), shape, machine, device, Question(**asked)))
 
 
 @main.command()

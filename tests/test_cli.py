@@ -15,7 +15,10 @@ def run(*arguments):
     return CliRunner().invoke(main, list(arguments))
 
 
-@pytest.mark.parametrize("command", [(), ("limit",), ("reports",), ("bench",), ("compare",)])
+COMMANDS = ((), ("limit",), ("calculator",), ("reports",), ("bench",), ("compare",))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_says_what_there_is(command):
     done = run(*command, "--help")
     assert done.exit_code == 0
@@ -45,11 +48,33 @@ def test_limit_on_a_machine_of_the_table():
     assert "NVIDIA L4" in done.output
 
 
+def test_the_calculator_answers_here_or_writes_a_page(tmp_path):
+    done = run("calculator", "--machine", "l4", "--dtype", "int8", "--price", "0.7")
+    assert done.exit_code == 0, done.output
+    assert "NVIDIA L4" in done.output
+    assert "a million output tokens cost at least" in done.output
+    done = run("calculator", "--html", str(tmp_path / "a.html"), "--batch", "3")
+    assert done.exit_code == 0, done.output
+    assert done.output.startswith(f"{tmp_path / 'a.html'}: ")
+    assert "<title>Calculator" in (tmp_path / "a.html").read_text()
+
+
+def test_the_calculator_has_a_name_for_its_page(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for given in (["--html"], ["--html", "--batch", "3"]):
+        assert run("calculator", *given).output.startswith("calculator.html: ")
+        (tmp_path / "calculator.html").unlink()
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (("limit", "no-such"), "no model at"),
         (("limit", "--machine", "abacus"), "Allowed:"),
+        (("calculator", "--shape", "llama"), "Allowed: smollm2-135m"),
+        (("calculator", "--machine", "abacus"), "Allowed:"),
+        (("calculator", "--machine", "l4", "--batch", "0"), "allowed are 1 to 65,536"),
+        (("calculator", "--html", "page.txt"), "ends in .html"),
         (("reports", "--profile", "nope"), "allowed: full, quick"),
         (("reports", "--only", "77"), "names no notebook"),
         (("reports", "--params", "missing.yaml"), "cannot be read"),

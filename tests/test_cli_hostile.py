@@ -60,10 +60,15 @@ def clean(done: Result) -> None:
 
 
 LIMIT = ("--device", "--dtype", "--prompt-tokens", "--new-tokens", "--machine")
+CALCULATOR = (
+    "--html", "--shape", "--machine", "--device", "--dtype", "--kv-dtype", "--batch", "--context",
+    "--prompt-tokens", "--price",
+)  # fmt: skip
 REPORTS = ("--profile", "--device", "--only", "--params", "--run", "--model")
 BENCH = ("--variants", "--prompt-tokens", "--new-tokens", "--rounds", "--threads", "--json")
 COMMANDS = (
     *(("limit", option) for option in ("", *LIMIT)),
+    *(("calculator", option) for option in CALCULATOR),
     *(("reports", option) for option in REPORTS),
     *(("bench", option) for option in (*BENCH, "--model")),
     ("compare", ""),

@@ -7,6 +7,7 @@ Here grouped-query attention is counted for its KV heads, because only those are
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -185,17 +186,22 @@ def pass_cost(
     logits: how many rows need logits. count_masked: count attention also for the positions that a
     causal mask hides, as torch's counter does. A limit counts only the positions that rows see.
     """
-    rows = sum(new for _, new in spans)
+    each = Counter(spans)  # many sequences are alike, and so are many layers
+    rows = sum(count * new for (_, new), count in each.items())
     parts = matrix_parameters(config, experts_read(config, 1))
-    layers = range(config.layers)
     if count_masked:
         seen = float(sum(new * (before + new) for before, new in spans)) * config.layers
     else:
-        seen = sum(_seen(config.window_of(i), *span) for i in layers for span in spans)
+        windows = Counter(map(config.window_of, range(config.layers)))
+        seen = sum(
+            layers * count * _seen(window, *span)
+            for window, layers in windows.items()
+            for span, count in each.items()
+        )
     a_token = config.kv_bytes_per_token(ELEMENT_BYTES[kv_dtype or dtype])
     return Cost(
         weight_bytes=weight_read_bytes(config, rows, dtype),
-        kv_read_bytes=sum(positions_read(config, before) for before, _ in spans) * a_token,
+        kv_read_bytes=a_token * sum(n * positions_read(config, b) for (b, _), n in each.items()),
         kv_write_bytes=rows * a_token,
         activation_bytes=_activation_elements(config, rows, logits) * ELEMENT_BYTES[dtype],
         matrix_flops=2.0 * (rows * parts["layers"] + logits * parts["head"]),

@@ -77,22 +77,22 @@ class Hardware:
         unknown = self.source != "measured" and len(self.bandwidth_points) == 1
         return unknown and working_set <= self.cache
 
+    def multiplied(self, dtype: str) -> str | None:
+        """The dtype whose rate stands for that of products in `dtype`; None where none is known."""
+        return next((one for one in (dtype, "bfloat16", "float32") if one in self.matrix), None)
+
     def rate(self, dtype: str) -> float:
         """FLOP/s of a dense matrix product in `dtype`, else in bfloat16, else in float32.
 
         Infinite where none of these is known: then memory alone sets the limit.
         """
-        for known in dict.fromkeys((dtype, "bfloat16", "float32")):
-            if known in self.matrix:
-                return self.matrix[known].best
-        return math.inf
+        found = self.multiplied(dtype)
+        return math.inf if found is None else self.matrix[found].best
 
     def slowest_rate(self, dtype: str) -> float:
         """The same of the slowest spells."""
-        for known in dict.fromkeys((dtype, "bfloat16", "float32")):
-            if known in self.matrix:
-                return self.matrix[known].slowest
-        return math.inf
+        found = self.multiplied(dtype)
+        return math.inf if found is None else self.matrix[found].slowest
 
     def describe(self) -> dict[str, Any]:
         """What a finding records about its hardware."""

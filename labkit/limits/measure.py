@@ -193,6 +193,18 @@ def _from_json(raw: Any) -> Hardware:
     return Hardware(**raw)
 
 
+def _file_name(device: Device, threads: int) -> str:
+    of = (_VERSION, device_name(device), device, threads, cores_allowed(), torch.__version__)
+    return f"{hashlib.sha256('|'.join(map(str, of)).encode()).hexdigest()[:12]}.json"
+
+
+def kept_hardware(device: Device = "cpu") -> Hardware | None:
+    """The kept measurement of this machine, as it is; None where there is none that can be used."""
+    count = cores_allowed()
+    kept = _read(cache_dir() / "hardware" / _file_name(device, count), device, count)
+    return None if kept is None or disturbed(kept) else kept
+
+
 def check_threads(threads: int | None) -> None:
     """Raise ParameterError for less than one thread, and for more than the machine has."""
     most = os.cpu_count() or 1
@@ -224,10 +236,7 @@ def measure_hardware(
     check_threads(threads)
     count = threads or cores_allowed()
     seconds *= 1 if kind(device) == "cpu" else _ACCELERATOR
-    mark = (
-        f"{_VERSION}|{device_name(device)}|{device}|{count}|{cores_allowed()}|{torch.__version__}"
-    )
-    name = f"{hashlib.sha256(mark.encode()).hexdigest()[:12]}.json"
+    name = _file_name(device, count)
     here = cache_dir() / "hardware" / name
     of_run = keep / "hardware" / name if keep else None
     if not remeasure and (kept := of_run and _read(of_run, device, count)):

@@ -1,16 +1,20 @@
-"""`labkit limit`: the limit of a model on a machine, as text for a terminal."""
+"""`labkit limit` and `labkit calculator`: the limit of a model on a machine, for a terminal."""
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable
 
-from labkit.base.units import scaled
+from labkit.base.units import scaled, shown
 from labkit.errors import ModelError, ParameterError
-from labkit.limits.calculator import cache_note
+from labkit.limits.answer_told import batch_told, memory_told, number, price_told
+from labkit.limits.calculator import shapes
 from labkit.limits.cost import ELEMENT_BYTES, Cost, decode_cost, parameters, prefill_cost
 from labkit.limits.datasheet import machine as datasheet_machine
+from labkit.limits.datasheet import machines as datasheet_machines
 from labkit.limits.hardware import Hardware, Reading
-from labkit.limits.measure import measure_hardware
+from labkit.limits.measure import kept_hardware, measure_hardware
+from labkit.limits.question import Question, answer
 from labkit.limits.roofline import Limit, critical_batch, fits, limit
 from labkit.limits.told import measured_when, told_disturbed
 from labkit.model.config import ModelConfig, read_config
@@ -21,9 +25,11 @@ def _row(cells: Iterable[str]) -> str:
     return f"  {first:<20}" + "".join(f"{cell:>17}" for cell in rest)
 
 
+_HEAD = _row(["limit", "reads", "computes", "least time", "at most", "set by"])
+
+
 def _rate(found: Limit, tokens: int = 1) -> str:
-    rate = found.rate(tokens)
-    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
+    return f"{number(found.rate(tokens))} tok/s" if found.seconds else "no limit known"
 
 
 def _phase(name: str, cost: Cost, found: Limit, tokens: int) -> str:
@@ -33,7 +39,7 @@ def _phase(name: str, cost: Cost, found: Limit, tokens: int) -> str:
             scaled(cost.read_bytes, "B"),
             scaled(cost.flops, "FLOP"),
             f"{found.seconds * 1e3:.3g} ms",
-            f"{_rate(found, tokens)} tok/s",
+            _rate(found, tokens),
             found.bound,
         ]
     )
@@ -81,7 +87,7 @@ def _dtype_line(config: ModelConfig, hardware: Hardware, context: int, dtype: st
     if hardware.in_cache(step.read_bytes):
         remark = "fits the cache"
     rate = _rate(limit(step, hardware))
-    return _row([f"decode, {dtype}", "", "", "", f"{rate} tok/s", remark])
+    return _row([f"decode, {dtype}", "", "", "", rate, remark])
 
 
 def _check(config: ModelConfig, dtype: str, prompt_tokens: int, new_tokens: int) -> None:
@@ -98,6 +104,14 @@ def _check(config: ModelConfig, dtype: str, prompt_tokens: int, new_tokens: int)
         )
 
 
+def _model_line(config: ModelConfig, name: str, kv_dtype: str) -> str:
+    kv = config.kv_bytes_per_token(ELEMENT_BYTES[kv_dtype])
+    return (
+        f"model     {name}: {scaled(parameters(config), '').strip()} parameters, "
+        f"{config.layers} layers, {scaled(kv, 'B')} of KV cache a token"
+    )
+
+
 def limit_text(
     config: ModelConfig,
     hardware: Hardware,
@@ -111,33 +125,19 @@ def limit_text(
     prefill = prefill_cost(config, prompt_tokens, dtype=dtype)
     first = decode_cost(config, prompt_tokens, dtype=dtype)
     last = decode_cost(config, prompt_tokens + new_tokens - 1, dtype=dtype)
-    kv = config.kv_bytes_per_token(ELEMENT_BYTES[dtype])
     lines = [
         *_machine_lines(hardware, first.read_bytes),
-        f"model     {name}: {scaled(parameters(config), '').strip()} parameters, "
-        f"{config.layers} layers, {scaled(kv, 'B')} of KV cache a token",
+        _model_line(config, name, dtype),
         "",
-        _row(["limit", "reads", "computes", "least time", "at most", "set by"]),
+        _HEAD,
         _phase(f"prefill {prompt_tokens}", prefill, limit(prefill, hardware), prompt_tokens),
         _phase(f"decode at {prompt_tokens}", first, limit(first, hardware), 1),
         _phase(f"decode at {prompt_tokens + new_tokens - 1}", last, limit(last, hardware), 1),
         "",
     ]
     lines += [_dtype_line(config, hardware, prompt_tokens, other) for other in ELEMENT_BYTES]
-    return "\n".join([*lines, "", _batch_line(config, hardware, first)])
-
-
-def _batch_line(config: ModelConfig, hardware: Hardware, step: Cost) -> str:
-    """Up to which batch memory sets the decode limit, or why it never does."""
-    if note := cache_note(step, hardware):
-        return f"in {step.dtype}, {note}."
-    if step.dtype not in hardware.matrix:
-        return f"no rate of products in {step.dtype} is known: the limits count reading alone."
-    batch = critical_batch(config, hardware, step.dtype)
-    return (
-        f"decoding is compute bound, not memory bound, from a batch of {batch:.3g} on "
-        f"({step.dtype})."
-    )
+    batch = critical_batch(config, hardware, dtype)
+    return "\n".join([*lines, "", batch_told(hardware, first, batch)])
 
 
 def limit_report(
@@ -160,3 +160,57 @@ def limit_report(
     if hardware is None:
         hardware = measure_hardware(resolve_device(device), remeasure=remeasure)
     return limit_text(config, hardware, name, dtype, prompt_tokens, new_tokens)
+
+
+def answer_text(config: ModelConfig, hardware: Hardware, name: str, asked: Question) -> str:
+    """The answer of the calculator: memory, limits, the batch that turns, and money."""
+    found = answer(config, hardware, asked)
+    prompt, step = found.prefill, found.decode
+    lines = [
+        *_machine_lines(hardware, step.cost.read_bytes),
+        _model_line(config, name, asked.kv_dtype),
+        f"memory    {memory_told(found, hardware, asked)}",
+    ]
+    if not found.fits:
+        return "\n".join(lines)
+    batch = batch_told(hardware, step.cost, found.critical_batch, asked.context)
+    lines += [
+        "",
+        _HEAD,
+        _phase(f"prefill {prompt.tokens}", prompt.cost, prompt.limit, prompt.tokens),
+        _phase(f"decode at {asked.context}", step.cost, step.limit, step.tokens),
+        "",
+        batch,
+    ]
+    money = "" if asked.price is None else price_told(found, asked.price)
+    return "\n".join([*lines, money] if money else lines)
+
+
+def shape(name: str) -> ModelConfig:
+    """A shape of the table; ParameterError names the nearest and all others."""
+    known = shapes()
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise ParameterError(f"shape {shown(name)} is unknown.{hint} Allowed: {', '.join(known)}.")
+    return known[name]
+
+
+def kept_machine(device: str) -> Hardware:
+    """This machine as measured; ParameterError where that is not kept: nothing is measured here."""
+    from labkit.base.device import resolve_device
+
+    if found := kept_hardware(resolve_device(device)):
+        return found
+    raise ParameterError(
+        "this machine is not measured yet: `labkit limit` measures it. Or name a machine of the "
+        f"table: {', '.join(datasheet_machines())}."
+    )
+
+
+def answer_report(shape_name: str, machine: str | None, device: str, asked: Question) -> str:
+    """The calculator's answer for a shape of the table, on a machine of the table or on this one
+    as it is measured."""
+    config = shape(shape_name)
+    hardware = kept_machine(device) if machine is None else datasheet_machine(machine)
+    return answer_text(config, hardware, shape_name, asked)

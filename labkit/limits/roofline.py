@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from labkit.limits.cost import Cost, bytes_of_rows, decode_cost, weight_bytes
+from labkit.limits.cost import ELEMENT_BYTES, Cost, bytes_of_rows, step_cost, weight_bytes
 from labkit.limits.hardware import Hardware
 from labkit.model.config import ModelConfig
 
@@ -69,14 +69,29 @@ def least_seconds(
     return max(nbytes / bandwidth, computing)
 
 
-def critical_batch(config: ModelConfig, hardware: Hardware, dtype: str) -> float:
-    """The batch from which a decode step without context is compute bound, not memory bound."""
-    one = decode_cost(config, 0, 1, dtype)
+def critical_batch(
+    config: ModelConfig,
+    hardware: Hardware,
+    dtype: str,
+    context: int = 0,
+    kv_dtype: str | None = None,
+) -> float:
+    """The batch from which a decode step is compute bound, not memory bound.
+
+    context: tokens of each sequence, kept in kv_dtype (by default as `dtype`). Each sequence reads
+    its own keys and values: where that takes longer than computing its row, the batch is infinite.
+    """
+    a_token = config.kv_bytes_per_token(ELEMENT_BYTES[kv_dtype or dtype])
+    one = step_cost(config, context, dtype=dtype, kv_bytes_per_token=a_token)
     batch, before = 1.0, 0.0
     while batch > 1.001 * before:  # the larger a batch, the more experts of a mixture it reads
         before = batch
         nbytes = bytes_of_rows(config, one.weight_bytes, before)
-        batch = hardware.rate(dtype) * nbytes / hardware.bandwidth(nbytes) / one.flops
+        bandwidth = hardware.bandwidth(nbytes + before * one.kv_read_bytes)
+        spare = one.flops / hardware.rate(dtype) - one.kv_read_bytes / bandwidth
+        if spare <= 0:
+            return math.inf
+        batch = nbytes / bandwidth / spare
     return batch
 
 

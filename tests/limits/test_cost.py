@@ -172,3 +172,12 @@ def test_a_window_leaves_less_to_read_and_to_compute(before, new):
     assert step_cost(config, before, kv_bytes_per_token=2 * a_layer).kv_read_bytes == (
         (min(before, 5) + before) * a_layer
     )
+
+
+def test_spans_and_layers_that_are_alike_count_as_often_as_they_are() -> None:
+    config = tiny_decoder(sliding_window=6, windowed=(True, False)).config
+    spans = [(3, 1), (9, 4), (3, 1), (0, 7), (3, 1)]
+    whole = pass_cost(config, spans, 5)
+    each = [pass_cost(config, [span], 1) for span in spans]
+    for name in ("kv_read_bytes", "kv_write_bytes", "matrix_flops", "attention_flops"):
+        assert getattr(whole, name) == pytest.approx(sum(getattr(one, name) for one in each))
