@@ -10,13 +10,14 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+
+from labkit.base.fork import ForkedLock
 
 _PATIENCE = 0.05  # seconds that a statement waits for another process: no request waits longer
 _OPENING = 30.0  # seconds that opening waits for a process that makes the file again
@@ -48,9 +49,9 @@ class Database:
     """
 
     def __init__(self, path: Path, application: int, table: str) -> None:
-        self.path, self.off = path, ""
+        self.path, self.off = path.absolute(), ""  # also after a change of the folder
         self._application, self._table = application, table
-        self._lock = threading.RLock()
+        self._lock = ForkedLock()
         self._open: sqlite3.Connection | None = None
         self._inode = self._process = 0
         self._inherited: list[sqlite3.Connection] = []  # of the parent: closing would disturb it

@@ -9,11 +9,11 @@ thread calls `step`; `submit` and `cancel` may come from any.
 from __future__ import annotations
 
 import itertools
+import threading
 import time
 from bisect import insort
 from collections import deque
 from collections.abc import Callable, Sequence
-from functools import partial
 from operator import attrgetter
 from typing import Any
 
@@ -24,7 +24,7 @@ from labkit.engine.pace import Load, Pace
 from labkit.engine.passes import Passes
 from labkit.engine.prefix import PrefixCache
 from labkit.engine.recall import Recall
-from labkit.engine.records import PassRecord, RequestRows
+from labkit.engine.records import PassRecord, Recorder, RequestRows
 from labkit.engine.scheduler import (
     Budget,
     Plan,
@@ -37,7 +37,7 @@ from labkit.engine.scheduler import (
 )
 from labkit.engine.sequence import Answer
 from labkit.engine.served import Event, Finish, Handle, ServedRequest
-from labkit.errors import ParameterError
+from labkit.errors import LabkitError, ParameterError
 from labkit.model.cache.blocks import NoBlocks
 from labkit.model.cache.paged import PagedCache
 from labkit.model.forward import Forward, Paged, offers
@@ -54,7 +54,6 @@ class BatchEngine:
     policy: plan_pass, or its twin plan_static. budget: of a pass, fixed or by measured costs.
     prefix: makes the prefix cache for the engine's cache; None: no request uses another's blocks.
     recall: answers of identical requests. tokenizer: for text. records: passes that are kept.
-
     Raises ParameterError for a decoder without a paged cache.
     """
 
@@ -79,9 +78,7 @@ class BatchEngine:
             )
         self.decoder, self.cache = decoder, paged.new_paged_cache(slots, blocks)
         self.prefix = None if prefix is None else prefix(self.cache)
-        self._made: deque[Callable[[], PassRecord]] = deque(maxlen=records)  # made when asked for
-        self._passes, self._policy = Passes(decoder, self.cache), policy
-        self._recall = recall
+        self._passes, self._policy, self._recall = Passes(decoder, self.cache), policy, recall
         self._intake = Intake(decoder, self.cache, tokenizer, self.prefix is not None)
         self._pace = budget if isinstance(budget, Pace) else None
         self._budget = budget if isinstance(budget, Budget) else Budget()
@@ -92,8 +89,8 @@ class BatchEngine:
         self._entries: dict[int, Entry] = {}
         self._waiting: list[Entry] = []  # both in the order of arrival
         self._running: list[Entry] = []
-        # Numbers of those that were preempted and cancelled since the last pass.
-        self._lost: tuple[list[int], list[int]] = [], []
+        self.recorder = Recorder(self.cache.book, records)
+        self._stepping = threading.Lock()
 
     @property
     def idle(self) -> bool:
@@ -103,7 +100,7 @@ class BatchEngine:
     @property
     def waiting(self) -> list[int]:
         """The numbers of the requests in the queue, the first to be served first."""
-        return [entry.number for entry in self._waiting] + [entry.number for entry in self._inbox]
+        return [entry.number for entry in (*self._waiting, *self._inbox.copy())]
 
     @property
     def running(self) -> list[int]:
@@ -113,7 +110,7 @@ class BatchEngine:
     @property
     def records(self) -> list[PassRecord]:
         """What the last passes were made of."""
-        return [make() for make in self._made]
+        return self.recorder.made()
 
     def submit(self, request: ServedRequest) -> Handle:
         """Take a request into the queue.
@@ -125,7 +122,8 @@ class BatchEngine:
         handle = Handle(next(self._numbers), request, self.cancel)
         entry = self._intake.entry(handle)
         if self._recall is not None:
-            entry.answer = self._recall.find(request)
+            entry.key = self._recall.key(request)
+            entry.answer = self._recall.find(entry.key)
         self._inbox.append(entry)
         return handle
 
@@ -135,28 +133,34 @@ class BatchEngine:
 
     def preempt(self, number: int) -> None:
         """Let a running request give up its slot, as where memory runs out; between steps only."""
-        entry = self._entries[number]
-        self._vacate(entry)
-        entry.leave()
-        insort(self._waiting, entry, key=_ORDER)
-        self._lost[0].append(number)
+        if self._stepping.locked() or number not in self.running:
+            raise LabkitError(f"request {number} has no slot to lose, or a step is under way.")
+        self._preempt(self._entries[number])
 
     def step(self) -> list[Event]:
-        """One pass for all requests that are planned for it; the new tokens of each."""
-        began = time.perf_counter()
-        events: list[Event] = []
-        self._settle(events)
-        plan = self._plan(events)
-        if plan.shares:
-            self._run(plan, began, events)
-        return events
+        """One pass for all requests that are planned for it; the new tokens of each.
+
+        Raises LabkitError within another step: from a sampler or a draft, or on another thread.
+        """
+        if not self._stepping.acquire(blocking=False):
+            raise LabkitError("a step is under way: let one thread call step, one after another.")
+        try:
+            began = time.perf_counter()
+            events: list[Event] = []
+            self._settle(events)
+            plan = self._plan(events)
+            if plan.shares:
+                self._run(plan, began, events)
+            return events
+        finally:
+            self._stepping.release()
 
     def _settle(self, events: list[Event]) -> None:
         """Take in what came from outside since the last step."""
         while self._inbox:
             entry = self._inbox.popleft()
             if entry.answer is not None:
-                events.append(entry.recall())
+                events.append(entry.recall(entry.answer))
                 continue
             self._entries[entry.number] = entry
             insort(self._waiting, entry, key=_ORDER)
@@ -176,49 +180,45 @@ class BatchEngine:
                 self._end(self._running[0], events, Finish.FAILED, error)
             else:
                 for number in plan.preempted:
-                    self.preempt(number)
+                    self._preempt(self._entries[number])
 
     def _state(self) -> tuple[State, Budget]:
         running = [entry.running() for entry in self._running]
         budget = self._budget if self._pace is None else self._pace.budget(running)
+        free, size = len(self._free), self.cache.block_size
         waiting: list[Waiting] = []
-        if self._waiting and self._free and has_rows_left(running, budget):
-            window = max(len(self._free), _WINDOW)
-            waiting = [entry.waiting(self.prefix) for entry in self._waiting[:window]]
-        size = self.cache.block_size
-        return State(running, waiting, self.cache.room, len(self._free), size), budget
+        if self._waiting and free and has_rows_left(running, budget):
+            waiting = [one.waiting(self.prefix) for one in self._waiting[: max(free, _WINDOW)]]
+        return State(running, waiting, self.cache.room, free, size), budget
 
     def _run(self, plan: Plan, began: float, events: list[Event]) -> None:
         """Run a planned pass and hand out its answers."""
         for number in plan.admitted:
-            self._admit(self._entries[number])
+            self._admit(self._entries[number], events)
         entries, parts, rows = self._parts(plan.shares, events)
         started = time.perf_counter()
         answers = isolated(self._passes, parts, [entry.decoding.greedy for entry in entries])
         ended = time.perf_counter()
-        book = self.cache.book
-        counts = len(self._waiting), book.held, book.cached, book.free
-        if self._pace is not None:
+        held = self.recorder.held(len(self._waiting))
+        if self._pace is not None and parts:
             self._pace.learn(Load.of(parts), ended - started, any(one.prefill for one in rows))
         for entry, answer in zip(entries, answers, strict=True):
             self._take(entry, answer, events)
-        (lost, gone), self._lost = self._lost, ([], [])
         own = time.perf_counter() - began - (ended - started)
-        self._made.append(
-            partial(PassRecord, started, ended, tuple(rows), *counts, tuple(lost), tuple(gone), own)
-        )
+        self.recorder.note(started, ended, rows, held, own)
 
-    def _admit(self, entry: Entry) -> None:
-        """Give a request a slot, and what the prefix cache has for it in memory and on disk."""
-        slot, read = self._free.pop(), 0
-        if self.prefix is not None and entry.reuse:
-            request, context = entry.handle.request, entry.decoding.context
-            hit = self.prefix.match(context, request.prefix_key)
-            read = len(hit) * self.cache.block_size
-            if hit:
-                self.cache.adopt(slot, hit, read)
-        entry.decoding.move(slot, read)
-        entry.handle.hits = read
+    def _admit(self, entry: Entry, events: list[Event]) -> None:
+        """Give a request a slot; one whose blocks cannot be read fails alone."""
+        slot = self._free.pop()
+        try:
+            entry.begin(slot, self.prefix)
+        except BaseException as error:
+            self.cache.release(slot)
+            self._free.append(slot)
+            if not isinstance(error, Exception):  # from outside, while blocks were read
+                raise
+            self._end(entry, events, Finish.FAILED, error)
+            return
         self._waiting.remove(entry)
         insort(self._running, entry, key=_ORDER)
         for other in self._waiting:
@@ -230,7 +230,8 @@ class BatchEngine:
         """What each request sends to the pass; one that cannot plan fails alone."""
         entries, parts, rows = [], [], []
         for share in shares:
-            entry = self._entries[share.number]
+            if (entry := self._entries.get(share.number)) is None:
+                continue  # it failed when it was admitted
             try:
                 part = entry.decoding.plan(share.rows)
             except Exception as error:
@@ -258,14 +259,7 @@ class BatchEngine:
         if entry.decoding.done:
             self._end(entry, events)
         elif not entry.published:
-            self._publish(entry)
-
-    def _publish(self, entry: Entry) -> None:
-        """Offer the whole blocks of a slot to the requests that come."""
-        assert self.prefix is not None
-        decoding, key = entry.decoding, entry.handle.request.prefix_key
-        self.prefix.publish(decoding.slot, decoding.context, key)
-        entry.published = True
+            entry.publish(self.prefix)
 
     def _end(
         self,
@@ -277,23 +271,29 @@ class BatchEngine:
         """Remove a request. finish: where its last event is still to come."""
         if finish is not None:
             events.append(entry.end(finish, error))
-        elif self._recall is not None:
-            self._recall.keep(entry.handle)
         del self._entries[entry.number]
         if entry.decoding.slot < 0:
             self._waiting.remove(entry)
             return
         if finish is Finish.CANCELLED:
-            self._lost[1].append(entry.number)
+            self.recorder.cancelled.append(entry.number)
         if error is None:
             entry.decoding.finish(len(entry.handle.tokens))
         self._vacate(entry, keep=error is None)
+        if finish is None and self._recall is not None:
+            self._recall.keep(entry.key, entry.handle)
+
+    def _preempt(self, entry: Entry) -> None:
+        self._vacate(entry)
+        entry.leave()
+        insort(self._waiting, entry, key=_ORDER)
+        self.recorder.preempted.append(entry.number)
 
     def _vacate(self, entry: Entry, keep: bool = True) -> None:
         """Empty a request's slot; its whole blocks stay in the prefix cache if they may."""
         slot = entry.decoding.slot
         if keep and entry.reuse:
-            self._publish(entry)
+            entry.publish(self.prefix)
         self.cache.release(slot)
         entry.decoding.slot = -1
         self._free.append(slot)

@@ -12,15 +12,16 @@ import contextlib
 import hashlib
 import os
 import tempfile
-import threading
 import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
+from labkit.base.fork import ForkedLock
 from labkit.base.units import scaled
 from labkit.engine.block_file import head_of, holds, parsed
 from labkit.engine.write_behind import WriteBehind
+from labkit.errors import ParameterError
 
 _SUFFIX, _ASIDE = ".block", "set-aside"
 _TRIM_TO = 0.9  # of the limit, so that not every file needs room to be made for it
@@ -33,12 +34,17 @@ class BreakEven:
     """Whether reading keys and values from disk is faster than computing them.
 
     kv_bytes: of a token. prefill_rate: tokens a second that a prefill computes. read_rate: bytes a
-    second that the disk reads.
+    second that the disk reads. Raises ParameterError for what is not above 0.
     """
 
     kv_bytes: float
     prefill_rate: float
     read_rate: float
+
+    def __post_init__(self) -> None:
+        if not all(one > 0 for one in vars(self).values()):
+            given = ", ".join(f"{name} {one}" for name, one in vars(self).items())
+            raise ParameterError(f"{given}: allowed are numbers above 0.")
 
     @property
     def gain(self) -> float:
@@ -92,13 +98,13 @@ class DiskBlocks:
         limit: int = 8 * 2**30,
         waiting: int = 2**27,
     ) -> None:
-        self.folder = folder / hashlib.sha256(layout.encode()).hexdigest()[:16]
+        self.folder = folder.absolute() / hashlib.sha256(layout.encode()).hexdigest()[:16]
         self.break_even, self.limit = break_even, limit
         self.off: str | None = None
         self.behind = WriteBehind(self._keep, waiting)
         self._layout = layout.encode()
         self._nbytes = self._written = 0
-        self._files = threading.Lock()  # for what writes them, and counts them
+        self._files = ForkedLock()  # for what writes them, and counts them
         self._told = False
         if break_even.gain < 1:
             self._turn_off(f"it would be slower than computing. {break_even}")
@@ -134,7 +140,8 @@ class DiskBlocks:
             if found is None:
                 self._set_aside(path)
                 return None
-            os.utime(path)  # it was used now
+            with contextlib.suppress(OSError):  # a folder that may only be read gives blocks too
+                os.utime(path)  # it was used now
         except FileNotFoundError:
             return None  # or another process has just made room
         except OSError as error:
@@ -209,6 +216,7 @@ class DiskBlocks:
 
     def _set_aside(self, path: Path) -> None:
         to = self.folder / _ASIDE / path.name
+        to.parent.mkdir(exist_ok=True)  # or the block would never be written again
         os.replace(path, to)
         warnings.warn(
             f"{path} is damaged or no block of this cache: moved to {to}, made again when needed.",

@@ -6,6 +6,7 @@ the time they were due, so that waiting in the queue counts.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from dataclasses import dataclass, field
 from labkit.engine.batching import BatchEngine
 from labkit.engine.records import PassRecord
 from labkit.engine.served import Event, Finish, Handle, ServedRequest
-from labkit.errors import LabkitError
+from labkit.errors import LabkitError, ParameterError
 from labkit.timing.trace import Trace
 from labkit.workload.feed import Due, Feed
 from labkit.workload.timed import TimedWorkload
@@ -35,32 +36,48 @@ class SLO:
 
 @dataclass
 class Served:
-    """What a workload saw. traces: by number of the request. failed: the reason of each other."""
+    """What a workload saw.
+
+    traces: by number of the request. failed: the reason of each other. missed: when those of them
+    were due that were asked. passes: all of them, in order.
+    """
 
     traces: dict[int, Trace] = field(default_factory=dict)
     failed: dict[int, str] = field(default_factory=dict)
+    missed: list[float] = field(default_factory=list)
     passes: list[PassRecord] = field(default_factory=list)
 
     @property
     def seconds(self) -> float:
-        """The wall window: from the first request that was due to the last token."""
-        last = max(trace.times[-1] for trace in self.traces.values())
-        return last - min(trace.due for trace in self.traces.values())
+        """The wall window: from the first request that was due, answered or not, to the last token.
+
+        Raises LabkitError where no request was answered.
+        """
+        return self.trace.e2e_latency
 
     @property
     def output_throughput(self) -> float:
         """Output tokens a second over the wall window, its ramp and its tail included."""
-        return sum(len(trace.tokens) for trace in self.traces.values()) / self.seconds
+        tokens = sum(len(trace.tokens) for trace in self.traces.values())
+        return tokens / self.seconds if self.traces else 0.0
 
     def goodput(self, slo: SLO) -> float:
         """Requests a second that met the SLO; a failed one did not."""
-        return sum(map(slo.met, self.traces.values())) / self.seconds
+        met = sum(map(slo.met, self.traces.values()))
+        return met / self.seconds if self.traces else 0.0
 
     @property
     def trace(self) -> Trace:
-        """All tokens of all requests as one trace, for a comparison of whole workloads."""
+        """All tokens of all requests as one trace, for a comparison of whole workloads.
+
+        Raises LabkitError where no request was answered.
+        """
         times = sorted(time for trace in self.traces.values() for time in trace.times)
-        return Trace(min(trace.due for trace in self.traces.values()), tuple(times))
+        if not times:
+            reason = next(iter(self.failed.values()), "none was asked")
+            raise LabkitError(f"no request of {len(self.failed)} was answered; the first: {reason}")
+        due = min((*self.missed, *(trace.due for trace in self.traces.values())))
+        return Trace(due, tuple(times))
 
 
 def greedily(due: Due) -> ServedRequest:
@@ -80,7 +97,8 @@ def drive(
 
     ask: from a request that is due to what the engine is asked. stop_ids: tokens that end an
     answer, which no later prompt takes over. A request that the engine refuses or that fails is
-    listed in `failed`; the others go on.
+    listed in `failed`, and so are those that take over its answer; the others go on. Where it is
+    interrupted, it cancels what it has asked. Raises ParameterError for an engine that is not idle.
     """
     return _Drive(engine, workload, ask, stop_ids, clock, sleep).run()
 
@@ -101,21 +119,46 @@ class _Drive:
         self.feed, self.served = Feed(workload, stop_ids), Served()
         self.handles: dict[int, tuple[Due, Handle]] = {}
         self.times: dict[int, list[float]] = {}
+        self.made: list[Callable[[], PassRecord]] = []  # an engine keeps the last ones only
         self.start = 0.0
 
     def run(self) -> Served:
+        if not self.engine.idle:
+            raise ParameterError(
+                "the engine has requests of its own: let it step until it is idle before it is "
+                "given a workload."
+            )
         self.start = self.clock()
-        while not self.feed.done:
-            self._submit(self.clock() - self.start)
-            if self.engine.idle:
-                self._wait()
-                continue
-            events = self.engine.step()
-            now = self.clock()
-            for event in events:
-                self._note(event, now)
-        self.served.passes += [one for one in self.engine.records if one.start >= self.start]
+        try:
+            while not self.feed.done:
+                self._submit(self.clock() - self.start)
+                if self.engine.idle:
+                    self._wait()
+                else:
+                    self._step()
+        except BaseException:
+            self._abandon()
+            raise
+        self.served.passes += [make() for make in self.made]
+        lost = "it takes over the answer of a request that failed."
+        self.served.failed |= dict.fromkeys(self.feed.dropped, lost)
         return self.served
+
+    def _step(self) -> None:
+        recorder = self.engine.recorder
+        before = recorder.last
+        events = self.engine.step()
+        now = self.clock()
+        if recorder.last is not None and recorder.last is not before:
+            self.made.append(recorder.last)
+        for event in events:
+            self._note(event, now)
+
+    def _abandon(self) -> None:
+        for _, handle in self.handles.values():
+            handle.cancel()
+        with contextlib.suppress(Exception):  # what interrupted is told
+            self.engine.step()
 
     def _wait(self) -> None:
         due = self.feed.next_due
@@ -127,8 +170,7 @@ class _Drive:
             try:
                 handle = self.engine.submit(self.ask(due))
             except LabkitError as error:
-                self.served.failed[due.number] = str(error)
-                self.feed.ended(due.number, now, None)
+                self._failed(due, str(error), now)
                 continue
             self.handles[handle.number] = due, handle
             self.times[handle.number] = []
@@ -141,10 +183,14 @@ class _Drive:
         due, handle = self.handles.pop(event.number)
         times = self.times.pop(event.number)
         if event.finish is Finish.FAILED or not times:
-            self.served.failed[due.number] = str(handle.error or event.finish)
-            self.feed.ended(due.number, now - self.start, None)
+            self._failed(due, str(handle.error or event.finish), now - self.start)
             return
         self.served.traces[due.number] = Trace(
             self.start + due.due, tuple(times), len(due.prompt), tuple(handle.tokens)
         )
         self.feed.ended(due.number, now - self.start, handle.tokens)
+
+    def _failed(self, due: Due, reason: str, now: float) -> None:
+        self.served.failed[due.number] = reason
+        self.served.missed.append(self.start + due.due)
+        self.feed.ended(due.number, now, None)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from labkit.engine.prefix import PrefixCache
+from labkit.engine.responses import ResponseKey
 from labkit.engine.scheduler import HORIZON, Running, Waiting
 from labkit.engine.sequence import Decoding
 from labkit.engine.served import Event, Finish, Handle
@@ -15,12 +18,12 @@ class Entry:
 
     horizon, passed: as in the scheduler's records. extra: drafted tokens that it may verify. reuse:
     whether it may begin with blocks of a prefix cache. published: whether its prompt is in that
-    cache, or may not go there. reading: no token has come since it got its slot. answer: what an
-    identical request got.
+    cache, or may not go there. reading: no token has come since it got its slot. key: of its answer
+    in a response cache. answer: what an identical request got.
     """
 
     __slots__ = (
-        "answer", "decoding", "extra", "handle", "horizon", "number", "passed", "published",
+        "answer", "decoding", "extra", "handle", "horizon", "key", "number", "passed", "published",
         "reading", "reuse", "stops", "text",
     )  # fmt: skip
 
@@ -37,6 +40,7 @@ class Entry:
         self.extra, self.reuse = extra, reuse
         self.horizon, self.passed = HORIZON, 0
         self.published = not reuse
+        self.key: ResponseKey | None = None
         self.answer: tuple[int, ...] | None = None
         self.reading = True
 
@@ -53,20 +57,42 @@ class Entry:
         decoding, length, shared = self.decoding, 0, 0
         written = len(decoding.context)
         if prefix is not None and self.reuse:
-            known = prefix.known(decoding.context, self.handle.request.prefix_key)
-            length = len(known) * prefix.cache.block_size
-            shared = sum(prefix.cache.book.count(block) > 0 for block in known)
+            with contextlib.suppress(Exception):  # `begin` raises it too: then this request fails
+                known = prefix.known(decoding.context, self.handle.request.prefix_key)
+                shared = sum(prefix.cache.book.count(block) > 0 for block in known)
+                length = len(known) * prefix.cache.block_size
         return Waiting(
             self.number, length, written - length, decoding.total - written, self.horizon, shared,
             self.passed,
         )  # fmt: skip
 
-    def recall(self) -> Event:
+    def begin(self, slot: int, prefix: PrefixCache | None) -> None:
+        """Go into an empty slot, with what a prefix cache has in memory and on disk."""
+        read = 0
+        if prefix is not None and self.reuse:
+            hit = prefix.match(self.decoding.context, self.handle.request.prefix_key)
+            read = len(hit) * prefix.cache.block_size
+            if hit:
+                prefix.cache.adopt(slot, hit, read)
+        self.decoding.move(slot, read)
+        self.handle.hits = read
+
+    def publish(self, prefix: PrefixCache | None) -> None:
+        """Offer the whole blocks of its slot to the requests that come."""
+        assert prefix is not None
+        decoding, key = self.decoding, self.handle.request.prefix_key
+        prefix.publish(decoding.slot, decoding.context, key)
+        self.published = True
+
+    def recall(self, answer: tuple[int, ...]) -> Event:
         """Deliver the answer that an identical request got, as if it had just been computed."""
-        tokens = list(self.answer or ())
+        tokens = list(answer)
         self.decoding.context += tokens
         self.decoding.done = self.handle.recalled = True
-        return self.deliver(tokens)
+        try:
+            return self.deliver(tokens)
+        except Exception as error:
+            return self.end(Finish.FAILED, error)
 
     def leave(self) -> None:
         """Its slot is taken away: what it has read must be read again."""
@@ -101,7 +127,9 @@ class Entry:
     def end(self, finish: Finish, error: Exception | None = None) -> Event:
         """The request is over without new tokens; text that was held back is still shown."""
         self.handle.error = error
-        text = ""
+        rest = ""
         if self.text is not None:
-            text = self.stops.feed(self.text.end()) + self.stops.end()
-        return self.handle.put([], text, finish)
+            with contextlib.suppress(Exception):  # a tokenizer that fails ends nobody else
+                rest = self.stops.feed(self.text.end())
+            rest += self.stops.end()
+        return self.handle.put([], rest, finish)

@@ -13,3 +13,9 @@ def sized(field: bytes) -> bytes:
 def joined(fields: Iterable[bytes]) -> bytes:
     """All fields, each after its length."""
     return b"".join(map(sized, fields))
+
+
+def text_bytes(text: str) -> bytes:
+    """A text as a field: no two texts give the same bytes. JSON may hold half a surrogate pair,
+    which is no character, and must stop nobody."""
+    return text.encode("utf-8", "surrogatepass")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from numbers import Integral
 from typing import Any
 
 from labkit.engine.accounting import Accounting
@@ -38,6 +40,7 @@ class Intake:
                 f"{needed} blocks of {size} positions; the engine has {self._blocks}. Shorten the "
                 "prompt, or ask for fewer."
             )
+        _check_stops(request)
         if request.drafted < 0:
             raise ParameterError(f"a draft cannot have {request.drafted} tokens.")
         if request.has_text and self._tokenizer is None:
@@ -66,3 +69,13 @@ class Intake:
             shows=shown_to(draft, self._decoder), slot=-1, sampler=sampler,
             stop_ids=request.stop_ids,
         )  # fmt: skip
+
+
+def _check_stops(request: ServedRequest) -> None:
+    """ParameterError for stop ids or stop strings that can be read once only, or that no token or
+    text can be. Stops refuses empty texts."""
+    for name, given in (("stop_ids", request.stop_ids), ("stop_strings", request.stop_strings)):
+        if isinstance(given, str) or not isinstance(given, Collection):
+            raise ParameterError(f"{name} {given!r:.60}: allowed is a list; none are ().")
+    if any(not isinstance(one, Integral) or abs(one) >= 2**63 for one in request.stop_ids):
+        raise ParameterError(f"stop_ids {request.stop_ids!r:.60}: allowed are token ids.")

@@ -67,10 +67,10 @@ class Pace:
     def __init__(
         self, costs: RowCosts, stretch: float = 2.5, gap: float | None = None, rows: int = 512
     ) -> None:
-        if stretch <= 1 or (gap is not None and gap <= 0):
+        if not stretch > 1 or not (gap is None or gap > 0) or rows < 1:  # NaN is above nothing
             raise ParameterError(
-                f"stretch {stretch}, gap {gap}: allowed are a stretch above 1 and a gap above 0 "
-                "seconds."
+                f"stretch {stretch}, gap {gap}, rows {rows}: allowed are a stretch above 1 and a "
+                "gap above 0 seconds, and at least one row."
             )
         self.costs, self.stretch, self.gap, self.rows = costs, stretch, gap, rows
         self.seconds_a_read = 0.0

@@ -224,7 +224,7 @@ class PrefixCache:
         if self.disk is None or named.name in self._nodes or not self.cache.room:
             return None
         content = self.disk.get(named.name, _history(named, parent))
-        if content is None:
+        if content is None or len(content) != self.cache.store.block_nbytes:
             return None
         book = self.cache.book
         try:

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from labkit.engine.fields import joined, sized
+from labkit.engine.fields import joined, sized, text_bytes
+from labkit.errors import ParameterError
 from labkit.model.cache.paged import BLOCK_SIZE
 
 Digest = Callable[[bytes], bytes]
@@ -24,7 +25,8 @@ class PrefixKey:
     """What keys and values follow from beside the tokens.
 
     model: its name. weights: a hash of them. adapter: the name of one, if any. salt: requests with
-    different salts share nothing, so that no one can find out by time what another asked.
+    different salts share nothing, so that no one can find out by time what another asked. Raises
+    ParameterError for what is no text.
     """
 
     model: str
@@ -32,10 +34,15 @@ class PrefixKey:
     adapter: str = ""
     salt: str = ""
 
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not isinstance(value, str):
+                raise ParameterError(f"{name} {value!r:.60} of a prefix key: allowed is a text.")
+
     def encoded(self) -> bytes:
         """All fields, each after its length: no two keys give the same bytes."""
         parts = (self.model, self.weights, self.adapter, self.salt)
-        return joined(part.encode() for part in parts)
+        return joined(map(text_bytes, parts))
 
 
 class BlockName(NamedTuple):

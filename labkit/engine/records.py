@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, NamedTuple
+
+from labkit.errors import ParameterError
+from labkit.model.cache.blocks import Blocks
 
 
 class RequestRows(NamedTuple):
@@ -89,3 +94,42 @@ def mean_rows(records: Iterable[PassRecord]) -> float:
 def busy_seconds(records: Iterable[PassRecord]) -> float:
     """Seconds within passes: the rest of a run is waiting, and the engine's own work."""
     return sum(one.seconds for one in records)
+
+
+class Recorder:
+    """Keeps the records of the last passes of an engine.
+
+    most: so many. last: makes the newest record; a record is made when somebody asks for it.
+    preempted, cancelled: numbers of those that lost their slot since the last pass. Raises
+    ParameterError for a number below 0.
+    """
+
+    def __init__(self, book: Blocks, most: int) -> None:
+        if most < 0:
+            raise ParameterError(f"records of {most} passes: allowed are 0 and more.")
+        self.last: Callable[[], PassRecord] | None = None
+        self.preempted: list[int] = []
+        self.cancelled: list[int] = []
+        self._book, self._made = book, deque[Callable[[], PassRecord]](maxlen=most)
+
+    def held(self, queue: int) -> tuple[int, int, int, int]:
+        """What the engine holds now. queue: requests that wait."""
+        return queue, self._book.held, self._book.cached, self._book.free
+
+    def note(
+        self,
+        started: float,
+        ended: float,
+        rows: Sequence[RequestRows],
+        held: tuple[int, int, int, int],
+        own: float,
+    ) -> None:
+        """A pass was run. held: as `held` gave it when it ended."""
+        lost, gone = tuple(self.preempted), tuple(self.cancelled)
+        self.last = partial(PassRecord, started, ended, tuple(rows), *held, lost, gone, own)
+        self.preempted, self.cancelled = [], []
+        self._made.append(self.last)
+
+    def made(self) -> list[PassRecord]:
+        """The records, the oldest first."""
+        return [make() for make in list(self._made)]

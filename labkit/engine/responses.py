@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import math
 import struct
-import threading
 import warnings
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -22,7 +21,8 @@ from typing import Any
 import numpy as np
 
 from labkit.base.database import Busy, Database
-from labkit.engine.fields import joined
+from labkit.base.fork import ForkedLock
+from labkit.engine.fields import joined, text_bytes
 from labkit.errors import ParameterError
 
 _APPLICATION = 0x6C6B7201  # "lkr" and the version of the table and of the keys
@@ -79,10 +79,10 @@ class ResponseKey:
         sampler = (float(self.temperature), int(self.top_k), float(self.top_p), self.seed)
         texts = [self.weights, self.adapter, self.salt, repr("greedy" if greedy else sampler)]
         fields = [
-            *(text.encode() for text in texts),
+            *map(text_bytes, texts),
             _numbers([self.max_new_tokens]),
             _numbers(sorted(self.stop_ids)),
-            joined([text.encode() for text in sorted(self.stop_strings)]),
+            joined(map(text_bytes, sorted(self.stop_strings))),
             _numbers(self.tokens),
         ]
         return joined(fields)
@@ -132,7 +132,7 @@ class ResponseCache:
         self.most, self.hits, self.misses, self.damaged = most, 0, 0, 0
         self._database = Database(path, _APPLICATION, _TABLE)
         self._pending: dict[bytes, _Row] = {}  # by hash
-        self._lock = threading.RLock()
+        self._lock = ForkedLock()
 
     @property
     def off(self) -> str:

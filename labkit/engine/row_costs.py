@@ -25,8 +25,10 @@ class RowCosts:
     measured: Mapping[int, Ratio] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
-        if not self.relative or min(self.relative) <= 0:
-            raise ParameterError(f"costs of rows must be positive: {self.relative}.")
+        if not self.relative or not all(one > 0 for one in (self.seconds, *self.relative)):
+            raise ParameterError(
+                f"costs of rows must be positive: {self.seconds} s, times {self.relative}."
+            )
 
     @property
     def most(self) -> int:

@@ -6,7 +6,9 @@ text many in one pass. No request knows of the others.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Collection, Sequence
+from numbers import Integral
 from typing import NamedTuple, Protocol
 
 from torch import Tensor
@@ -47,10 +49,13 @@ class Request(Protocol):
 
 
 def check_lengths(config: ModelConfig, prompt_tokens: int, new_tokens: int) -> None:
-    """Raise ModelError for lengths below 1, or above the model's context together."""
-    if prompt_tokens < 1 or new_tokens < 1:
+    """Raise ModelError for lengths that are no whole numbers from 1 on, or that are above the
+    model's context together."""
+    whole = isinstance(prompt_tokens, Integral) and isinstance(new_tokens, Integral)
+    if not whole or prompt_tokens < 1 or new_tokens < 1:
         raise ModelError(
-            f"{prompt_tokens} prompt tokens and {new_tokens} new ones: both must be at least 1."
+            f"{prompt_tokens} prompt tokens and {new_tokens} new ones: both must be at least 1, "
+            "and whole numbers."
         )
     total = prompt_tokens + new_tokens
     if total > config.max_positions:
@@ -63,8 +68,14 @@ def check_lengths(config: ModelConfig, prompt_tokens: int, new_tokens: int) -> N
 def check_prompt(config: ModelConfig, prompt_ids: Sequence[int], max_new_tokens: int) -> None:
     """Raise ModelError for a prompt that is empty, too long, or not of this vocabulary."""
     check_lengths(config, len(prompt_ids), max_new_tokens)
-    if min(prompt_ids) < 0 or max(prompt_ids) >= config.vocab_size:
-        raise ModelError(f"prompt token ids must lie in 0..{config.vocab_size - 1}.")
+    try:
+        ids = array("q", iter(prompt_ids))
+    except (TypeError, OverflowError):  # fractions, texts, or far too large
+        ids = array("q", [-1])
+    if min(ids) < 0 or max(ids) >= config.vocab_size:
+        raise ModelError(
+            f"prompt token ids are whole numbers and must lie in 0..{config.vocab_size - 1}."
+        )
 
 
 class Decoding:

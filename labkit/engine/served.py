@@ -98,7 +98,7 @@ class Event(NamedTuple):
 class Handle:
     """A request that was submitted, as its client sees it.
 
-    events: the client's own queue, which the engine never waits for. tokens: the answer so far.
+    events: the client's own queue, which the engine never waits for.
     error: what went wrong where finish is FAILED. hits: tokens of the context that were not
     computed when it last got a slot. preempted: how often it lost its slot. recalled: whether its
     answer is that of an identical request.
@@ -107,12 +107,17 @@ class Handle:
     def __init__(self, number: int, request: ServedRequest, cancel: Callable[[int], None]) -> None:
         self.number, self.request = number, request
         self.events: SimpleQueue[Event] = SimpleQueue()
-        self.tokens: list[int] = []
+        self._tokens: list[int] = []
         self.finish: Finish | None = None
         self.error: Exception | None = None
         self.hits = self.preempted = 0
         self.recalled = False
         self._cancel = cancel
+
+    @property
+    def tokens(self) -> list[int]:
+        """The answer so far; a list of the caller's own."""
+        return self._tokens.copy()
 
     def cancel(self) -> None:
         """End the request; at any moment, from any thread. One that is over stays as it is."""
@@ -121,7 +126,7 @@ class Handle:
     def put(self, tokens: list[int], text: str = "", finish: Finish | None = None) -> Event:
         """For the engine: new tokens, or the end."""
         event = Event(self.number, tokens, text, finish)
-        self.tokens += tokens
+        self._tokens += tokens
         self.finish = finish
         self.events.put(event)
         return event

@@ -230,6 +230,7 @@ class Speculation(Decoding):
         if parents and len(parents) != len(tokens) + 1:
             raise ParameterError(f"{len(parents) - 1} parents for {len(tokens)} draft tokens.")
         depths(parents)  # raises where they are no tree
+        _check_probs(proposal.probs, (len(tokens), self._vocab), tree=bool(parents))
         return proposal
 
     def _guard(self, ask: Callable[[Draft], Proposal | None]) -> Proposal | None:
@@ -256,6 +257,14 @@ class Speculation(Decoding):
         if self.cache.length(self.slot) > length:
             self.cache.truncate(self.slot, length)
         self._guard(lambda draft: draft.end(self.context[: length + 1]))
+
+
+def _check_probs(probs: Tensor | None, shape: tuple[int, int], tree: bool) -> None:
+    """ParameterError for probabilities of another shape than (tokens, vocab), or of a tree."""
+    if probs is not None and shape[0] and (tree or tuple(probs.shape) != shape):
+        raise ParameterError(
+            f"probabilities of shape {tuple(probs.shape)}: a chain has {shape}, a tree has none."
+        )
 
 
 def _room(tokens: int, target: Traced) -> Tensor:

@@ -15,7 +15,7 @@ class Stops:
     """
 
     def __init__(self, strings: Sequence[str]) -> None:
-        if isinstance(strings, str) or not all(strings):
+        if isinstance(strings, str) or not all(isinstance(one, str) and one for one in strings):
             raise ParameterError(
                 f"stop strings {strings!r}: allowed is a list of texts, none empty."
             )

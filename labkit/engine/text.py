@@ -23,7 +23,8 @@ class Detokenizer(Protocol):
 class ByteText(Detokenizer):
     """Of a tokenizer whose tokens are bytes (GPT-2, Llama 3, Qwen): a table of them is enough.
 
-    table: the bytes of each token.
+    table: the bytes of each token. A token beyond it has no text: models may have more tokens than
+    their tokenizers name.
     """
 
     def __init__(self, table: Sequence[bytes]) -> None:
@@ -31,7 +32,7 @@ class ByteText(Detokenizer):
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def feed(self, token: int) -> str:
-        return self._decoder.decode(self._table[token])
+        return self._decoder.decode(self._table[token] if token < len(self._table) else b"")
 
     def end(self) -> str:
         return self._decoder.decode(b"", True)
@@ -84,7 +85,9 @@ def byte_table(tokenizer: Any) -> list[bytes] | None:
     added = tokenizer.added_tokens_decoder.items()
     special = {*tokenizer.all_special_ids, *(at for at, token in added if token.special)}
     names = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
-    return [b"" if at in special else _bytes_of(name) for at, name in enumerate(names)]
+    return [
+        b"" if name is None or at in special else _bytes_of(name) for at, name in enumerate(names)
+    ]
 
 
 def _bytes_of(name: str) -> bytes:

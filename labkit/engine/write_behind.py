@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
+from labkit.base.fork import renew_in_children
+
 _SPARE = 2**24  # bytes that are kept for blocks to come
 _PACE = 0.01  # of a core's time, which the passes of an engine need themselves
 _LOOK = 0.1  # seconds after which one who waits looks whether the thread still lives
@@ -49,6 +51,11 @@ class WriteBehind:
         self.limit, self.pace = limit, pace
         self.busy, self.dropped = 0.0, 0
         self._write = write
+        self.renew()
+        renew_in_children(self)
+
+    def renew(self) -> None:
+        """Let nothing wait: in a forked child, for what waits there is written by its parent."""
         self._waiting: dict[bytes, Waiting] = {}  # by name, in the order of being put
         self._current: bytes | None = None  # the name of the one that is being written
         self._flushing = 0  # calls that wait
@@ -137,7 +144,11 @@ class WriteBehind:
         with self._changed:
             if self._thread is not None and (self._thread.is_alive() or not self._thread.ident):
                 return  # it goes on, or another is just about to start it
-            self._thread = thread = threading.Thread(target=self._run, name="blocks to disk")
+            self._thread = thread = threading.Thread(
+                target=self._run,
+                name="blocks to disk",
+                daemon=False,  # also where a daemon puts blocks
+            )
         try:
             thread.start()
         except RuntimeError:  # the interpreter ends, or the system gives no more threads

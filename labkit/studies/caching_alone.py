@@ -28,7 +28,7 @@ COMPUTED, ANSWERED = "computed", "answered from the file"
 _WEIGHTS = "the weights of this process"
 _TEXT = 50_000  # the number of the first prompt
 _FILLING = 20_000  # of those that fill the memory; their first tokens are others too
-_RECORDS = 256  # passes of a request, at most
+_ROWS = 256  # of a prompt in a pass, at least, where nobody answers
 _SEEDED = 3  # requests that are sampled with a seed
 
 
@@ -59,8 +59,9 @@ class NoHits:
     def comparison(self) -> Comparison:
         """Without a prefix cache is the baseline."""
         blocks = blocks_for(self.tokens + self.new_tokens, 2)
+        passes = self.tokens // _ROWS + 1 + self.new_tokens
         engines = {
-            way: BatchEngine(self.target.decoder, 1, blocks, prefix=prefix, records=_RECORDS)
+            way: BatchEngine(self.target.decoder, 1, blocks, prefix=prefix, records=passes)
             for way, prefix in ((OFF, None), (ON, in_memory), (ON_DISK, with_disk(self.folder)))
         }
         runs = {way: partial(self._turn, way, engine) for way, engine in engines.items()}

@@ -43,7 +43,7 @@ HELD, DISK = "on disk, held by the system", "on disk"
 WAYS = (RECOMPUTED, MEMORY, HELD, DISK)
 CACHED = WAYS[1:]
 _TEXT = 3000  # the number of the earlier text; the timed ones lie below
-_RECORDS = 64  # passes of a request, at most
+_ROWS = 256  # of a prompt in a pass, at least, where nobody answers
 _LEAST_READ, _MOST_READ = 2**22, 2**26  # bytes of a file by which the disk is measured
 
 
@@ -68,9 +68,10 @@ class FirstTokens:
 
     def __post_init__(self) -> None:
         self.prefixes = sorted(self.prefixes)
-        blocks = blocks_for(self.prefixes[-1] + self.own + 1, 3)  # the cached ones, and a prompt
+        tokens = self.prefixes[-1] + self.own
+        blocks, passes = blocks_for(tokens + 1, 3), tokens // _ROWS + 1  # what is cached; a prompt
         self.engine = BatchEngine(
-            self.target.decoder, 1, blocks, prefix=with_disk(self.folder), records=_RECORDS
+            self.target.decoder, 1, blocks, prefix=with_disk(self.folder), records=passes
         )
         self._ready: tuple[int, int] | None = None
         self._asked = 0

@@ -137,11 +137,13 @@ def gaps(arrivals: Arrivals) -> list[float]:
 def dispersion_of_counts(arrivals: Arrivals, window: float) -> float:
     """The index of dispersion of counts in windows of so many seconds, the last part left out.
 
-    Raises ParameterError where fewer than two windows are full.
+    Raises ParameterError where fewer than two windows are full, or no request came in them.
     """
     times = [one.due for one in arrivals if one.follows is None]
     windows = int(max(times, default=0.0) / window) if window > 0 else 0
     if windows < 2:
         raise ParameterError(f"windows of {window} s: at least two must fit into the arrivals.")
     counts = np.bincount((np.array(times) // window).astype(int))[:windows]
+    if not counts.any():
+        raise ParameterError(f"no request came in the {windows} full windows of {window} s.")
     return float(counts.var(ddof=1) / counts.mean())

@@ -180,4 +180,5 @@ def hits_possible(workload: TimedWorkload) -> float:
     answer at most, if answers stay in it for ever."""
     keys = [(one.prompt, one.ending, one.new_tokens, one.seed) for one in workload.requests
             if one.takes is Takes.NOTHING]  # fmt: skip
-    return 1 - len(set(keys)) / len(workload.requests) if keys else 0.0
+    new = len(workload.requests) - len(keys) + len(set(keys))  # what takes over is new each time
+    return 1 - new / len(workload.requests)

@@ -64,14 +64,23 @@ def read_burstgpt(path: Path) -> RecordedTrace:
     Raises TraceError; a damaged line is named by its number.
     """
     table = csv.reader(io.StringIO(_text(path), newline=""))
-    header = tuple(next(table, ()))
+    lines = _whole(path, table)
+    header = tuple(next(lines, ()))
     if header != _BURSTGPT:
         raise TraceError(
             f"{path.name}: the first line must be {','.join(_BURSTGPT)}; it is "
             f"{','.join(header)[:200]!r}."
         )
-    rows = ((table.line_num, row) for row in table if row)
+    rows = ((table.line_num, row) for row in lines if row)
     return _recorded(path, (_line(path, number, _burstgpt, row) for number, row in rows))
+
+
+def _whole(path: Path, table: Any) -> Iterator[list[str]]:
+    """The rows of a table; TraceError where it is none, for a quote that does not end, say."""
+    try:
+        yield from table
+    except csv.Error as error:
+        raise TraceError(f"{path.name}, line {table.line_num}: {error}.") from error
 
 
 def _text(path: Path) -> str:

@@ -15,6 +15,7 @@ import pytest
 
 from labkit.base.paths import project_root
 from labkit.engine.disk_blocks import BreakEven, DiskBlocks, read_rate
+from labkit.errors import ParameterError
 
 FASTER = BreakEven(kv_bytes=1000, prefill_rate=1000, read_rate=1e8)
 NAME, HISTORY = b"n" * 32, b"key and tokens"
@@ -245,3 +246,35 @@ def test_a_process_that_is_killed_leaves_whole_files(tmp_path: Path) -> None:
         warnings.simplefilter("error")
         for path in found:
             assert tier.get(bytes.fromhex(path.stem), HISTORY) is not None
+
+
+def test_a_folder_that_may_only_be_read_gives_its_blocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tier = opened(tmp_path)
+    tier.put(NAME, HISTORY, b"content")
+
+    def refused(*_: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr("labkit.engine.disk_blocks.os.utime", refused)
+    assert tier.get(NAME, HISTORY) == b"content"
+    assert tier.off is None
+
+
+def test_a_damaged_file_is_made_again_though_the_folder_for_it_is_gone(tmp_path: Path) -> None:
+    """It was found damaged again and again, and never written anew, without a word."""
+    tier = opened(tmp_path)
+    tier.put(NAME, HISTORY, b"content")
+    file_of(tier).write_bytes(flipped(file_of(tier).read_bytes()))
+    (tier.folder / "set-aside").rmdir()
+    with pytest.warns(RuntimeWarning, match="is damaged or no block of this cache: moved to"):
+        assert tier.get(NAME, HISTORY) is None
+    tier.put(NAME, HISTORY, b"content")
+    assert tier.get(NAME, HISTORY) == b"content"
+
+
+@pytest.mark.parametrize("wrong", [(0.0, 1.0, 1.0), (1.0, 0.0, 1.0), (1.0, 1.0, float("nan"))])
+def test_an_impossible_break_even_is_refused(wrong: tuple[float, float, float]) -> None:
+    with pytest.raises(ParameterError, match="allowed are numbers above 0"):
+        BreakEven(*wrong)

@@ -7,7 +7,8 @@ import pytest
 from labkit.engine.batching import BatchEngine
 from labkit.engine.drive import SLO, drive
 from labkit.engine.generate import generate
-from labkit.engine.served import ServedRequest
+from labkit.engine.served import Sampling, ServedRequest
+from labkit.errors import LabkitError, ParameterError
 from labkit.timing.trace import Trace
 from labkit.workload.feed import Due
 from labkit.workload.timed import Takes, TimedRequest, TimedWorkload
@@ -105,3 +106,69 @@ def test_a_request_may_be_asked_in_another_way(engine):
     clock = Clock()
     served = drive(engine, CHAT, short, clock=clock, sleep=clock.sleep)
     assert {len(trace.tokens) for trace in served.traces.values()} == {1}
+
+
+def test_every_pass_is_kept_however_few_records_the_engine_keeps(llama):
+    engine = BatchEngine(llama.model.decoder, 1, 24, records=3)
+    served = drive(engine, CHAT, clock=(clock := Clock()), sleep=clock.sleep)
+    tokens = sum(len(trace.tokens) for trace in served.traces.values())
+    assert len(served.passes) == tokens == 15
+    assert len(engine.records) == 3
+    again = drive(engine, CHAT, clock=clock, sleep=clock.sleep)
+    assert len(again.passes) == 15
+
+
+LONG = TimedRequest(0.0, (1,) * 600, 600)
+
+
+def test_the_window_begins_with_a_request_that_failed(engine):
+    """Else the time in which nobody was served would not count, and every rate would be higher."""
+    clock, late = Clock(), TimedRequest(9.0, (5, 6, 7), 4)
+    served = drive(engine, TimedWorkload("late", (LONG, late)), clock=clock, sleep=clock.sleep)
+    assert 9 < served.seconds < 9.5
+    assert served.output_throughput == pytest.approx(4 / served.seconds)
+    assert served.goodput(SLO(ttft=5.0, tpot=5.0)) == pytest.approx(1 / served.seconds)
+    assert served.trace.due == pytest.approx(served.traces[1].due - 9)
+
+
+def test_where_nobody_is_answered_rates_are_0_and_there_is_no_window(engine):
+    served = drive(engine, TimedWorkload("too long", (LONG,)), clock=Clock())
+    assert (served.output_throughput, served.goodput(SLO(1.0, 1.0))) == (0, 0)
+    for ask in (lambda: served.seconds, lambda: served.trace):
+        with pytest.raises(LabkitError, match="no request of 1 was answered; the first: 600"):
+            ask()
+
+
+def test_what_was_not_asked_for_want_of_an_answer_failed_too(engine):
+    after = TimedRequest(0.0, (2,), 2, follows=0, takes=Takes.ANSWER)
+    last = TimedRequest(0.0, (2,), 2, follows=1, takes=Takes.CONTEXT)
+    served = drive(engine, TimedWorkload("lost", (LONG, after, last)), clock=Clock())
+    assert sorted(served.failed) == [0, 1, 2]
+    assert "takes over the answer" in served.failed[2]
+
+
+def test_an_engine_that_serves_others_takes_no_workload(engine):
+    engine.submit(ServedRequest((1, 2), 2))
+    with pytest.raises(ParameterError, match="the engine has requests of its own"):
+        drive(engine, CHAT)
+
+
+def interrupt(logits=None):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("where", ["asking", "sampling"])
+def test_an_interrupt_leaves_the_engine_idle(engine, where):
+    def ask(due: Due) -> ServedRequest:
+        if due.number == 1 and where == "asking":
+            interrupt()
+        sampling = interrupt if due.number == 1 else Sampling()
+        return ServedRequest(due.prompt, due.request.new_tokens, sampling)
+
+    clock = Clock()
+    with pytest.raises(KeyboardInterrupt):
+        drive(engine, CHAT, ask, clock=clock, sleep=clock.sleep)
+    assert engine.idle
+    assert engine.cache.book.held == 0
+    served = drive(engine, CHAT, clock=clock, sleep=clock.sleep)
+    assert sorted(served.traces) == [0, 1, 2, 3]

@@ -96,7 +96,20 @@ def test_passes_larger_than_the_measured_ones_teach_nothing() -> None:
     assert pace.seconds(Load(128, 12_800)) == pytest.approx(2 * COSTS.seconds * 16)
 
 
-@pytest.mark.parametrize("wrong", [{"stretch": 1.0}, {"gap": 0.0}], ids=str)
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"stretch": 1.0}, {"gap": 0.0}, {"stretch": NAN}, {"gap": NAN}, {"rows": 0}],
+    ids=str,
+)
 def test_impossible_paces_are_refused(wrong) -> None:
     with pytest.raises(ParameterError, match="a stretch above 1 and a gap above 0"):
         Pace(COSTS, **wrong)
+
+
+@pytest.mark.parametrize("wrong", [(0.0, (1.0,)), (NAN, (1.0,)), (1.0, (1.0, NAN)), (1.0, ())])
+def test_costs_that_are_no_times_are_refused(wrong) -> None:
+    with pytest.raises(ParameterError, match="costs of rows must be positive"):
+        RowCosts(*wrong)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 
 from labkit.engine.disk_blocks import DiskBlocks
 from labkit.engine.prefix import PrefixCache, PrefixKey
+from labkit.engine.prefix_key import block_names
 from labkit.model.rows import Rows
 from labkit.optimize.fused import FusedDecoder, load_fused
 from tests.engine.test_disk_blocks import FASTER, flipped
@@ -85,3 +87,18 @@ def test_more_on_disk_than_fits_in_memory_is_read_as_far_as_it_fits(
     cache.check()
     prefix.check()
     assert cache.room == 5
+
+
+def test_a_whole_file_of_another_length_is_computed_again(
+    fused: FusedDecoder, tmp_path: Path
+) -> None:
+    """Its checksum and its history are right: somebody else wrote it."""
+    served(fused, tmp_path, torch.float16, IDS[:100])
+    tier = DiskBlocks(tmp_path, fused.new_paged_cache(1, 1).store.layout, FASTER)
+    key = PrefixKey("tiny", "0")
+    for block in list(block_names(IDS[:100], key))[1:2]:
+        tier.put(block.name, key.encoded() + array("q", IDS[:32]).tobytes(), b"short")
+    from_disk, out = served(fused, tmp_path, torch.float16, IDS[:100])
+    assert from_disk == 16
+    assert torch.equal(out, logits(fused, IDS[:100])[16:])
+    assert served(fused, tmp_path, torch.float16, IDS[:100])[0] == 96

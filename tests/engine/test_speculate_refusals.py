@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 
 import pytest
+import torch
 
 from labkit.engine.generate import generate
 from labkit.errors import ModelError, ParameterError
@@ -12,10 +13,12 @@ from labkit.model.cache.growing import GrowingCache
 from labkit.model.cache.protocol import CacheError
 from labkit.model.cache.static import StaticCache
 from labkit.model.cache.window import SlidingWindowCache
+from labkit.model.sampling import Sampler
 from labkit.optimize.speculative import (
     Accounting,
     ModelDraft,
     PromptLookup,
+    Proposal,
     speculate,
 )
 from tests.speculative_stubs import Broken, Scripted
@@ -52,6 +55,29 @@ def test_a_draft_that_fails_is_dropped_and_the_output_stays_right(draft, message
     assert draft.asked == draft.at  # never again
     assert len(accounting.dropped) == 1
     assert accounting.dropped[0].startswith("broken was dropped: ")
+
+
+class Odd(Broken):
+    """Its probabilities do not fit its tokens."""
+
+    def __init__(self, shape, parents=()) -> None:
+        super().__init__(1)
+        self.probs, self.parents = torch.full(shape, 1 / 97), parents
+
+    def propose(self, context, limit) -> Proposal:
+        return Proposal([1, 2], self.probs, parents=self.parents)
+
+
+@pytest.mark.parametrize(
+    "draft",
+    [Odd((2, 96)), Odd((1, 97)), Odd((97,)), Odd((2, 97), (-1, -1))],
+    ids=["vocabulary", "rows", "flat", "tree"],
+)
+def test_a_draft_whose_probabilities_do_not_fit_is_dropped(draft):
+    drawn = partial(Sampler, 0.9, seed=3)
+    alone = list(generate(target(), PROMPT, COUNT, sampler=drawn()))
+    with pytest.warns(RuntimeWarning, match="broken was dropped: ParameterError: probabilities of"):
+        assert list(speculate(target(), draft, PROMPT, COUNT, sampler=drawn())) == alone
 
 
 @pytest.mark.parametrize("moment", ["begin", "end"])

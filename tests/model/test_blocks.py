@@ -10,7 +10,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from labkit.model.cache.blocks import GROUP, Blocks, NoBlocks
+from labkit.model.cache.paged import PagedCache
+from labkit.model.cache.paged_store import PagedTensorStore
 from labkit.model.cache.protocol import CacheError
+from labkit.model.rows import Part, Rows
+from tests.model.test_cache import CONFIG
 
 TOTAL = 21  # two groups and a part of one
 
@@ -188,3 +192,21 @@ def test_a_fault_is_named(damage: Callable[[Blocks], None], fault: str) -> None:
     damage(book)
     with pytest.raises(CacheError, match=fault):
         book.check()
+
+
+def test_a_reclaim_that_raises_leaves_all_tables_as_they_were() -> None:
+    """Else a slot holds blocks beyond its length, and the next pass counts too few for others."""
+    cache = PagedCache(PagedTensorStore(CONFIG, 3, 4), 3)
+    cache.extend(0, 32)
+    for block in cache.blocks(0):
+        cache.book.publish(block)
+    cache.release(0)
+
+    def fails(count: int) -> int:
+        raise MemoryError("no memory to save a block in")
+
+    cache.reclaim = fails
+    with pytest.raises(MemoryError):
+        cache.reserve(Rows.of([Part(1, 0, [0] * 32), Part(2, 0, [0] * 16)]))
+    cache.check()
+    assert [cache.length(slot) for slot in range(3)] == [0, 0, 0]

@@ -137,3 +137,5 @@ def test_an_empty_ramp_and_short_windows_are_refused() -> None:
     for window in (0.0, 1.0, math.nan):
         with pytest.raises(ParameterError, match="at least two"):
             dispersion_of_counts(constant(10.0, 15), window)
+    with pytest.raises(ParameterError, match="no request came in the 2 full windows"):
+        dispersion_of_counts((Arrival(2.5),), 1.0)

@@ -21,7 +21,7 @@ from labkit.workload.conversations import (
     shared_tokens,
     zipf_shares,
 )
-from labkit.workload.timed import Takes, TimedRequest
+from labkit.workload.timed import Takes, TimedRequest, TimedWorkload
 from tests.workload.chatting import END, Bytes, Chatting, Forgetful, text
 
 PLAIN, CHAT = Bytes(), Chatting()
@@ -95,6 +95,13 @@ def test_a_repeated_question_is_the_same_request() -> None:
     assert len(asked) == len({rank for rank, *_ in asked}) == len({p for _, p, _ in asked}) <= 20
     assert hits_possible(found) == 1 - len(asked) / 500
     assert hits_possible(separate(PLAIN, at_once(9), (9,) * 9, (1,) * 9)) == 0
+
+
+def test_what_takes_an_answer_over_is_no_repeated_question() -> None:
+    asked = TimedRequest(0.0, (5, 6), 3)
+    goes_on = TimedRequest(0.0, (7,), 3, follows=0, takes=Takes.CONTEXT)
+    assert hits_possible(TimedWorkload("chat", (asked, asked, goes_on, goes_on))) == 0.25
+    assert hits_possible(TimedWorkload("chat", (asked, goes_on, goes_on))) == 0
 
 
 def test_with_exponent_zero_all_are_alike() -> None:

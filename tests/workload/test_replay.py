@@ -192,3 +192,12 @@ def test_in_our_own_trace_all_share_a_block_and_turns_share_more() -> None:
     parents = {one: one_ids[:k] for one_ids in ids for k, one in enumerate(one_ids)}
     for one_ids in ids:  # the same id always has the same blocks before it
         assert all(parents[one] == one_ids[:k] for k, one in enumerate(one_ids))
+
+
+@pytest.mark.parametrize("line", [1, 2])
+def test_a_table_with_a_quote_that_does_not_end_is_named(tmp_path: Path, line: int) -> None:
+    path = tmp_path / "b.csv"
+    path.write_text(HEADER * (line - 1) + '"' + "5,ChatGPT,472,18,490,Conversation log\n" * 5000)
+    with pytest.raises(TraceError, match=r"b.csv, line \d+: field larger than field limit") as told:
+        read_burstgpt(path)
+    assert len(str(told.value).splitlines()) == 1

@@ -88,14 +88,23 @@ class Blocks:
         """
         if count < 0:
             raise CacheError(f"{count} blocks cannot be allocated.")
-        if count > self.free:
-            self._make_free(count)
+        self.make_free(count)
         taken: list[int] = []
         for _ in range(count):
             after = self._next(after)
             self._take(after)
             taken.append(after)
         return taken
+
+    def make_free(self, count: int) -> None:
+        """Reclaim until `count` blocks are free, where they are not yet; or raise NoBlocks."""
+        if self.free < count <= self.room and self.reclaim is not None:
+            self.reclaim(count - self.free)
+        if count > self.free:
+            raise NoBlocks(
+                f"{count} blocks are needed; {self.free} of {self.total} are free and "
+                f"{self.cached} cached: wait until a request ends, or make the cache larger."
+            )
 
     def hold(self, block: int) -> None:
         """Let one more table point to a block that is held or cached."""
@@ -162,16 +171,6 @@ class Blocks:
     def _size(self, group: int) -> int:
         """How many blocks a group has: the last may have fewer."""
         return min(GROUP, self.total - group * GROUP)
-
-    def _make_free(self, count: int) -> None:
-        """Reclaim until `count` blocks are free, or raise NoBlocks."""
-        if count <= self.room and self.reclaim is not None:
-            self.reclaim(count - self.free)
-        if count > self.free:
-            raise NoBlocks(
-                f"{count} blocks are needed; {self.free} of {self.total} are free and "
-                f"{self.cached} cached: wait until a request ends, or make the cache larger."
-            )
 
     def _next(self, after: int | None) -> int:
         """The best free block: the one after `after`; else the first of a group that is free as a

@@ -207,6 +207,7 @@ class PagedCache(Cache):
                 f"{needed} blocks are needed, {self.room} of {self.book.total} can be had: wait "
                 "until a request ends, or make the cache larger."
             )
+        self.book.make_free(needed)  # what may fail comes before any table changes
         for slot, count in wants if needed else ():
             length, table = self._lengths[slot], self._tables[slot]
             if length % BLOCK_SIZE:
