@@ -191,7 +191,7 @@ def test_a_question_can_be_sent_on(browser: Any, path: Path) -> None:
         page.get_by_label("model", exact=True).select_option("own")
         page.get_by_label("batch").fill("12")
         page.get_by_label("layers", exact=True).fill("20")
-        link, told = page.url, text(page, "#calculator")
+        link, told = page.evaluate("location.href"), text(page, "#calculator")
         sent = page.get_by_role("link", name="Link to this question")
         assert sent.evaluate("a => a.href") == link
         assert seen.complaints == []
