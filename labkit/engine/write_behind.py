@@ -152,9 +152,9 @@ class WriteBehind:
         try:
             thread.start()
         except RuntimeError:  # the interpreter ends, or the system gives no more threads
-            self._run()
+            self._run(paced=False)  # whoever puts a block does not wait
 
-    def _run(self) -> None:
+    def _run(self, paced: bool = True) -> None:
         try:
             while (found := self._next()) is not None:
                 name, waiting = found
@@ -164,7 +164,8 @@ class WriteBehind:
                 finally:
                     busy = time.thread_time() - began
                     self._done(name, waiting, busy)
-                self._pause(busy / self.pace - busy)
+                if paced:
+                    self._pause(busy / self.pace - busy)
         except BaseException:
             self._thread = None  # the next block that is put starts another
             raise

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+
+import pytest
+
 from labkit.engine.write_behind import WriteBehind
 from tests.engine.test_disk_blocks import HISTORY, NAME
 from tests.engine.test_write_behind import LONG, Slow, slow
@@ -47,3 +51,15 @@ def test_the_thread_keeps_its_pace_and_hurries_only_for_who_waits() -> None:
     assert behind.get(names[4], HISTORY) == b"content"
     behind.flush()
     assert written == names
+
+
+def test_who_writes_without_a_thread_does_not_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", none)
+    written: list[bytes] = []
+    behind = WriteBehind(lambda name, *_: written.append(name), 1000, pace=1e-9)
+    behind.put(NAME, HISTORY, b"content")
+    behind.put(b"m" * 32, HISTORY, b"content")
+    assert written == [NAME, b"m" * 32]
