@@ -41,8 +41,8 @@ class Counters:
     process may use; in ticks, mostly of 10 ms. throttled: by control group, how long its quota kept
     threads from running. waited: by thread of this process, how long it was ready and had no core.
     others: of the cores that this process may use, how long they worked for other processes, this
-    one's children included; in ticks too.
-    switches: how often a thread of this process was taken off its core.
+    one's children included; in ticks too. switches: how often a thread of this process was taken
+    off its core.
     """
 
     at: float

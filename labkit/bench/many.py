@@ -31,7 +31,7 @@ from labkit.bench.costs import products
 from labkit.bench.many_told import text
 from labkit.bench.points import DECODE, Many, point
 from labkit.bench.run import checked_config, start
-from labkit.bench.variants import VARIANTS, find
+from labkit.bench.variants import VARIANTS, find, named
 from labkit.bench.wave import Wave
 from labkit.errors import LabkitError, ParameterError
 from labkit.limits.ceiling import ceiling
@@ -180,8 +180,7 @@ def run(
     variants: str, streams: str, model: str = "", threads: int | None = None, **asked: int
 ) -> Many:
     """Compare variants at numbers of streams, both named with commas. asked: as for Asked."""
-    names = [name.strip() for name in variants.split(",") if name.strip()]
-    find(names)
+    names = named(variants)
     check_threads(threads)
     parts = [part.strip() for part in streams.split(",") if part.strip()]
     if not all(part.isdecimal() for part in parts):

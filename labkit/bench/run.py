@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from labkit.bench import client
 from labkit.bench.client import Loaded, Source, Worker
 from labkit.bench.costs import costs_of, products
-from labkit.bench.variants import VARIANTS, Variant, find
+from labkit.bench.variants import VARIANTS, Variant, find, named
 from labkit.engine.sequence import check_lengths
 from labkit.errors import LabkitError, ParameterError
 from labkit.limits.cost import Cost
@@ -256,8 +256,7 @@ def run(
 
     remeasure: the machine, instead of taking its limits from a kept measurement.
     """
-    names = [name.strip() for name in variants.split(",") if name.strip()]
-    find(names)
+    names = named(variants)
     if not FEWEST_ROUNDS <= rounds <= _MOST_ROUNDS:
         raise ParameterError(
             f"{rounds} rounds are too few or too many; allowed are {FEWEST_ROUNDS} to "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import sys
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from labkit.base.nearest import hint, nearest
 from labkit.base.units import shown
 from labkit.bench.install import is_installed, peer_python
 from labkit.errors import ParameterError
@@ -17,7 +17,6 @@ from labkit.errors import ParameterError
 _DRIVERS = Path(__file__).with_name("drivers")
 LIST = "list"  # in place of names
 _LISTED = f"`labkit bench --variants {LIST}` lists all, and says which can run here."
-_LONGEST = 80  # characters of a name that are compared with those that are known
 
 
 @dataclass(frozen=True)
@@ -108,16 +107,19 @@ def known() -> str:
     return "\n".join(lines) + "\n(* can run here; `make peers` installs the other engines)"
 
 
-def _hint(name: str) -> str:
-    near = difflib.get_close_matches(name[:_LONGEST], VARIANTS, n=2)
-    return f" Did you mean {' or '.join(near)}?" if near else ""
+def named(text: str) -> list[str]:
+    """The names in a text that has commas between them; ParameterError as `find`."""
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    find(names)
+    return names
 
 
 def find(names: Sequence[str]) -> list[Variant]:
     """The variants named; ParameterError for an unknown or repeated name, or for none."""
     for name in names:
         if name not in VARIANTS:
-            raise ParameterError(f"no variant {shown(name)}.{_hint(name)} {_LISTED}")
+            meant = hint(nearest(name, VARIANTS, 2))
+            raise ParameterError(f"no variant {shown(name)}.{meant} {_LISTED}")
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise ParameterError(
             f"variant {repeated[0]!r} is named twice; the control is added anyway."

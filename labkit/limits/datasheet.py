@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from functools import cache
 from importlib import resources
 from typing import Any
 
 import yaml
 
+from labkit.base.nearest import hint, nearest
 from labkit.base.units import scaled
 from labkit.errors import ParameterError
 from labkit.limits.hardware import Hardware, Reading
@@ -64,9 +64,8 @@ def machine(name: str) -> Hardware:
     """One machine of the table; ParameterError names the nearest and all others."""
     table = machines()
     if name not in table:
-        near = difflib.get_close_matches(name, table, n=1)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        raise ParameterError(f"machine {name!r} is unknown.{hint} Allowed: {', '.join(table)}.")
+        meant = hint(nearest(name, table))
+        raise ParameterError(f"machine {name!r} is unknown.{meant} Allowed: {', '.join(table)}.")
     return table[name]
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
+from labkit.base.nearest import hint, nearest
 from labkit.base.units import scaled, shown
 from labkit.errors import ModelError, ParameterError
 from labkit.limits.answer_told import batch_told, memory_told, number, price_told
@@ -190,9 +190,8 @@ def shape(name: str) -> ModelConfig:
     """A shape of the table; ParameterError names the nearest and all others."""
     known = shapes()
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        raise ParameterError(f"shape {shown(name)} is unknown.{hint} Allowed: {', '.join(known)}.")
+        meant = hint(nearest(name, known))
+        raise ParameterError(f"shape {shown(name)} is unknown.{meant} Allowed: {', '.join(known)}.")
     return known[name]
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from labkit.base.nearest import nearest
 from labkit.base.paths import project_root, read_json
 from labkit.base.units import shown
 from labkit.errors import FindingsError, ParameterError
@@ -24,7 +24,7 @@ ABOUT = ("name", "model", "dtype", "device", "machine", "profile", "git_revision
 _KINDS = {"title": str, "seconds": float, "error": str, "profile": str, "git_revision": str,
           "git_changed": bool}  # fmt: skip
 _NAME = re.compile(r"[^/\\\x00]{1,200}")
-_LONGEST, _TOLD = 200, 3  # of a name, characters that are compared; of the known runs, how many
+_TOLD = 3  # of the known runs
 
 
 def runs_in(outputs: Path) -> list[Path]:
@@ -41,8 +41,7 @@ def known_runs(name: str = "") -> str:
     """Runs in outputs, for an error message: the one whose name is nearest, then the newest."""
     outputs = project_root() / "outputs"
     names = [path.name for path in runs_in(outputs)] if outputs.is_dir() else []
-    near = difflib.get_close_matches(name[:_LONGEST], names, n=1)
-    told = list(dict.fromkeys([*near, *names]))[:_TOLD]
+    told = list(dict.fromkeys([*nearest(name, names), *names]))[:_TOLD]
     more = f" and {len(names) - len(told)} others, which outputs/index.html lists"
     return (", ".join(told) + (more if len(names) > len(told) else "")) or "none yet"
 

@@ -33,14 +33,10 @@ _SEEDED = 3  # requests that are sampled with a seed
 
 
 @dataclass
-class NoHits:
-    """Requests that share nothing, served alone by an engine without and with a prefix cache.
+class Alone:
+    """Requests of so many tokens that are served one at a time, in each of the rounds.
 
-    Memory holds two requests, so that each one evicts the blocks of another: the cost of naming,
-    publishing and evicting blocks, and with a disk tier of writing them. own: by way and round, the
-    engine's own seconds of each turn, those of evicting included. behind: the processor seconds of
-    the thread that writes blocks, meanwhile. written: files of evicted
-    blocks, removed after each round.
+    folder: for the files of caches.
     """
 
     lab: Lab
@@ -49,6 +45,19 @@ class NoHits:
     tokens: int
     new_tokens: int
     rounds: int
+
+
+@dataclass
+class NoHits(Alone):
+    """Requests that share nothing, served alone by an engine without and with a prefix cache.
+
+    Memory holds two requests, so that each one evicts the blocks of another: the cost of naming,
+    publishing and evicting blocks, and with a disk tier of writing them. own: by way and round, the
+    engine's own seconds of each turn, those of evicting included. behind: the processor seconds of
+    the thread that writes blocks, meanwhile. written: files of evicted blocks, removed after each
+    round.
+    """
+
     own: dict[tuple[str, int], list[float]] = field(default_factory=dict)
     behind: dict[tuple[str, int], list[float]] = field(default_factory=dict)
     hits: int = 0
@@ -148,18 +157,12 @@ def _busy(engine: BatchEngine) -> float:
 
 
 @dataclass
-class Responses:
+class Responses(Alone):
     """A request that was asked before, computed again and answered from a file.
 
     The file is written by one cache and read by another, as another process would.
     """
 
-    lab: Lab
-    target: Target
-    folder: Path
-    tokens: int
-    new_tokens: int
-    rounds: int
     answers: dict[tuple[str, int], tuple[int, ...]] = field(default_factory=dict)
 
     @cached_property

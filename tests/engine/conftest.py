@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
 from labkit.optimize.fused import FusedDecoder, load_fused
@@ -18,3 +20,13 @@ def tiny_fused(tmp_path_factory: pytest.TempPathFactory) -> FusedDecoder:
 @pytest.fixture(scope="session")
 def judge(tiny_fused: FusedDecoder) -> Judge:
     return Judge(tiny_fused)
+
+
+@pytest.fixture
+def no_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system gives no thread."""
+
+    def none(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", none)

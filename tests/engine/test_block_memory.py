@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-
 import pytest
 
 from labkit.engine.write_behind import WriteBehind
@@ -53,11 +51,8 @@ def test_the_thread_keeps_its_pace_and_hurries_only_for_who_waits() -> None:
     assert written == names
 
 
-def test_who_writes_without_a_thread_does_not_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    def none(thread: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
-
-    monkeypatch.setattr(threading.Thread, "start", none)
+@pytest.mark.usefixtures("no_threads")
+def test_who_writes_without_a_thread_does_not_pause() -> None:
     written: list[bytes] = []
     behind = WriteBehind(lambda name, *_: written.append(name), 1000, pace=1e-9)
     behind.put(NAME, HISTORY, b"content")

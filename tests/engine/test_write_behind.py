@@ -125,13 +125,8 @@ def test_no_thread_is_left_when_nothing_waits(slow: Slow) -> None:
     assert slow.written == names(20)
 
 
-def test_where_no_thread_can_be_had_the_caller_writes(
-    slow: Slow, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def none(thread: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
-
-    monkeypatch.setattr(threading.Thread, "start", none)
+@pytest.mark.usefixtures("no_threads")
+def test_where_no_thread_can_be_had_the_caller_writes(slow: Slow) -> None:
     slow.may.set()
     behind = WriteBehind(slow, 1000)
     for name in names(2):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import difflib
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,13 +12,13 @@ from typing import Any
 import nbformat
 import yaml
 
+from labkit.base.nearest import hint, nearest
 from labkit.base.paths import text_in
 from labkit.base.units import shown
 from labkit.errors import ParameterError, one_line
 
 _TYPES: dict[str, type] = {"int": int, "float": float, "bool": bool, "str": str}
 _LARGEST = 2**20  # bytes of a file of parameters
-_NAME = 80  # characters of a name that are compared with those that are known
 _NEAREST = 2  # of the known names, so many are told at most
 
 
@@ -163,8 +162,7 @@ def _hint(name: Any, known: Mapping[str, str]) -> str:
 
     known: by name, what is told of it.
     """
-    near = difflib.get_close_matches(str(name)[:_NAME], known, n=_NEAREST)
-    return f" Did you mean {' or '.join(f'{one} ({known[one]})' for one in near)}?" if near else ""
+    return hint(f"{one} ({known[one]})" for one in nearest(str(name), known, _NEAREST))
 
 
 def _check_value(notebook: Notebook, name: Any, value: Any, where: str) -> None:
