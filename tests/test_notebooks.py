@@ -95,7 +95,6 @@ TINY = {
         "slots": 4,
         "requests": 6,
         "batches": [2, 4],
-        "row_rounds": 2,
         "check_answers": 6,
         "median": 4,
         "long_prompt": 96,

@@ -10,6 +10,8 @@ from labkit.report.told.words import text_table
 from labkit.timing.compare import again
 from labkit.timing.statistics import Ratio
 
+Row = dict[str, object]
+
 _IN_FLIGHT = 16  # the number of streams at which the first engine meets the others' best
 
 
@@ -22,15 +24,18 @@ def _parts(found: Many) -> Iterator[str]:
     asked, first = found.asked, found.engines[0]
     yield (
         f"Output tokens/s of all streams together: prompts of {asked.prompt_tokens} tokens, asked "
-        f"at the same moment, and answers of {asked.new_tokens}\n{_rates(found, OUTPUT)}"
+        f"at the same moment, and answers of {asked.new_tokens}\n"
+        + text_table(rates(found, OUTPUT))
     )
-    yield f"Tokens/s while all streams answer: no prompt is in it\n{_rates(found, DECODE)}"
+    title = "Tokens/s while all streams answer: no prompt is in it"
+    yield f"{title}\n{text_table(rates(found, DECODE))}"
     if len(asked.streams) > 1:
         title = f"The same, over the tokens/s of {_streams(min(asked.streams))}"
         yield f"{title}\n{_gains(found)}"
-    yield f"Output tokens/s of {first}, over those of each engine\n{_beside(found)}"
+    title = f"Output tokens/s of {first}, over those of each engine"
+    yield f"{title}\n{text_table(beside(found))}"
     if len(found.engines) > 1:
-        yield f"Each engine where its output tokens/s are the most\n{_best(found)}"
+        yield f"Each engine where its output tokens/s are the most\n{text_table(best(found))}"
     if found.answers:
         yield f"Distinct answers to one prompt\n{text_table(table_rows(found.answers))}"
     yield "\n".join(_below(found))
@@ -48,14 +53,13 @@ def _ratio(ratio: Ratio | None) -> str:
     return "–" if ratio is None else str(ratio)
 
 
-def _rates(found: Many, metric: str) -> str:
-    return text_table(
-        [
-            {"streams": streams}
-            | {name: _rate(found.rate(name, streams, metric)) for name in found.engines}
-            for streams in found.asked.streams
-        ]
-    )
+def rates(found: Many, metric: str) -> list[Row]:
+    """Tokens a second, a row a number of streams."""
+    return [
+        {"streams": streams}
+        | {name: _rate(found.rate(name, streams, metric)) for name in found.engines}
+        for streams in found.asked.streams
+    ]
 
 
 def _gains(found: Many) -> str:
@@ -71,7 +75,7 @@ def _gains(found: Many) -> str:
     )
 
 
-def _beside(found: Many) -> str:
+def beside(found: Many) -> list[Row]:
     """The first engine over the others at the same number of streams, its control first."""
     first, *others = found.engines
     verdicts = found.verdicts()
@@ -80,34 +84,32 @@ def _beside(found: Many) -> str:
         unsure = verdicts.get((name, streams)) == "inconclusive"
         return _ratio(found.over((first, streams), (name, streams))) + " inconclusive" * unsure
 
-    return text_table(
-        [
-            {"streams": streams, again(first): _ratio(found.control(streams))}
-            | {name: cell(name, streams) for name in others}
-            for streams in found.asked.streams
-        ]
-    )
+    return [
+        {"streams": streams, again(first): _ratio(found.control(streams))}
+        | {name: cell(name, streams) for name in others}
+        for streams in found.asked.streams
+    ]
 
 
-def _best(found: Many) -> str:
+def best(found: Many) -> list[Row]:
     """Chosen in the same rounds, so an engine's best is rather too good than too bad."""
     first, streams = found.engines[0], found.asked.streams
     at = _IN_FLIGHT if _IN_FLIGHT in streams else max(streams)
-    rows: list[dict[str, object]] = []
+    rows: list[Row] = []
     for name in found.engines:
-        best = found.best(name)
+        most = found.best(name)
         rate, over = None, None
-        if best is not None:
-            rate, over = found.rate(name, best), found.over((first, at), (name, best))
+        if most is not None:
+            rate, over = found.rate(name, most), found.over((first, at), (name, most))
         rows.append(
             {
                 "engine": name,
-                "streams": best or "–",
+                "streams": most or "–",
                 "output tokens/s": _rate(rate),
                 f"{first} at {at} over it": _ratio(over),
             }
         )
-    return text_table(rows)
+    return rows
 
 
 def _below(found: Many) -> Iterator[str]:

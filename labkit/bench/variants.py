@@ -107,6 +107,15 @@ def known() -> str:
     return "\n".join(lines) + "\n(* can run here; `make peers` installs the other engines)"
 
 
+def runnable(names: Sequence[str], with_gguf: bool) -> list[str]:
+    """Those that can run here. with_gguf: whether the model has a GGUF file, which some need."""
+    return [
+        name
+        for name in names
+        if VARIANTS[name].missing() is None and (with_gguf or not VARIANTS[name].needs_gguf)
+    ]
+
+
 def named(text: str) -> list[str]:
     """The names in a text that has commas between them; ParameterError as `find`."""
     names = [name.strip() for name in text.split(",") if name.strip()]

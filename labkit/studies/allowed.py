@@ -131,13 +131,13 @@ ALLOWED: dict[str, dict[str, Allowed]] = {
         "slots": count(2, SLOTS),
         "requests": count(2, REQUESTS),
         "batches": some(count(2, SLOTS)),
-        "row_rounds": count(2),
         "check_answers": count(2, REQUESTS),
         "median": count(2),
         "long_prompt": count(1),
         "loads": some(above(0, 100)),
         "slo_ttft": above(0, 86_400),
         "slo_tpot": above(0, 86_400),
+        "peers": TRUTH,
     },
     "15_the_limit": _TIMED
     | {

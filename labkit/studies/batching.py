@@ -14,11 +14,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from labkit.bench.answers import table_rows
+from labkit.bench.many_told import rates
+from labkit.bench.points import DECODE, OUTPUT
 from labkit.limits.batching import expected_longest
 from labkit.optimize.fused import FusedDecoder
 from labkit.report.told.finding import Finding
 from labkit.report.told.plots import say, table
 from labkit.studies import batching_figures as figures
+from labkit.studies import batching_others as beside
 from labkit.studies import batching_sentences as told
 from labkit.studies import batching_tables as tables
 from labkit.studies.batching_answers import hashed
@@ -29,6 +33,7 @@ from labkit.studies.batching_measured import A_TOKEN, ENGINE_ONE, IN_FLIGHT, POL
 from labkit.studies.batching_runs import batch_name
 from labkit.studies.batching_stall import PACED, WHOLE
 from labkit.studies.predictions import DASH, no_change, score
+from labkit.studies.the_limit_tables import engines
 
 _HASHED = (2, 8, 16)  # requests in a pass, for the one hash
 
@@ -56,7 +61,7 @@ class Study(Derived):
         table(
             tables.of_limits(self.limits, self.expected_gains),
             caption=f"Decode passes, each request after {self.lab.middle} tokens. Forecast: by the "
-            f"cost of rows, measured before on another text ({self.row_rounds} rounds)",
+            f"cost of rows, measured before on another text ({self.rounds} rounds)",
         )
         say(told.of_roofline(self.limits))
         lengths, slots = self.work.lengths, min(self.slots, self.requests)
@@ -136,6 +141,24 @@ class Study(Derived):
         say(told.of_engine(one, share, self.slots, rate, gain))
         say(told.of_own_time(self.by_engine[many].passes))
 
+    def beside_others(self) -> None:
+        """Show other engines beside ours, each with several prompts at once."""
+        found = self.others
+        if found is None:
+            say(beside.NONE)
+            return
+        asked = found.asked
+        prompts = f"prompts of {asked.prompt_tokens} tokens, answers of {asked.new_tokens}"
+        table(rates(found, OUTPUT), caption=f"Output tokens/s: {prompts}, {asked.rounds} rounds")
+        table(rates(found, DECODE), caption="Tokens/s while all of them answer, prompts left out")
+        table(engines(found.loaded, found.engines), caption="What ran, and how it was built")
+        say(beside.of_others(found))
+        if found.answers:
+            table(table_rows(found.answers), caption="Distinct answers to one prompt")
+            say(beside.of_distinct(found))
+        for name, why in found.failed.items():
+            say(f"{name} failed: {why}")
+
     def beside_long_prompt(self) -> None:
         """Show how long others wait while a long prompt is read."""
         found, rounds = self.stalls
@@ -212,6 +235,7 @@ def run(**parameters: Any) -> list[Finding]:
     study.against_limit()
     study.against_static()
     study.engine_time()
+    study.beside_others()
     study.beside_long_prompt()
     study.arrivals()
     study.memory()

@@ -9,6 +9,7 @@ from typing import Any
 from labkit.report.told.finding import Finding
 from labkit.studies.batching_answers import Mixed
 from labkit.studies.batching_measured import ENGINE_ONE, IN_FLIGHT, Measurements
+from labkit.studies.batching_others import findings
 from labkit.studies.batching_runs import batch_name
 from labkit.studies.batching_stall import FIXED, PACED
 from labkit.timing.compare import Comparison
@@ -34,6 +35,7 @@ def all_findings(study: Measurements, mixed: Mixed) -> list[Finding]:
         _of_workload(study, study.engine, study.many_name, quality, equal),
         _of_workload(study, study.policies[0], IN_FLIGHT, quality, tailed),
         *(_of_gap(study, name, quality) for name in (FIXED, PACED)),
+        *(findings(study.lab, study.others) if study.others else ()),
     ]
 
 

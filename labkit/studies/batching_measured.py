@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
 
+from labkit.bench.asked import Asked
+from labkit.bench.client import locate
+from labkit.bench.points import Many
 from labkit.engine.batching import BatchEngine
 from labkit.engine.drive import SLO, Served
 from labkit.engine.generate import generate
@@ -17,6 +20,7 @@ from labkit.limits.cost import Cost
 from labkit.optimize.fused import FusedDecoder
 from labkit.studies.batching_dry import Foreseen, foreseen
 from labkit.studies.batching_frontier import Point, point
+from labkit.studies.batching_others import others
 from labkit.studies.batching_runs import (
     Seen,
     Serving,
@@ -39,6 +43,7 @@ A_TOKEN = "seconds_a_token"  # the time in a trace that output throughput derive
 GENERATE, ENGINE_ONE = "generate, one request", "engine, one request"
 STATIC, IN_FLIGHT = "static batching", "in-flight batching"
 POLICIES = {STATIC: plan_static, IN_FLIGHT: plan_pass}
+_DISTINCT = 8  # prompts whose distinct answers are counted, of each engine
 _ANSWER = 512  # tokens that requests beside a long prompt may give, at most
 _SLOTS, _STALLS = 50_000, 5_000_000  # numbers of prompts that no round of a workload has
 
@@ -56,13 +61,13 @@ class Measurements:
     requests: int = 48  # of each workload
     batches: list[int] = field(default_factory=lambda: [2, 4, 8, 16, 32, 64])
     rounds: int = 6
-    row_rounds: int = 8  # of the cost of rows, which forecasts are made from
     check_answers: int = 24  # whose bits are compared
     median: int = 32  # tokens of answers with a heavy tail; the longest has up to 8 times as many
     long_prompt: int = 4096  # tokens; it comes to half as many requests as there are slots
     loads: list[float] = field(default_factory=lambda: [0.5, 0.8, 1.1])  # of what is served at once
     slo_ttft: float = 0.5  # seconds to the first token that a user accepts
     slo_tpot: float = 0.02  # and seconds for each token after that
+    peers: bool = True  # other engines, where `make peers` has installed them
 
     def __post_init__(self) -> None:
         self.lab = Lab.open(
@@ -76,6 +81,16 @@ class Measurements:
         self.work = Workloads(
             self.lab.prompt, *lengths, self.slots, self.requests, Tail(self.median)
         )
+
+    @cached_property
+    def others(self) -> Many | None:
+        """Ours and the other engines, with one prompt and with as many as there are slots; None
+        where none is asked for or installed."""
+        if not self.peers:
+            return None
+        streams = (1, self.slots)
+        asked = Asked(self.prompt_tokens, self.new_tokens, streams, self.rounds, _DISTINCT)
+        return others(self.lab, locate(self.model or None), asked)
 
     @property
     def beside(self) -> int:
@@ -110,7 +125,7 @@ class Measurements:
         room = self.lab.config.max_positions // 2
         rows = {*(count for count in PACE_ROWS if count <= room), *self.batches, self.slots}
         loaded, target = self.lab.loaded, self.target.decoder
-        return costs_of(loaded, target, sorted(rows), self.lab.middle, self.row_rounds)
+        return costs_of(loaded, target, sorted(rows), self.lab.middle, self.rounds)
 
     def taking(self, rows: int) -> float:
         """Forecast seconds of a pass of so many rows."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from labkit.bench.client import Loaded, Source
-from labkit.bench.variants import VARIANTS
+from labkit.bench.variants import VARIANTS, runnable
 from labkit.errors import LabkitError
 from labkit.limits.cost import ELEMENT_BYTES, decode_cost, positions_read
 from labkit.model.config import ModelConfig
@@ -41,11 +41,7 @@ def names(where: Source, weights: str, with_fused: bool, with_peers: bool) -> li
     found = [*PLAIN_OURS]
     if with_fused:
         found += [ALL_LOGITS, FUSED, Q8] if weights == AS_IS else [Q8]
-    for name in PEERS if with_peers else ():
-        variant = VARIANTS[name]
-        if variant.missing() is None and (where.gguf or not variant.needs_gguf):
-            found.append(name)
-    return found
+    return found + runnable(PEERS if with_peers else (), bool(where.gguf))
 
 
 def read_bytes(
