@@ -1,4 +1,4 @@
-"""The `labkit` command: limit, calculator, reports, bench, compare.
+"""The `labkit` command: limit, calculator, reports, bench, compare, share.
 
 Each command imports what it needs, so that --help answers at once.
 """
@@ -152,3 +152,18 @@ def compare(runs: tuple[str, ...]) -> None:
     from labkit.report.compare import comparison
 
     show(comparison(runs))
+
+
+@main.command()
+@click.argument("run")
+@click.argument("file", required=False, type=click.Path(path_type=Path))
+@clear_errors
+def share(run: str, file: Path | None) -> None:
+    """Write RUN with all its pages into one HTML file, to send: it opens offline, from any place.
+
+    RUN: a folder, or a name in outputs. FILE: by default the run's name with .html, in this folder.
+    """
+    from labkit.report.pages.share import share as write
+
+    path = write(run, file)
+    show(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")

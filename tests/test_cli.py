@@ -15,7 +15,7 @@ def run(*arguments):
     return CliRunner().invoke(main, list(arguments))
 
 
-COMMANDS = ((), ("limit",), ("calculator",), ("reports",), ("bench",), ("compare",))
+COMMANDS = ((), ("limit",), ("calculator",), ("reports",), ("bench",), ("compare",), ("share",))
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -82,6 +82,9 @@ def test_the_calculator_has_a_name_for_its_page(tmp_path, monkeypatch):
         (("compare", "no-such-run", "other"), "no run named"),
         (("compare", "example"), "at least two runs; 1 given"),
         (("compare",), "at least two runs; 0 given"),
+        (("share", "no-such-run"), "no run named"),
+        (("share", "example", "x.pdf"), "FILE must end in .html or .htm"),
+        (("share", "example", "outputs/example/index.html"), "a page of the run itself"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(arguments, words):

@@ -37,8 +37,8 @@ WITHIN = {
     "report.told": (
         ("finding",),
         ("words",),
-        ("compared", "turns"),
-        ("plots",),
+        ("compared", "turns", "answer"),
+        ("plots", "matters"),
         ("notebook",),
         ("busy",),
         ("decoders",),

@@ -68,7 +68,7 @@ def try_file(path: Path, what: str, remedy: str) -> Path:
     return path
 
 
-def write_result(path: Path, content: str, what: str, remedy: str) -> None:
+def write_result(path: Path, content: str | bytes, what: str, remedy: str) -> None:
     """Write what was measured; UnwritableError where that fails after all."""
     try:
         atomic_write(path, content)

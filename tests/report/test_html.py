@@ -23,7 +23,7 @@ from labkit.report.pages.html import (
 from labkit.report.pages.links import of_notebook
 from tests.browser_helpers import HOSTILE, finding
 
-VOID = {"meta", "link", "img", "br", "hr", "input", "wbr"}
+VOID = {"meta", "link", "img", "br", "hr", "input", "wbr", "col"}
 
 
 class Tags(HTMLParser):

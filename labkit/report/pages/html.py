@@ -26,7 +26,7 @@ from pygments.lexers import PythonLexer
 
 from labkit.base.paths import atomic_write
 from labkit.report.pages.links import Link, quoted
-from labkit.report.told import words
+from labkit.report.told import answer, matters, plots, words
 from labkit.report.told.finding import Finding
 
 # What a terminal takes as a command: CSI (colours, the cursor); strings up to BEL or ST, in a line
@@ -57,7 +57,7 @@ def templates() -> jinja2.Environment:
     filters = (
         words.times, words.amount, words.phase, words.answers, words.effect, words.percent,
         words.metric, words.share_interval, words.held_against, words.band,
-        breakable,
+        breakable, inline, answer.rate, matters.verdicts,
     )  # fmt: skip
     made.filters |= {function.__name__: function for function in filters}
     made.filters["urlencode"] = quoted
@@ -67,6 +67,11 @@ def templates() -> jinja2.Environment:
 def breakable(name: str) -> Markup:
     """A name, escaped, with places where a narrow cell may break it: transformers:|bf16."""
     return Markup(re.sub(r"(?<=\w)([:/_])(?=\w)", r"\1<wbr>", html.escape(name)))
+
+
+def inline(text: str) -> Markup:
+    """A sentence, escaped, in which what stands in backticks is code."""
+    return Markup(plots.inline(text))
 
 
 def math(tex: str, display: str) -> str:

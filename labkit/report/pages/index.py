@@ -15,7 +15,8 @@ from labkit.report.compare import machine_words, summary, when
 from labkit.report.folders import entries, findings_of, object_in, runs_in
 from labkit.report.pages import links
 from labkit.report.pages.html import markdown, templates
-from labkit.report.told import busy, decoders, words
+from labkit.report.pages.ladder import picture
+from labkit.report.told import answer, busy, decoders, matters, words
 from labkit.report.told.finding import Finding
 
 _UNKNOWN = dict.fromkeys(("model", "dtype", "profile"), "unknown") | {"status": "unfinished"}
@@ -90,25 +91,47 @@ def by_notebook(findings: Sequence[Finding]) -> list[tuple[str, list[Finding]]]:
     return [(best.notebook, first), *groups.items()]
 
 
-def write_run_index(run_dir: Path) -> None:
-    """Write index.html of a run from the files in its folder, even if it is not finished."""
+def _answer(findings: Sequence[Finding], unread: str) -> dict[str, Any]:
+    """What the page tells of a run's findings: the first screen, then all of them, folded."""
+    headline = "" if unread else words.headline(findings)
+    controls = [one for one in findings if answer.is_control(one)]
+    return {
+        "findings": findings,
+        "lead": answer.sentence(findings) or headline,
+        "headline": headline,
+        "picture": picture(findings),
+        "matters": matters.rows(findings),
+        "advice": matters.advice(findings),
+        "rates": matters.machine(findings[0].hardware) if findings else "",
+        "groups": by_notebook([one for one in findings if not answer.is_control(one)]),
+        "controls": by_notebook(controls),
+        "unread": unread,
+        "columns": markdown(words.COLUMNS),
+    }
+
+
+def run_page(run_dir: Path) -> str:
+    """The page of a run from the files in its folder, even if it is not finished."""
     run = _UNKNOWN | read_json(run_dir / "run.json")
-    stamp, (findings, unread) = read_json(run_dir / "environment.json"), _findings(run_dir)
+    stamp = read_json(run_dir / "environment.json")
     notebooks = [_notebook_row(run_dir, run, entry) for entry in entries(run)]
     titles = {entry["name"]: entry["title"] for entry in notebooks}
     facts = [f"profile {run['profile']}", made_from(run), when(run.get("started"))]
-    page = templates().get_template("run.html.j2").render(
-        title=run.get("title") or run.get("name") or run_dir.name, run=run, findings=findings,
-        groups=by_notebook(findings),
+    return templates().get_template("run.html.j2").render(
+        title=run.get("title") or run.get("name") or run_dir.name, run=run,
         notebooks=notebooks, titles=titles, decoders=_decoders(run_dir, titles),
+        pages={entry["name"]: entry["page"] for entry in notebooks},
         count=lambda *states: sum(entry["status"] in states for entry in notebooks),
-        headline="" if unread else words.headline(findings), unread=unread,
-        facts="; ".join(filter(None, facts)), columns=markdown(words.COLUMNS),
-        busy=busy.of_run(run_dir, titles),
+        facts="; ".join(filter(None, facts)), busy=busy.of_run(run_dir, titles),
         links=links.of_run(run_dir), machine=machine_words(stamp),
         stamp=_environment_rows(stamp, object_in(run, "parameters")), script_hash=None,
+        **_answer(*_findings(run_dir)),
     )  # fmt: skip
-    atomic_write(run_dir / "index.html", page)
+
+
+def write_run_index(run_dir: Path) -> None:
+    """Write index.html of a run."""
+    atomic_write(run_dir / "index.html", run_page(run_dir))
 
 
 def write_runs_index(outputs: Path) -> None:

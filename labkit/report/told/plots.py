@@ -135,7 +135,7 @@ def _tidy(tag: str, mark: str) -> str:
 def show(figure: Any, alt: str, caption: str = "") -> None:
     """Display a figure. alt: what it shows, in words. caption: stands below it."""
     width = figure.get_figwidth() * 96
-    below = f"<figcaption>{_inline(caption)}</figcaption>" if caption else ""
+    below = f"<figcaption>{inline(caption)}</figcaption>" if caption else ""
     style = f"max-width:{width:.0f}px"
     kind = "plot panels" if _columns(figure) > 1 else "plot"
     drawn = f'<div class="{kind}">{svg(figure, _bare(alt))}</div>'
@@ -149,7 +149,7 @@ def _columns(figure: Any) -> int:
     return max((place.get_gridspec().ncols for place in places if place), default=0)
 
 
-def _inline(text: str) -> str:
+def inline(text: str) -> str:
     """Escaped text, in which what stands in backticks is code."""
     return re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text))
 
@@ -176,7 +176,7 @@ def table_html(rows: Sequence[Mapping[str, object]], caption: str = "") -> str:
     """Rows as an escaped HTML table; columns of numbers are aligned to the right, and cells that
     are too long for a line are marked, so that they wrap."""
     if not rows:
-        return f"<p>{_inline(caption)}: nothing to show.</p>"
+        return f"<p>{inline(caption)}: nothing to show.</p>"
     columns = list(dict.fromkeys(key for row in rows for key in row))
     right = {column for column in columns if _numeric([row.get(column) for row in rows])}
 
@@ -185,12 +185,12 @@ def table_html(rows: Sequence[Mapping[str, object]], caption: str = "") -> str:
         long = tag == "td" and len(text) > (_LINE if numeric else 40)
         kind = ' class="long"' if long else ' class="number"' if numeric else ""
         scope = ' scope="col"' if tag == "th" else ""
-        return f"<{tag}{scope}{kind}>{_inline(text)}</{tag}>"
+        return f"<{tag}{scope}{kind}>{inline(text)}</{tag}>"
 
     head = "".join(cell("th", column, column) for column in columns)
     lines = ("".join(cell("td", c, row.get(c, "")) for c in columns) for row in rows)
     body = "".join(f"<tr>{line}</tr>" for line in lines)
-    top = f"<caption>{_inline(caption)}</caption>" if caption else ""
+    top = f"<caption>{inline(caption)}</caption>" if caption else ""
     parts = f"{top}<thead><tr>{head}</tr></thead><tbody>{body}</tbody>"
     return f'<div class="table"><table>{parts}</table></div>'
 

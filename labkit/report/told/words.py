@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 from labkit.base.units import scaled, seconds
 from labkit.report.told.finding import Finding
@@ -79,30 +79,30 @@ def answers(quality: Mapping[str, Any]) -> str:
     parts = [
         around.format(form.format(quality[key]) + _within(quality, name, form))
         for key, name, form, around in _QUALITIES
-        if _number(quality.get(key))
+        if is_number(quality.get(key))
     ]
     if not parts and quality.get("lossless") is False:
         parts.append("other answers")
-    if parts and _number(positions := quality.get("positions")):
+    if parts and is_number(positions := quality.get("positions")):
         parts.append(f"{positions:,}\u00a0positions")
     return ", ".join(parts) or "not stated"
 
 
 def _same(tokens: object) -> str:
     """One equal token is not yet an answer."""
-    if not _number(tokens):
+    if not is_number(tokens):
         return "same answer"
     return "same first token" if tokens == 1 else f"same answer ({tokens:,}\u00a0tokens)"
 
 
-def _number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float)
 
 
 def _within(quality: Mapping[str, Any], name: str, form: str) -> str:
     """The interval of a quality, in the form of its number; empty where none is known."""
     low, high = quality.get(f"{name}_low"), quality.get(f"{name}_high")
-    if not (_number(low) and _number(high)):
+    if not (is_number(low) and is_number(high)):
         return ""
     return f" [{form.format(low)}, {form.format(high)}]"
 
@@ -256,12 +256,12 @@ def fastest_rival(findings: Sequence[Finding]) -> Finding | None:
         and finding.bytes_read
         and finding.baseline_bytes
         and same_bytes(finding.bytes_read, finding.baseline_bytes)
-        and _engine(finding.engine.get("baseline")) not in ("", _engine(finding.engine))
+        and engine_name(finding.engine.get("baseline")) not in ("", engine_name(finding.engine))
     ]
     return max(same, key=lambda finding: finding.baseline_value, default=None)
 
 
-def _engine(record: object) -> str:
+def engine_name(record: object) -> str:
     """The name in the record of an engine; a file may hold anything."""
     return str(record.get("name", "")) if isinstance(record, Mapping) else ""
 
