@@ -15,7 +15,7 @@ def run(*arguments):
     return CliRunner().invoke(main, list(arguments))
 
 
-COMMANDS = ((), ("limit",), ("calculator",), ("reports",), ("bench",), ("compare",))
+COMMANDS = ((), ("limit",), ("calculator",), ("try",), ("reports",), ("bench",), ("compare",))
 
 
 @pytest.mark.parametrize("command", COMMANDS)
