@@ -1,4 +1,4 @@
-"""The `labkit` command: limit, calculator, reports, bench, compare, share.
+"""The `labkit` command: limit, calculator, try, reports, bench, compare, share.
 
 Each command imports what it needs, so that --help answers at once.
 """
@@ -44,6 +44,27 @@ def limit(model: str, **options: Any) -> None:
     from labkit.limits.report import limit_report
 
     show(limit_report(model or None, **options))
+
+
+@main.command("try")
+@click.argument("prompt")
+@click.option("--model", default="", help="directory, GGUF file or hub id; default: the built-in")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps")
+@click.option("--max-tokens", default=256, show_default=True, help="of the answer")
+@click.option("--threads", default=None, type=int, help="default: the cores allowed")
+@click.option("--drafts/--no-drafts", default=True, help="drafts change no token, only the speed")
+@click.option("--raw", is_flag=True, help="the prompt as it is, without the model's chat template")
+@click.option("--measure", is_flag=True, help="this machine, where that was not done yet: < 1 min")
+@clear_errors
+def try_(prompt: str, **options: Any) -> int:
+    """Answer PROMPT by the fastest path that this machine has, and tell how fast that was.
+
+    PROMPT is a text; "-" reads it from stdin. The answer goes to stdout, the line of figures to
+    stderr. The limit counts the passes that were made: accepted drafts raise it.
+    """
+    from labkit.fast.terminal import try_prompt
+
+    return try_prompt(prompt, **options)
 
 
 @main.command()

@@ -15,7 +15,8 @@ def run(*arguments):
     return CliRunner().invoke(main, list(arguments))
 
 
-COMMANDS = ((), ("limit",), ("calculator",), ("reports",), ("bench",), ("compare",), ("share",))
+NAMES = ("limit", "calculator", "try", "reports", "bench", "compare", "share")
+COMMANDS = ((), *((name,) for name in NAMES))
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from labkit.bench import install, quality, random_model
 from labkit.bench import run as bench
 from labkit.cli import main
+from labkit.fast import terminal
 from labkit.limits import report as limits
 from labkit.optimize.speculative.head import train
 from labkit.report import check_example
@@ -43,6 +44,7 @@ def nothing_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         (bench, "measure_hardware"), (limits, "measure_hardware"), (bench, "measure"),
         (run_module, "run_notebook"), (run_module, "identify"), (quality, "load"),
         (random_model, "write"), (train, "load"), (trust, "load"), (speculative_proof, "load"),
+        (terminal, "fastest"),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, refuse)
     monkeypatch.chdir(tmp_path)
@@ -66,7 +68,9 @@ CALCULATOR = (
 )  # fmt: skip
 REPORTS = ("--profile", "--device", "--only", "--params", "--run", "--model")
 BENCH = ("--variants", "--prompt-tokens", "--new-tokens", "--rounds", "--threads", "--json")
+TRY = ("--model", "--device", "--max-tokens", "--threads")
 COMMANDS = (
+    *(("try", option) for option in ("", *TRY)),
     *(("limit", option) for option in ("", *LIMIT)),
     *(("calculator", option) for option in CALCULATOR),
     *(("reports", option) for option in REPORTS),
@@ -79,7 +83,7 @@ COMMANDS = (
 @pytest.mark.parametrize("value", ODD)
 def test_odd_values_of_every_option(command: str, option: str, value: str) -> None:
     given = [command, *([option] if option else []), value]
-    extra = ["other"] if command == "compare" else []
+    extra = ["other"] if command == "compare" or (command, bool(option)) == ("try", True) else []
     clean(CliRunner().invoke(main, given + extra))
 
 

@@ -21,6 +21,7 @@ FLOORS = (
     ("engine",),
     ("quality",),
     ("report", "optimize"),
+    ("fast",),
     ("bench",),
     ("studies",),
     ("cli",),

@@ -70,20 +70,29 @@ def _close(stream: Any) -> None:
         return
 
 
-def show(text: str) -> None:
-    """Print what a command found.
+def show(text: str, newline: bool = True) -> None:
+    """Print what a command found, or a piece of it without the end of a line.
 
     Raises LabkitError where it cannot be printed, as on a full disk. Where the reader has gone, as
     `head` does, the command ends silently with code 1.
     """
     try:
-        click.echo(text)
+        click.echo(text, nl=newline)
     except BrokenPipeError:
         _close(sys.stdout)
         sys.exit(1)
     except OSError as error:
         _close(sys.stdout)
         raise LabkitError(f"the result could not be printed ({error.strerror}).") from None
+
+
+def remark(text: str) -> None:
+    """Print to stderr what is no part of the result. Where nobody can read it, the command goes
+    on."""
+    try:
+        click.echo(_shown(text), err=True)
+    except OSError:
+        _close(sys.stderr)
 
 
 def tell(text: str) -> None:

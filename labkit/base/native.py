@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from labkit.base.kept import keep
+from labkit.base.kept import is_whole, keep
 from labkit.base.paths import cache_dir
 from labkit.errors import LabkitError
 
@@ -65,8 +65,7 @@ def build(name: str, folder: Path, flags: Sequence[str], what: str) -> Path:
     name: the library's, before its mark. what: needs it, for the message where no compiler is.
     """
     files = sorted(folder.iterdir())
-    mark = [cpu_features(), sys.platform, *flags, *(f.read_text(encoding="utf-8") for f in files)]
-    key = hashlib.sha256("\0".join(mark).encode()).hexdigest()
+    key = _key(files, flags)
 
     def make(to: Path) -> None:
         command = compiler()
@@ -77,14 +76,29 @@ def build(name: str, folder: Path, flags: Sequence[str], what: str) -> Path:
             )
         _compile([command, *flags], [f for f in files if f.suffix == ".cpp"], to / _LIBRARY)
 
-    folder = cache_dir() / "kernels" / f"{name}-{key[:16]}"
+    place = _place(name, key)
     try:
-        return keep(folder, key, make) / _LIBRARY
+        return keep(place, key, make) / _LIBRARY
     except OSError as error:
         raise NativeError(
-            f"{what} cannot be compiled into {folder.parent} ({error}): make room there, or set "
+            f"{what} cannot be compiled into {place.parent} ({error}): make room there, or set "
             "LABKIT_CACHE to another folder."
         ) from error
+
+
+def is_built(name: str, folder: Path, flags: Sequence[str]) -> bool:
+    """Whether `build` would find the library as it was kept, and compile nothing."""
+    key = _key(sorted(folder.iterdir()), flags)
+    return is_whole(_place(name, key), key)
+
+
+def _key(files: Sequence[Path], flags: Sequence[str]) -> str:
+    mark = [cpu_features(), sys.platform, *flags, *(f.read_text(encoding="utf-8") for f in files)]
+    return hashlib.sha256("\0".join(mark).encode()).hexdigest()
+
+
+def _place(name: str, key: str) -> Path:
+    return cache_dir() / "kernels" / f"{name}-{key[:16]}"
 
 
 def _compile(command: list[str], sources: list[Path], target: Path) -> None:

@@ -117,12 +117,20 @@ def measure(
     or hangs is in the comparison's `failed`. Raises what `checked_config` does, and ImpossibleRate
     where a variant was faster than any such machine can be.
     """
-    config = checked_config(source, prompt_tokens, new_tokens)
+    checked_config(source, prompt_tokens, new_tokens)
     tokenizer = tokenizer_of(source.described)
-    context = prompt_tokens + new_tokens + 16
+    ids = partial(prompt_ids, tokenizer, prompt_tokens)
+    return measure_prompts(names, source, ids, new_tokens, rounds, hardware)
 
-    def ids(number: int) -> list[int]:
-        return prompt_ids(tokenizer, prompt_tokens, number)
+
+def measure_prompts(
+    names: Sequence[str], source: Source, ids: Callable[[int], Sequence[int]], new_tokens: int,
+    rounds: int, hardware: Hardware,
+) -> Measured:  # fmt: skip
+    """As `measure`. ids: the prompt of a round by its number; all have equally many tokens."""
+    prompt_tokens = len(ids(0))
+    config = checked_config(source, prompt_tokens, new_tokens)
+    context = prompt_tokens + new_tokens + 16
 
     with running(names, source, context, ids(rounds + 1), hardware.threads) as found:
         asks, loaded, failed = found
@@ -194,13 +202,14 @@ def _bare_row(result: Comparison, name: str) -> dict[str, object]:
     }
 
 
-def _table(found: Measured, hardware: Hardware) -> str:
+def table_rows(found: Measured, hardware: Hardware) -> list[dict[str, object]]:
+    """A row a variant, one for the control, and one for each bare read."""
     result = found.comparison
     verdicts = result.verdicts()
     names = [*result.variants, result.control]
     rows = [_row(found, name, verdicts.get(name, "–"), hardware) for name in names]
     reads = dict.fromkeys(bare.name for (_, time), bare in result.bare.items() if time == "tpot")
-    return text_table(rows + [_bare_row(result, name) for name in reads if name in result.traces])
+    return rows + [_bare_row(result, name) for name in reads if name in result.traces]
 
 
 def _limits_of(hardware: Hardware) -> list[str]:
@@ -219,13 +228,19 @@ class Outcome(NamedTuple):
     @property
     def text(self) -> str:
         """The table; below it what variants said, and which failed."""
+        table = text_table(table_rows(self.measured, self.hardware))
+        return "\n".join([table, *self.remarks])
+
+    @property
+    def remarks(self) -> list[str]:
+        """Lines that belong below the table."""
         found, comparison = self.measured, self.measured.comparison
-        lines = [_table(found, self.hardware), *_limits_of(self.hardware)]
+        lines = _limits_of(self.hardware)
         lines += [f"{name}: {one.note}" for name, one in found.loaded.items() if one.note]
         lines += [f"{name}: FAILED: {why}" for name, why in comparison.failed.items()]
         if not comparison.trusted():
             lines.append("The A/A control failed: do not trust this comparison.")
-        return "\n".join(lines)
+        return lines
 
     @property
     def samples(self) -> dict[str, Any]:

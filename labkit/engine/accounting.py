@@ -55,6 +55,11 @@ class Accounting:
         return found
 
     @property
+    def rows(self) -> Counter[int]:
+        """{rows: passes}: a pass has the last token beside the draft."""
+        return Counter({1 + length: count for length, count in self.lengths.items()})
+
+    @property
     def proposed(self) -> int:
         """Draft tokens that were verified."""
         return sum(sent * count for (sent, _), count in self.outcomes.items())

@@ -198,9 +198,13 @@ def _file_name(device: Device, threads: int) -> str:
     return f"{hashlib.sha256('|'.join(map(str, of)).encode()).hexdigest()[:12]}.json"
 
 
-def kept_hardware(device: Device = "cpu") -> Hardware | None:
-    """The kept measurement of this machine, as it is; None where there is none that can be used."""
-    count = cores_allowed()
+def kept_hardware(device: Device = "cpu", threads: int | None = None) -> Hardware | None:
+    """The kept measurement of this machine, as it is; None where there is none that can be used.
+
+    It measures nothing. threads: as `measure_hardware` takes them.
+    """
+    check_threads(threads)
+    count = threads or cores_allowed()
     kept = _read(cache_dir() / "hardware" / _file_name(device, count), device, count)
     return None if kept is None or disturbed(kept) else kept
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -12,7 +11,8 @@ from torch import Tensor
 from labkit.base.device import device_name
 from labkit.engine.passes import traced
 from labkit.engine.row_costs import RowCosts
-from labkit.limits.cost import Cost, bytes_of_rows, pass_cost, with_weights
+from labkit.limits.cost import Cost
+from labkit.limits.of_decoder import decoder_cost
 from labkit.model.cache.table import Cache
 from labkit.model.forward import Forward, Traced, Weighed, offers
 from labkit.model.load import LoadedModel
@@ -73,13 +73,7 @@ class Target(NamedTuple):
         dtype: of the model's weights as loaded. Its own weights count as what a pass of one row
         reads of them, and more where more rows use more experts.
         """
-        nbytes = self.weight_bytes
-        config, span = self.decoder.config, [(context, rows)]
-        if nbytes is None:
-            return pass_cost(config, span, rows, dtype)
-        read = bytes_of_rows(config, nbytes, rows)
-        cost = with_weights(pass_cost(config, span, rows, dtype, "float16"), read)
-        return replace(cost, dtype=self.products or dtype)
+        return decoder_cost(self.decoder, context, rows, dtype, self.products)
 
 
 def fastest(loaded: LoadedModel, name: str = "") -> Target:

@@ -10,6 +10,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from labkit.base.units import shown
+from labkit.errors import ParameterError
+
 
 class Tokenizer(Hashable, Protocol):
     """What prompts need of a tokenizer: from text to token ids."""
@@ -75,3 +78,35 @@ def chat_ids(tokenizer: Any, question: str) -> list[int]:
             messages, add_generation_prompt=True, tokenize=True, return_dict=False
         )
     )
+
+
+def check_text(text: str) -> None:
+    """ParameterError for a prompt that is empty or no UTF-8."""
+    if not text:
+        raise ParameterError("the prompt is empty: at least one character is needed.")
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise ParameterError("the prompt has bytes that are no UTF-8: give it as UTF-8.")
+
+
+def text_ids(tokenizer: Any, text: str, chat: bool | None = None) -> list[int]:
+    """Token ids of what a user asks.
+
+    chat: whether as a question in the model's chat template; None: if it has one. Raises
+    ParameterError for an empty text, for one that is no UTF-8, for chat without a template, and
+    where the template refuses the question.
+    """
+    has_template = getattr(tokenizer, "chat_template", None) is not None
+    check_text(text)
+    if chat and not has_template:
+        raise ParameterError("chat was asked for, but the model has no chat template.")
+    if not (has_template if chat is None else chat):
+        return list(tokenizer.encode(text))
+    from jinja2 import TemplateError
+
+    try:
+        return chat_ids(tokenizer, text)
+    except TemplateError as error:
+        raise ParameterError(
+            f"the model's chat template refuses the prompt ({shown(str(error))}): leave the "
+            "template out."
+        ) from error

@@ -46,6 +46,11 @@ def build(isa: str = "", sanitize: bool = False) -> Path:
         raise FusedError(str(error)) from error
 
 
+def is_built(isa: str = "") -> bool:
+    """Whether the library is kept, so that `build` compiles nothing."""
+    return base.is_built("fused", SOURCE, flags(isa))
+
+
 @cache
 def library(isa: str = "", sanitize: bool = False) -> ctypes.CDLL:
     """The loaded library; FusedError where it cannot be built or does not fit this code."""
