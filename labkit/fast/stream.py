@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,7 +84,7 @@ class Stream(Iterator[Piece]):
             least=self._asked.least(passes, prompt + len(tokens) // 2) if passes else None,
         )  # fmt: skip
 
-    def _run(self) -> Iterator[Piece]:
+    def _run(self) -> Generator[Piece, None, None]:
         self._since = time.perf_counter()
         request, self._cached = self._slot.begin(self._asked.prompt, self._asked.make)
         try:

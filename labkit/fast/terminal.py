@@ -6,8 +6,6 @@ import contextlib
 import sys
 import unicodedata
 
-import click
-
 from labkit.base.command import remark, show
 from labkit.errors import ParameterError
 from labkit.fast.session import fastest
@@ -65,7 +63,7 @@ def _streamed(answer: Stream) -> int:
 def _of_stdin() -> str:
     """All of stdin, without the end of its last line."""
     try:
-        text = click.get_binary_stream("stdin").read().decode("utf-8")
+        text = sys.stdin.buffer.read().decode("utf-8")
     except UnicodeDecodeError as error:
         raise ParameterError(
             f"the prompt on stdin is no UTF-8 (byte {error.start}): give it as UTF-8."

@@ -61,7 +61,8 @@ class Study(Derived):
         table(
             tables.of_limits(self.limits, self.expected_gains),
             caption=f"Decode passes, each request after {self.lab.middle} tokens. Forecast: by the "
-            f"cost of rows, measured before on another text ({self.rounds} rounds)",
+            f"cost of rows, measured before on another text ({self.rounds} rounds), and by the "
+            "keys and values that each request reads for itself",
         )
         say(told.of_roofline(self.limits))
         lengths, slots = self.work.lengths, min(self.slots, self.requests)
@@ -70,7 +71,7 @@ class Study(Derived):
         table(
             tables.of_forecasts(self.forecasts),
             caption="The passes that the scheduler will make of each workload, and their time by "
-            "the cost of rows",
+            "the cost of rows and of what requests hold",
         )
 
     def measure(self) -> None:

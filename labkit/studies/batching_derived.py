@@ -50,14 +50,14 @@ class Derived(Measurements):
     @cached_property
     def expected_gains(self) -> dict[int, float]:
         """The forecast of S(B)/S(1), by the number of requests in a pass."""
-        return {batch: batch / self.costs.r(batch) for batch in self.limits}
+        return {batch: batch / self.relative(batch) for batch in self.limits}
 
     @cached_property
     def allowed(self) -> tuple[float, float]:
         """How many times as fast as static batching in-flight batching can be with these answers:
-        by equal passes, and by the cost of rows."""
+        by equal passes, and by what passes cost."""
         lengths, slots = self.work.lengths, self.slots
-        return finite_gain(lengths, slots), finite_gain(lengths, slots, self.costs.r)
+        return finite_gain(lengths, slots), finite_gain(lengths, slots, self.relative)
 
     @property
     def foreseen_gain(self) -> float:

@@ -103,9 +103,10 @@ def foreseen(
     workload: TimedWorkload,
     slots: int,
     policy: Policy,
-    taking: Callable[[int], float],
+    taking: Callable[[int, int], float],
 ) -> Foreseen:
-    """What a workload will take. taking: seconds of a pass of so many rows.
+    """What a workload will take. taking: seconds of a pass of so many rows of
+    requests that hold so many positions together.
 
     Its requests must come at the start, or after others: no time passes here. Raises ParameterError
     where they do not.
@@ -115,5 +116,7 @@ def foreseen(
     blocks = slots * blocks_of(workload.longest, BLOCK_SIZE)
     engine = BatchEngine(Dry(config), slots, blocks, policy=policy)
     found = served(engine, workload)
-    seconds = sum(taking(one.prefill + one.decode) for one in found.passes)
+    seconds = sum(
+        taking(one.prefill + one.decode, one.blocks_held * BLOCK_SIZE) for one in found.passes
+    )
     return Foreseen(tuple(found.passes), seconds, len(found.trace.times))

@@ -31,7 +31,16 @@ from labkit.studies.batching_runs import (
     served,
     users_of,
 )
-from labkit.studies.batching_stall import AFTER, FIXED, PACED, WHOLE, Stall, of_round, stall
+from labkit.studies.batching_stall import (
+    AFTER,
+    CALM,
+    FIXED,
+    PACED,
+    WHOLE,
+    Stall,
+    Ways,
+    of_round,
+)
 from labkit.studies.batching_workloads import MANY, ONE, Tail, Workloads
 from labkit.studies.lab import Lab
 from labkit.studies.speculative_target import costs_of, fastest
@@ -127,9 +136,21 @@ class Measurements:
         loaded, target = self.lab.loaded, self.target.decoder
         return costs_of(loaded, target, sorted(rows), self.lab.middle, self.rounds)
 
-    def taking(self, rows: int) -> float:
-        """Forecast seconds of a pass of so many rows."""
-        return Pace(self.costs).seconds(Load(rows, rows * self.costs.context))
+    def taking(self, rows: int, positions: int) -> float:
+        """Forecast seconds of a pass of so many rows of requests that hold so many positions.
+
+        The cost of rows was measured after one text, so what requests hold beyond its length is
+        added, at the pace at which this machine reads memory.
+        """
+        costs = self.costs
+        beyond = (positions - costs.context) * self.kv_bytes
+        read = beyond / self.lab.hardware.bandwidth(self.cost(1).weight_bytes + max(beyond, 0))
+        return Pace(costs).seconds(Load(rows, rows * costs.context)) + read
+
+    def relative(self, requests: int) -> float:
+        """Forecast time of a decode pass of so many requests, in passes of one request."""
+        context = self.costs.context
+        return self.taking(requests, requests * context) / self.costs.seconds
 
     @cached_property
     def forecasts(self) -> dict[str, Foreseen]:
@@ -227,19 +248,17 @@ class Measurements:
             WHOLE: make(budget=Budget(rows=most, answering=most)),
             FIXED: make(budget=Budget()),
             PACED: make(budget=Pace(self.costs)),
+            CALM: make(),
         }
-        seen = {name: Seen[Stall]() for name in engines}
 
-        def run(name: str, number: int) -> Trace:
+        def texts(number: int) -> tuple[list[list[int]], list[int]]:
             first = _STALLS + 1000 * number
             prompts = [self.lab.prompt(first + n) for n in range(self.beside)]
-            long = self.lab.prompt(first + self.beside, self.long_prompt)
-            found = stall(engines[name], prompts, long, answer)
-            return seen[name].note(number, found).trace
+            return prompts, self.lab.prompt(first + self.beside, self.long_prompt)
 
-        runs: dict[str, Variant] = {name: partial(run, name) for name in engines}
-        found = compare(runs, WHOLE, self.rounds, label="long prompt")
-        turns = {name: of.turns(found.rounds) for name, of in seen.items()}
+        ways = Ways(engines, texts, answer)
+        found = compare(ways.variants, WHOLE, self.rounds, label="long prompt")
+        turns = {name: of.turns(found.rounds) for name, of in ways.seen.items()}
         told = {name: [one.to_dict() for both in of for one in both] for name, of in turns.items()}
         rounds = {name: list(map(of_round, of)) for name, of in turns.items()}
         return self._kept(found, "long prompt", stalls=told), rounds

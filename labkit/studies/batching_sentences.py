@@ -14,7 +14,7 @@ from labkit.report.told.words import percent, times
 from labkit.studies.batching_answers import Mixed
 from labkit.studies.batching_frontier import Point
 from labkit.studies.batching_memory import Memory
-from labkit.studies.batching_stall import PACED, WHOLE, Stall
+from labkit.studies.batching_stall import CALM, PACED, WHOLE, Stall
 from labkit.studies.batching_tables import of_multiple
 from labkit.studies.batching_workloads import Tail
 from labkit.studies.predictions import shown
@@ -89,7 +89,7 @@ def of_gains(constant: float, costed: float, forecast: float) -> str:
     return (
         "For these very requests in their order, beginning and end included, in-flight batching is "
         f"{times(constant)} as fast as static batching if a pass takes the same time whatever its "
-        f"rows. By the measured cost of rows it is **{times(costed)}** as fast: requests that are "
+        f"rows. By what such passes cost it is **{times(costed)}** as fast: requests that are "
         "done leave a static batch, and its passes become cheaper. Both leave out the prompts; "
         f"with them, the forecast is {times(forecast)}."
     )
@@ -119,12 +119,12 @@ def of_policies(gain: Ratio, constant: float, costed: float) -> str:
     text = (
         f"In-flight over static batching: **{shown(gain)}**. That is "
         f"**{percent(gain.value / costed)}** [{low:.0f}, {high:.0f}] of the {times(costed)} that "
-        f"the measured cost of rows allows, and {percent(gain.value / constant)} of the "
+        f"the forecast cost of passes allows, and {percent(gain.value / constant)} of the "
         f"{times(constant)} that equal passes would allow."
     )
     if costed > 1 + MARGIN:
         extra = max(0.0, (gain.value - 1) / (costed - 1))
-        text += f" Of what the cost of rows allows beyond 1.00x, it is {percent(extra)}."
+        text += f" Of what their cost allows beyond 1.00x, it is {percent(extra)}."
     return text
 
 
@@ -179,13 +179,16 @@ def of_own_time(records: Sequence[PassRecord]) -> str:
 
 def of_stall(rounds: Mapping[str, Sequence[Stall]], tokens: int, beside: int) -> str:
     """What chunks change."""
-    whole, paced = rounds[WHOLE], rounds[PACED]
-    first, second = (interval([one.stretch for one in some]) for some in (whole, paced))
+    whole, paced, without = rounds[WHOLE], rounds[PACED], rounds[CALM]
+    first, second, alone = (
+        interval([one.stretch for one in some]) for some in (whole, paced, without)
+    )
     later = interval([b.ttft / a.ttft for a, b in zip(whole, paced, strict=True)])
     text = (
         f"While a prompt of {tokens:,} tokens is read {WHOLE}, each of {beside} running requests "
         f"waits for one token **{of_multiple(first)}** as long as usual. While it is read {PACED}, "
-        f"the longest gap is **{of_multiple(second)}** the usual one. "
+        f"the longest gap is **{of_multiple(second)}** the usual one; in as many passes without "
+        f"any long prompt the longest gap is {of_multiple(alone)} the usual one. "
     )
     price = "The price: the" if later.low > 1 else "The"
     return f"{text}{price} long prompt's own first token takes {of_multiple(later)} as long."

@@ -15,7 +15,7 @@ from labkit.report.told.words import percent, times
 from labkit.studies.batching_dry import Foreseen
 from labkit.studies.batching_frontier import HIGH, Point
 from labkit.studies.batching_memory import Memory
-from labkit.studies.batching_stall import Stall
+from labkit.studies.batching_stall import NOBODY, Stall
 from labkit.studies.fused_stages import Share
 from labkit.studies.lab import told_fraction, told_share
 from labkit.studies.predictions import Prediction
@@ -139,7 +139,9 @@ def of_stall(name: str, rounds: Sequence[Stall]) -> Row:
         "usual gap": seconds(geometric_mean([one.usual for one in rounds])),
         "longest gap": of_seconds(interval([one.gap for one in rounds])),
         "over the usual gap": of_multiple(interval([one.stretch for one in rounds])),
-        "its first token after": of_seconds(interval([one.ttft for one in rounds])),
+        "its first token after": "–"
+        if rounds[0].long == NOBODY
+        else of_seconds(interval([one.ttft for one in rounds])),
     }
 
 

@@ -9,11 +9,10 @@ import pytest
 from labkit.engine.batching import BatchEngine
 from labkit.engine.drive import SLO, Served
 from labkit.engine.generate import generate
-from labkit.engine.pace import Pace
 from labkit.engine.records import PassRecord, RequestRows
-from labkit.engine.row_costs import filled
 from labkit.engine.scheduler import Budget, plan_pass, plan_static
 from labkit.errors import ModelError, ParameterError
+from labkit.model.cache.paged import BLOCK_SIZE
 from labkit.model.cache.table import Cache
 from labkit.model.decoder import Decoder
 from labkit.model.rows import Part, Rows
@@ -30,7 +29,7 @@ from labkit.studies.batching_runs import (
     engine_for,
     served,
 )
-from labkit.studies.batching_stall import AFTER, Stall, of_round, stall
+from labkit.studies.batching_stall import Stall, of_round
 from labkit.studies.batching_workloads import Tail, Workloads
 from labkit.timing.trace import Trace
 from labkit.workload.timed import TimedRequest, TimedWorkload
@@ -137,19 +136,24 @@ def test_rounds_have_the_same_lengths_and_other_prompts() -> None:
 @pytest.mark.parametrize("name", ["tailed", "many", "one"])
 def test_foreseen_passes_are_those_that_the_engine_makes(policy, name: str) -> None:
     decoder, workload = tiny_decoder(), getattr(WORK, name)(0)
-    told = foreseen(decoder.config, workload, WORK.slots, policy, lambda rows: 0.001 * rows)
+
+    def taking(rows: int, positions: int) -> float:
+        return 0.001 * rows + 0.01 * positions
+
+    told = foreseen(decoder.config, workload, WORK.slots, policy, taking)
     engine = engine_for(decoder, WORK.slots, WORK.slots * 48, policy)
     made = served(engine, workload)
     assert [one.rows for one in told.passes] == [one.rows for one in made.passes]
     rows = sum(one.prefill + one.decode for one in made.passes)
-    assert told.seconds == pytest.approx(0.001 * rows)
+    positions = BLOCK_SIZE * sum(one.blocks_held for one in made.passes)
+    assert told.seconds == pytest.approx(0.001 * rows + 0.01 * positions)
     assert told.tokens == sum(one.new_tokens for one in workload.requests)
     assert told.rate == pytest.approx(told.tokens / told.seconds)
 
 
 def test_requests_that_come_by_themselves_cannot_be_foreseen() -> None:
     with pytest.raises(ParameterError, match="requests that come later cannot be foreseen"):
-        foreseen(tiny_decoder().config, WORK.arriving(1.0, 0), 3, plan_pass, float)
+        foreseen(tiny_decoder().config, WORK.arriving(1.0, 0), 3, plan_pass, max)
 
 
 # Memory
@@ -175,38 +179,6 @@ def test_shares_of_memory_are_means_over_time() -> None:
     assert (found.contiguous, found.most) == (80.0, 48)
     assert found.of_paged == pytest.approx(104 / 160)
     assert found.of_contiguous == pytest.approx(26 / 80)
-
-
-# A long prompt
-
-
-@pytest.mark.parametrize(
-    ("budget", "least"),
-    [
-        (Budget(rows=200, answering=200), 1),
-        (Budget(rows=200, answering=20), 4),
-        (Pace(filled(1e-4, {1: 1.0, 64: 64.0})), 4),
-    ],
-)
-def test_a_long_prompt_is_read_beside_running_requests(budget, least: int) -> None:
-    engine = engine_for(tiny_decoder(), 3, 400, plan_pass, budget=budget)
-    for _ in range(2):  # the engine is idle again
-        found = stall(engine, [prompt(n, 5) for n in range(2)], prompt(9, 70), 120)
-        assert engine.idle
-        assert found.passes == 1 if least == 1 else found.passes >= least
-        assert found.usual > 0
-        assert found.stretch == pytest.approx(found.gap / found.usual)
-        assert found.trace.e2e_latency == pytest.approx(found.gap)
-        assert found.ttft > 0
-        beside = [one for one in found.records if one.start >= found.due]
-        assert len(beside) >= found.passes + AFTER - 1
-        assert all(len(one.rows) == 3 for one in beside[: found.passes])
-
-
-def test_a_long_prompt_beside_nobody_is_an_error() -> None:
-    engine = engine_for(tiny_decoder(), 2, 200, plan_pass)
-    with pytest.raises(ModelError, match="no request was running beside the long prompt"):
-        stall(engine, [prompt(0, 5)], prompt(9, 30), 4)
 
 
 # Latency against throughput

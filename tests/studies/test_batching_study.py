@@ -8,6 +8,7 @@ import pytest
 
 from labkit.engine.one_hash import Line
 from labkit.limits.cost import step_cost
+from labkit.model.cache.paged import BLOCK_SIZE
 from labkit.optimize.fused import FusedDecoder, load_fused
 from labkit.quality.lossless import SameAnswer
 from labkit.studies import batching
@@ -55,14 +56,23 @@ def test_a_pass_of_several_requests_reads_the_whole_head_and_more_of_the_cache(
 def test_forecasts_follow_from_the_cost_of_rows(study: Study) -> None:
     costs = study.costs
     assert {1, 2, 4} <= set(costs.measured)
-    assert study.expected_gains[4] == pytest.approx(4 / costs.r(4))
+    hardware, context = study.lab.hardware, costs.context
+    # Four requests read the keys and values of three more than the text that rows were timed after.
+    more = 3 * context * study.kv_bytes
+    read = more / hardware.bandwidth(study.cost(1).weight_bytes + more)
+    assert study.taking(4, 4 * context) == pytest.approx(costs.seconds * costs.r(4) + read)
+    assert study.expected_gains[4] == pytest.approx(
+        4 * costs.seconds / study.taking(4, 4 * context)
+    )
     told = study.forecasts
     assert list(told) == [STATIC, IN_FLIGHT, ENGINE_ONE, "engine, 4 in flight"]
     assert told[STATIC].tokens == told[IN_FLIGHT].tokens == sum(study.work.lengths)
     assert len(told[IN_FLIGHT].passes) <= len(told[STATIC].passes)
-    rows = [one.prefill + one.decode for one in told[ENGINE_ONE].passes]
-    assert rows == [12, 1, 1, 1, 1, 1]
-    expected = costs.seconds * sum(costs.r(count) for count in rows)
+    passes = told[ENGINE_ONE].passes
+    assert [one.prefill + one.decode for one in passes] == [12, 1, 1, 1, 1, 1]
+    expected = sum(
+        study.taking(one.prefill + one.decode, one.blocks_held * BLOCK_SIZE) for one in passes
+    )
     assert told[ENGINE_ONE].seconds == pytest.approx(expected)
 
 

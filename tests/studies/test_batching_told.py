@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from labkit.studies.batching_answers import Mixed
 from labkit.studies.batching_frontier import Point
 from labkit.studies.batching_machines import left_out, rows_of_machines
 from labkit.studies.batching_memory import Memory
-from labkit.studies.batching_stall import FIXED, PACED, WHOLE, Stall
+from labkit.studies.batching_stall import CALM, FIXED, NOBODY, PACED, WHOLE, Stall
 from labkit.studies.batching_workloads import Tail
 from labkit.studies.fused_stages import Share
 from labkit.timing.statistics import Ratio
@@ -119,7 +120,7 @@ def test_a_gain_is_held_against_what_was_allowed() -> None:
     said = told.of_policies(ratio(1.2, 1.25, 1.3), 2.0, 1.5)
     assert "the interval lies above 1" in said
     assert "**83\u00a0%** [80, 87] of the 1.50x" in said
-    assert "Of what the cost of rows allows beyond 1.00x, it is 50\u00a0%." in said
+    assert "Of what their cost allows beyond 1.00x, it is 50\u00a0%." in said
     unsure = told.of_policies(ratio(0.9, 0.99, 1.1), 1.0, 1.0)
     assert "no difference is shown" in unsure
     assert "beyond 1.00x" not in unsure
@@ -163,10 +164,13 @@ def test_a_share_above_100_percent_is_never_told_without_its_reason() -> None:
 
 def test_the_price_of_chunks_is_told_where_it_is_sure() -> None:
     rounds = {WHOLE: stalled(0.5, 1.0), FIXED: stalled(0.1, 1.5), PACED: stalled(0.02, 3.0)}
+    rounds[CALM] = [replace(one, long=NOBODY) for one in stalled(0.015, 1.0)]
     said = told.of_stall(rounds, 4096, 8)
     assert "a prompt of 4,096 tokens is read in one pass, each of 8 running" in said
     assert "**50.0x [50, 50]** as long as usual" in said
-    assert "**2.00x [2, 2]** the usual one" in said
+    assert "**2.00x [2, 2]** the usual one; in as many passes without any long prompt" in said
+    assert "the longest gap is 1.50x [1.5, 1.5] the usual one." in said
+    assert tables.of_stall(CALM, rounds[CALM])["its first token after"] == "–"
     assert "The price: the long prompt's own first token takes 3.00x" in said
     cheap = rounds | {PACED: stalled(0.02, 0.9)}
     assert "The long prompt's own first token takes 0.90x" in told.of_stall(cheap, 4096, 8)

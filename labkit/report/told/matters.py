@@ -104,7 +104,7 @@ def _other_gains(findings: Sequence[Finding], told: Sequence[Matter]) -> list[Ma
         groups.setdefault(one.notebook, []).append(one)
     for row in told:
         groups.pop(row.finding.notebook, None)
-    found = [one for group in groups.values() if (one := _surest(group))]
+    found = [gain for group in groups.values() if (gain := _surest(group))]
     found.sort(key=lambda one: -one.speedup_low)
     return [Matter(one.technique.replace("_", " "), one) for one in found]
 
