@@ -43,10 +43,9 @@ def row_costs(
 
     Each round times all of `ks` in a random order and divides by the round's time of one row; r(k)
     is the geometric mean over rounds. Of each size passes run one after another, and the first are
-    not timed (_SETTLE). The rows are
-    the target's own output, from another position in each round. In most passes a random row is
-    wrong: a decoder that screens for the likeliest token spends more on the rows before it than on
-    those after it.
+    not timed (_SETTLE). The rows are the target's own output, from another position in each round.
+    In most passes a random row is wrong: a decoder that screens for the likeliest token spends more
+    on the rows before it than on those after it.
 
     text: the context; random tokens fill it up. between: runs before every round; with other work
     there, the rounds see more states of the machine than they would within two seconds. Raises

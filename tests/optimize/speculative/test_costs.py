@@ -105,14 +105,7 @@ def test_row_costs_are_those_of_real_passes():
     read: list[list[int]] = []
     text = [n % 90 for n in range(27)]
     looked = []
-    costs = row_costs(
-        Noting(),
-        (2, 4),
-        context=20,
-        rounds=3,
-        text=text,
-        between=lambda: looked.append(len(passes)),
-    )
+    costs = row_costs(Noting(), (2, 4), 20, 3, text, lambda: looked.append(1))
     said = [*text[:20], *generate(decoder, text[:20], 7)]
     assert passes[:7] == [(20, 1, 0), *((1, 1, start) for start in range(20, 26))]
     # A first round that warms up, and three more; of each size passes one after another, of which
