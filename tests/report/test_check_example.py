@@ -13,8 +13,6 @@ from labkit.report import check_example
 from labkit.report.check_example import faults, main
 from tests.report.example_run import NAMES, changed, good, tell_of_the_run, with_row
 
-NEWER = ("06_caching", "07_batching")  # notebooks that came after the example was made
-
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
@@ -172,6 +170,4 @@ def test_the_example_that_is_kept_is_one() -> None:
     root = project_root()
     names = {path.stem for path in (root / "notebooks").glob("[0-9][0-9]_*.ipynb")}
     example = root / "outputs" / "example"
-    assert faults(example, sorted(names - set(NEWER))) == []
-    for name in NEWER:  # remove it from the list once the example holds it
-        assert not (example / "reports" / f"{name}.html").exists()
+    assert faults(example, sorted(names)) == []
